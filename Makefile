@@ -1,0 +1,43 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+DATA_DIR ?= .larimar
+PORT ?= 9000
+
+.PHONY: help setup run test check up down protos bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,dev]'
+	@touch $@
+
+setup: .venv/.installed ## make .venv with the pinned dependencies
+	@true
+
+run: setup ## start the whole pipeline, run the guided demo, stop
+	@$(BIN)/python -m services.run_demo
+
+test: setup ## run the test suite
+	$(BIN)/python -m pytest
+
+check: setup ## format, lint, types and import rules, in seconds
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/lint-imports && $(BIN)/pyright
+
+up: setup ## start the pipeline and leave it serving
+	@$(BIN)/larimar up --detach --data-dir $(DATA_DIR) --port $(PORT)
+
+down: setup ## stop the pipeline
+	@$(BIN)/larimar down --data-dir $(DATA_DIR)
+
+protos: setup ## generate larimar/v1 from protos/
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. --pyi_out=. protos/larimar/v1/*.proto
+
+bench: setup ## run every benchmark, JSON to out/
+	$(BIN)/python -m benchmarks all --out out
+
+clean: ## remove .venv and caches (not the data directory)
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis out

@@ -1,0 +1,1 @@
+"""Evaluation: the paper's tables as commands. Run ``python -m evaluation --help``."""

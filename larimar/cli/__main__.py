@@ -1,0 +1,5 @@
+"""``python -m larimar.cli`` is `larimar`."""
+
+from larimar.cli import main
+
+main()

@@ -1,0 +1,120 @@
+"""The `larimar` command: its parts, and what its failures look like."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from larimar import __version__
+from larimar.cli import banks, children, facts, pipeline
+from larimar.cli.console import emit_error
+from larimar.errors import LarimarError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class LarimarGroup(TyperGroup):
+    """Ends every command with an exit status and at most one line about what went wrong."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Runs a command line and leaves with its exit status."""
+        given = list(sys.argv[1:] if args is None else args)
+        run = super().main
+
+        def work() -> Any:
+            _check_unicode(given)
+            return run(given or ["--help"], "larimar", complete_var, standalone_mode=False, **extra)
+
+        options = given[: given.index("--")] if "--" in given else given
+        sys.exit(_exit_status(work, as_json="--json" in options))
+
+
+def _check_unicode(args: Sequence[str]) -> None:
+    for place, arg in enumerate(args, start=1):
+        try:
+            arg.encode()
+        except UnicodeEncodeError:
+            raise typer.BadParameter(f"argument {place} is not UTF-8 text") from None
+
+
+def _exit_status(work: Callable[[], Any], as_json: bool) -> int:
+    try:
+        outcome = work()
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        code = "USAGE" if error.exit_code == USAGE else "FAILED"
+        emit_error(code, error.format_message() + hint, as_json)
+        return error.exit_code
+    except LarimarError as error:
+        emit_error(error.reason, error.message, as_json)
+        return FAILED
+    except typer.Abort:
+        return INTERRUPTED
+    except OSError as error:
+        emit_error("OS_ERROR", str(error), as_json)
+        return FAILED
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        emit_error(
+            "INTERNAL",
+            f"unexpected {type(error).__name__} at {Path(where.filename).name}:{where.lineno}: "
+            f"{error}; please report it",
+            as_json,
+        )
+        return FAILED
+    return outcome if isinstance(outcome, int) else 0
+
+
+app = typer.Typer(
+    cls=LarimarGroup,
+    add_completion=False,
+    help="Edit what a language model knows, while it serves.",
+    epilog="Example: larimar up --detach; larimar write 'The capital of Velmora is' Tarsin; "
+    "larimar ask 'The capital of Velmora is'",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and leave."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+pipeline.register(app)
+children.register_demo(app)
+app.add_typer(banks.bank_app, name="bank")
+facts.register(app)
+banks.register(app)
+children.register(app)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

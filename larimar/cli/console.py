@@ -1,0 +1,116 @@
+"""What commands share: their common options, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from larimar.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from larimar.client import Client
+
+DEFAULT_TARGET = "localhost:9000"
+# A pipeline that is up accepts a connection at once; nobody waits longer for a typing error.
+CONNECT_TIMEOUT_S = 2.0
+# Columns of a table that is written to a file or a pipe.
+PLAIN_WIDTH = 200
+
+Target = Annotated[
+    str,
+    typer.Option("--target", envvar="LARIMAR_TARGET", help="HOST:PORT of the pipeline."),
+]
+Bank = Annotated[str, typer.Option("--bank", "-b", help="The bank.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; errors too, on stderr.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Deadline in seconds.")]
+
+
+def connect(target: str, timeout_s: float) -> Client:
+    """A client for one command."""
+    from larimar.client import connect
+
+    try:
+        return connect(
+            target, timeout_s=timeout_s, connect_timeout_s=min(CONNECT_TIMEOUT_S, timeout_s)
+        )
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message, param_hint="'--target' / LARIMAR_TARGET") from None
+
+
+def console(stderr: bool = False) -> Console:
+    """Where people read: without colour, and wide, when nobody looks."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if stream.isatty() else PLAIN_WIDTH,
+    )
+
+
+def printable(text: str) -> str:
+    """The text with its control characters spelled out: a fact must not drive a terminal."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for people."""
+    console().print(Text(printable(text), style), soft_wrap=True)
+
+
+def note(text: str, style: str = "dim") -> None:
+    """A line for people, beside the output."""
+    console(stderr=True).print(Text(printable(text), style), soft_wrap=True)
+
+
+def dump(value: Any) -> str:
+    """One line of JSON."""
+    unicode_is_safe = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not unicode_is_safe)
+
+
+def emit(value: Any) -> None:
+    """A JSON value for programs, on its own line."""
+    print(dump(value), flush=True)
+
+
+def emit_error(code: str, message: str, as_json: bool) -> None:
+    """An error, as the last line on stderr."""
+    if as_json:
+        print(dump({"error": {"code": code, "message": message}}), file=sys.stderr, flush=True)
+    else:
+        note(" ".join(message.split()), "bold red")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """A table for people."""
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
+    console().print(table)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows that something goes on, while it does."""
+    with console(stderr=True).status(Text(what)):
+        yield
+
+
+def shorten(digest: str) -> str:
+    """The beginning of a digest, enough to tell two apart."""
+    return digest[:12] or "-"

@@ -1,0 +1,289 @@
+"""Calls over a channel, blocking and asynchronous: the waiting and sending of both clients.
+
+Every call has a deadline and is attempted again, with a growing pause, for as long as
+the pipeline is UNAVAILABLE and time remains. All other errors are raised as they
+come, as the classes of `larimar.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from larimar import batches, calls, messages
+from larimar.errors import FailedPrecondition, LarimarError, Unavailable
+from larimar.results import Answer, Edit, FailedWrite
+from larimar.v1.larimar_pb2 import AskRequest, AskResponse
+from larimar.v1.larimar_pb2_grpc import LarimarStub
+
+T = TypeVar("T")
+
+
+class _Terms:
+    """Target and timeouts of a connection."""
+
+    def __init__(self, target: str, timeout_s: float, connect_timeout_s: float) -> None:
+        self.target = calls.check_target(target)
+        self.timeout_s = calls.check_timeout(timeout_s)
+        self.connect_timeout_s = calls.check_timeout(connect_timeout_s)
+        self.reached = False
+        self.closed = False
+
+    def budget(self, timeout_s: float | None) -> calls.Budget:
+        """The time of one call; raises FailedPrecondition when the connection is closed."""
+        if self.closed:
+            raise FailedPrecondition("the client is closed; connect again", "CLOSED")
+        return calls.Budget(self.timeout_s if timeout_s is None else calls.check_timeout(timeout_s))
+
+
+class Connection(_Terms):
+    """A blocking channel to a pipeline; threads may share it."""
+
+    def __init__(self, target: str, timeout_s: float, connect_timeout_s: float) -> None:
+        super().__init__(target, timeout_s, connect_timeout_s)
+        self._channel = grpc.insecure_channel(self.target, options=calls.CHANNEL_OPTIONS)
+        self._stub = LarimarStub(self._channel)
+
+    def close(self) -> None:
+        """Ends the channel and every call on it."""
+        self.closed = True
+        self._channel.close()
+
+    def call(self, name: str, request: Message, timeout_s: float | None, event_id: str = "") -> Any:
+        """The response of a unary call; `event_id` is that of an edit."""
+
+        def attempt(budget: calls.Budget) -> Any:
+            try:
+                return getattr(self._stub, name)(request, timeout=budget.remaining_s())
+            except grpc.RpcError as raised:
+                raise calls.to_error(raised, self.target, budget, event_id) from None
+
+        return self._retry(attempt, timeout_s)
+
+    def answer(self, request: AskRequest, timeout_s: float | None) -> Answer:
+        """The whole answer; a stream that breaks is begun again."""
+        whole = self._retry(lambda budget: list(self._attempt(request, budget))[-1], timeout_s)
+        return cast("Answer", whole)
+
+    def pieces(self, request: AskRequest, timeout_s: float | None) -> Iterator[str | Answer]:
+        """The answer as it comes; a stream that breaks after its first piece is over."""
+
+        def begin(budget: calls.Budget) -> tuple[str | Answer, Iterator[str | Answer]]:
+            attempt = self._attempt(request, budget)
+            return next(attempt), attempt
+
+        first, rest = self._retry(begin, timeout_s)
+        yield first
+        yield from rest
+
+    def write_group(self, group: batches.Group) -> Iterator[Edit | FailedWrite]:
+        """The results of a group of facts, in order, over as many streams as it takes."""
+        yield from group.refused()
+        while group:
+            self._reach(group.budget)
+            error: LarimarError = group.cut_short()
+            call = self._stub.WriteMany(group.requests(), timeout=group.budget.remaining_s())
+            try:
+                for response in call:
+                    yield group.settle(response)
+                    yield from group.refused()
+            except grpc.RpcError as raised:
+                error = calls.to_error(raised, self.target, group.budget)
+            except Unavailable as raised:
+                error = raised
+            finally:
+                call.cancel()
+            if group:
+                pause = group.pause_s(error)
+                if pause is None:
+                    yield from group.give_up(error)
+                    raise error
+                time.sleep(pause)
+
+    def _reach(self, budget: calls.Budget) -> None:
+        """Waits until the pipeline answered once; raises Unavailable when it does not."""
+        if self.reached:
+            return
+        ready = grpc.channel_ready_future(self._channel)
+        try:
+            ready.result(timeout=min(self.connect_timeout_s, budget.remaining_s()))
+        except grpc.FutureTimeoutError:
+            raise calls.unreachable(self.target) from None
+        finally:
+            ready.cancel()
+        self.reached = True
+
+    def _retry(self, attempt: Callable[[calls.Budget], T], timeout_s: float | None) -> T:
+        """The outcome of the first attempt that did not meet UNAVAILABLE."""
+        budget = self.budget(timeout_s)
+        self._reach(budget)
+        while True:
+            try:
+                return attempt(budget)
+            except Unavailable as error:
+                pause = budget.pause_s(error)
+                if pause is None:
+                    raise
+            time.sleep(pause)
+
+    def _attempt(self, request: AskRequest, budget: calls.Budget) -> Iterator[str | Answer]:
+        """One attempt at an answer: its pieces of text, then the whole."""
+        call = self._stub.Ask(request, timeout=budget.remaining_s())
+        text, last = [], AskResponse()
+        try:
+            for last in call:
+                if last.text:
+                    text.append(last.text)
+                    yield last.text
+        except grpc.RpcError as raised:
+            raise calls.to_error(raised, self.target, budget) from None
+        finally:
+            call.cancel()
+        yield messages.answer("".join(text), last)
+
+
+class AsyncConnection(_Terms):
+    """A channel to a pipeline for one event loop, opened by the first call."""
+
+    def __init__(self, target: str, timeout_s: float, connect_timeout_s: float) -> None:
+        super().__init__(target, timeout_s, connect_timeout_s)
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+
+    async def close(self) -> None:
+        """Ends the channel and every call on it."""
+        self.closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def call(
+        self, name: str, request: Message, timeout_s: float | None, event_id: str = ""
+    ) -> Any:
+        """The response of a unary call; `event_id` is that of an edit."""
+
+        async def attempt(budget: calls.Budget) -> Any:
+            try:
+                return await getattr(self._stub, name)(request, timeout=budget.remaining_s())
+            except grpc.RpcError as raised:
+                raise calls.to_error(raised, self.target, budget, event_id) from None
+
+        return await self._retry(attempt, timeout_s)
+
+    async def answer(self, request: AskRequest, timeout_s: float | None) -> Answer:
+        """The whole answer; a stream that breaks is begun again."""
+
+        async def attempt(budget: calls.Budget) -> str | Answer:
+            return [piece async for piece in self._attempt(request, budget)][-1]
+
+        return cast("Answer", await self._retry(attempt, timeout_s))
+
+    async def pieces(
+        self, request: AskRequest, timeout_s: float | None
+    ) -> AsyncIterator[str | Answer]:
+        """The answer as it comes; a stream that breaks after its first piece is over."""
+
+        async def begin(budget: calls.Budget) -> tuple[str | Answer, Any]:
+            attempt = self._attempt(request, budget)
+            return await anext(attempt), attempt
+
+        first, rest = await self._retry(begin, timeout_s)
+        try:
+            yield first
+            async for piece in rest:
+                yield piece
+        finally:
+            await rest.aclose()
+
+    async def write_group(self, group: batches.Group) -> AsyncIterator[Edit | FailedWrite]:
+        """The results of a group of facts, in order, over as many streams as it takes."""
+        for refused in group.refused():
+            yield refused
+        answered = asyncio.Event()
+        answered.set()
+        while group:
+            await self._reach(group.budget)
+            error: LarimarError = group.cut_short()
+            requests = _one_then_all(group.requests(), answered)
+            call = self._stub.WriteMany(requests, timeout=group.budget.remaining_s())
+            try:
+                async for response in call:
+                    answered.set()
+                    yield group.settle(response)
+                    for refused in group.refused():
+                        yield refused
+            except grpc.RpcError as raised:
+                error = calls.to_error(raised, self.target, group.budget)
+            except Unavailable as raised:
+                error = raised
+            finally:
+                call.cancel()
+            answered.clear()
+            if group:
+                pause = group.pause_s(error)
+                if pause is None:
+                    for unknown in group.give_up(error):
+                        yield unknown
+                    raise error
+                await asyncio.sleep(pause)
+
+    async def _reach(self, budget: calls.Budget) -> None:
+        """Waits until the pipeline answered once; raises Unavailable when it does not."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.target, options=calls.CHANNEL_OPTIONS)
+            self._stub = LarimarStub(self._channel)
+        if self.reached:
+            return
+        timeout = min(self.connect_timeout_s, budget.remaining_s())
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout)
+        except TimeoutError:
+            raise calls.unreachable(self.target) from None
+        self.reached = True
+
+    async def _retry(
+        self, attempt: Callable[[calls.Budget], Awaitable[T]], timeout_s: float | None
+    ) -> T:
+        """The outcome of the first attempt that did not meet UNAVAILABLE."""
+        budget = self.budget(timeout_s)
+        await self._reach(budget)
+        while True:
+            try:
+                return await attempt(budget)
+            except Unavailable as error:
+                pause = budget.pause_s(error)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _attempt(
+        self, request: AskRequest, budget: calls.Budget
+    ) -> AsyncIterator[str | Answer]:
+        """One attempt at an answer: its pieces of text, then the whole."""
+        call = self._stub.Ask(request, timeout=budget.remaining_s())
+        text, last = [], AskResponse()
+        try:
+            async for last in call:
+                if last.text:
+                    text.append(last.text)
+                    yield last.text
+        except grpc.RpcError as raised:
+            raise calls.to_error(raised, self.target, budget) from None
+        finally:
+            call.cancel()
+        yield messages.answer("".join(text), last)
+
+
+async def _one_then_all(requests: Iterator[T], answered: asyncio.Event) -> AsyncIterator[T]:
+    """The first request, and once it is answered the others.
+
+    A stream that ends while grpc.aio writes to it ends without the gateway's status;
+    so on a stream that takes the place of a broken one the first fact goes alone.
+    """
+    for request in requests:
+        yield request
+        await answered.wait()

@@ -1,0 +1,222 @@
+"""The composition root: the five services as Ray Serve deployments. The only file that imports ray.
+
+Services are plain classes; here each is wrapped in a deployment that builds it in its
+replica. The gateway's replica opens its own gRPC server on the public port and calls the
+others through handles with Serve's gRPC transport.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+
+from larimar.errors import LarimarError, ResourceExhausted, Unavailable
+from services.build import BUILDERS, SERVICES, prepare_process
+from services.contracts import STREAMING, add_servicer
+from services.rpc import start_server
+from services.run import die_with_parent
+from services.settings import ServiceSettings, Settings
+
+APP = "larimar"
+HEALTH_PERIOD_S = 1.0
+"""Time between health checks: a killed replica is noticed within it."""
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Ray's object store, which our messages do not use: its least useful size."""
+
+
+class HandleStub:
+    """The door to a deployment: looks like a generated stub, raises domain errors."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle = handle.options(_by_reference=False)
+        self._streams = handle.options(_by_reference=False, stream=True)
+        self._name = name
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return functools.partial(self._stream if method in STREAMING else self._single, method)
+
+    async def _single(self, method: str, request):
+        try:
+            return await getattr(self._handle, method).remote(request)
+        except Exception as error:  # noqa: BLE001 - whatever it was becomes a domain error
+            raise handle_error(error, self._name) from None
+
+    async def _stream(self, method: str, request) -> AsyncIterator[Any]:
+        try:
+            async for reply in getattr(self._streams, method).remote(request):
+                yield reply
+        except Exception as error:  # noqa: BLE001 - whatever it was becomes a domain error
+            raise handle_error(error, self._name) from None
+
+
+def handle_error(error: Exception, name: str) -> Exception:
+    """The domain error of a failed call through a handle."""
+    if isinstance(error, LarimarError):
+        return error
+    if isinstance(error, RayTaskError) and isinstance(error.cause, LarimarError):
+        return error.cause
+    if isinstance(error, BackPressureError):
+        return ResourceExhausted(f"the {name} service is full: retry later", "QUEUE_FULL")
+    down = (RayActorError, RayServeException, ConnectionError)
+    if isinstance(error, down) or type(error).__name__ == "AioRpcError":
+        return Unavailable(f"the {name} service does not answer: retry", "SERVICE_DOWN")
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        return Unavailable(f"the {name} service does not answer: retry", "SERVICE_DOWN")
+    return error
+
+
+class _Replica:
+    """A service in a replica: built here, then every method is the service's own."""
+
+    def __init__(self, name: str, settings_json: str) -> None:
+        settings = Settings.from_json(settings_json)
+        prepare_process(settings)
+        placement = getattr(settings, name)
+        if placement.gpus:
+            import torch
+
+            torch.cuda.set_per_process_memory_fraction(min(1.0, placement.gpus))
+        self._service = BUILDERS[name](settings)
+
+
+def _method(name: str):
+    async def call(self, request, grpc_context=None):
+        return await getattr(self._service, name)(request, grpc_context)
+
+    async def stream(self, request, grpc_context=None):
+        async for reply in getattr(self._service, name)(request, grpc_context):
+            yield reply
+
+    method = stream if name in STREAMING else call
+    method.__name__ = name
+    return method
+
+
+def _replica_class(name: str) -> type:
+    methods = {
+        "encoder": ("Encode", "DescribeEncoder"),
+        "scope": ("Embed", "Detect", "DescribeScope"),
+        "memory": (
+            "MakeBank",
+            "DescribeBank",
+            "EnumerateBanks",
+            "DropBank",
+            "Append",
+            "Read",
+            "EnumerateFacts",
+            "EnumerateEvents",
+            "ComputeDigest",
+            "RebuildBank",
+            "SaveCheckpoint",
+            "DescribeMemory",
+        ),
+        "decoder": ("Generate", "ScoreCandidates", "DescribeDecoder"),
+    }[name]
+    return type(name.capitalize(), (_Replica,), {method: _method(method) for method in methods})
+
+
+class _Gateway:
+    """The gateway in a replica, with a gRPC server of its own on the public port."""
+
+    async def __init__(self, settings_json: str, **handles) -> None:
+        from services.gateway.service import GatewayService
+
+        settings = Settings.from_json(settings_json)
+        logging.basicConfig(level=logging.WARNING)
+        stubs = {name: HandleStub(handle, name) for name, handle in handles.items()}
+        address = f"{settings.host}:{settings.port}"
+        self._server, _ = await start_server(
+            address, add_servicer("gateway", GatewayService(**stubs))
+        )
+
+    async def pid(self) -> int:
+        """Process of this replica."""
+        return os.getpid()
+
+
+def _deployed(target: type, name: str, placement: ServiceSettings):
+    return serve.deployment(
+        target,
+        name=name,
+        num_replicas=placement.replicas,
+        ray_actor_options={"num_cpus": placement.cpus, "num_gpus": placement.gpus},
+        max_ongoing_requests=placement.max_ongoing,
+        max_queued_requests=placement.max_queued,
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=2.0,
+    )
+
+
+def application(settings: Settings):
+    """The bound Serve application of a pipeline."""
+    text = settings.to_json()
+    nodes = {
+        name: _deployed(_replica_class(name), name, getattr(settings, name)).bind(name, text)
+        for name in SERVICES
+    }
+    return _deployed(_Gateway, "gateway", settings.gateway).bind(text, **nodes)
+
+
+def start(settings: Settings) -> None:
+    """Starts a Ray cluster of our own and deploys. Raises: Unavailable, when that fails."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        num_cpus=max(2, os.cpu_count() or 2),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    serve.start(
+        proxy_location="Disabled",
+        logging_config={"log_level": "ERROR", "enable_access_log": False},
+    )
+    try:
+        serve.run(application(settings), name=APP, route_prefix=None)
+    except RuntimeError as error:
+        raise Unavailable(f"the pipeline did not start: {error}", "SERVICE_DOWN") from error
+
+
+def stop() -> None:
+    """Takes the application and the cluster down."""
+    with contextlib.suppress(Exception):
+        serve.shutdown()
+    ray.shutdown()
+
+
+def main() -> int:
+    """Serves until SIGTERM: settings on standard input, one JSON line on output when up."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    die_with_parent()
+    settings = Settings.from_json(json.loads(sys.stdin.readline())["settings"])
+    try:
+        start(settings)
+        print(json.dumps({"service": "ray", "pid": os.getpid(), "port": settings.port}), flush=True)
+        stopping.wait()
+    except LarimarError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+    finally:
+        stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Builds each service from settings; Ray, separate processes and tests all build here."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from services.settings import Settings
+
+SERVICES = ("encoder", "scope", "memory", "decoder")
+"""The services behind the gateway."""
+
+
+def prepare_process(settings: Settings) -> None:
+    """Sets up logging and tensor threads of a service's process."""
+    import torch
+
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    torch.set_num_threads(settings.threads)
+    torch.set_grad_enabled(False)
+
+
+def build_encoder(settings: Settings) -> Any:
+    """The encoder service."""
+    from larimar.checkpoint import ModelFolder, serving_dtype
+    from services.encoder.service import EncoderService
+
+    folder = ModelFolder.open(settings.model)
+    return EncoderService(folder, folder.encoder(serving_dtype()))
+
+
+def build_scope(settings: Settings) -> Any:
+    """The scope service."""
+    from larimar.checkpoint import ModelFolder, serving_dtype
+    from larimar.scope import SentenceEmbedder
+    from services.follower import Follower
+    from services.scope.service import ScopeService
+
+    config = ModelFolder.open(settings.model).config
+    embedder = SentenceEmbedder(config.scope.package, serving_dtype())
+    follower = Follower(_log(settings), ("scope",), settings.state_budget_mb * 2**20)
+    return ScopeService(
+        embedder, follower, config.scope.threshold, config.fixed_point.scope_bits
+    )
+
+
+def build_memory(settings: Settings) -> Any:
+    """The memory service."""
+    from services.follower import Follower
+    from services.memory.service import MemoryService
+
+    log = _log(settings)
+    follower = Follower(
+        log,
+        ("memory", "scope"),
+        settings.state_budget_mb * 2**20,
+        settings.checkpoint_every,
+    )
+    return MemoryService(log, follower)
+
+
+def build_decoder(settings: Settings) -> Any:
+    """The decoder service."""
+    from larimar.checkpoint import ModelFolder, serving_dtype
+    from services.decoder.service import DecoderService
+
+    folder = ModelFolder.open(settings.model)
+    return DecoderService(folder, folder.decoder(serving_dtype()))
+
+
+BUILDERS = {
+    "encoder": build_encoder,
+    "scope": build_scope,
+    "memory": build_memory,
+    "decoder": build_decoder,
+}
+
+
+def _log(settings: Settings) -> Any:
+    from services.redis_log import RedisLog
+
+    return RedisLog(settings.redis_url)

@@ -1,0 +1,116 @@
+"""Bulk writes: a stream of facts in, a stream of results out, encoded and appended in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from larimar.errors import InvalidArgument, LarimarError
+from larimar.v1 import common_pb2, larimar_pb2, memory_pb2
+from services.gateway.requests import DEFAULT_BANK, prepared_write, write_result
+from services.limits import check_bank_name
+
+BATCH_FACTS = 128
+"""Most facts encoded and appended together."""
+BATCH_TEXTS = 256
+"""Most prompts and rephrasings of one batch."""
+WAIT_S = 0.02
+"""How long a batch that is not full waits for the next fact."""
+AHEAD_BATCHES = 2
+"""Batches in work at once: one is appended while the next is encoded."""
+
+
+class BulkWriter:
+    """Runs one WriteMany call.
+
+    Args:
+        gateway: the gateway whose `write_prepared` takes the batches.
+        context: makes the call context of a batch.
+    """
+
+    def __init__(self, gateway: Any, context: Callable[[], common_pb2.CallContext]) -> None:
+        self._gateway = gateway
+        self._context = context
+
+    async def run(self, requests: AsyncIterator) -> AsyncIterator[larimar_pb2.WriteManyResponse]:
+        """Results in the order of the requests; one bad fact fails alone."""
+        pending: asyncio.Queue = asyncio.Queue(AHEAD_BATCHES)
+        reader = asyncio.create_task(self._read(requests, pending))
+        try:
+            while (batch := await pending.get()) is not None:
+                for response in await batch:
+                    yield response
+            await reader
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator, pending: asyncio.Queue) -> None:
+        before: asyncio.Task | None = None
+        async for batch in _batches(requests):
+            before = asyncio.create_task(self._write(batch, before))
+            await pending.put(before)
+        await pending.put(None)
+
+    async def _write(self, batch: list, before: asyncio.Task | None) -> list:
+        responses: list[Any] = [None] * len(batch)
+        groups: dict[tuple[str, str], list[tuple[int, memory_pb2.AppendItem]]] = {}
+        for place, request in enumerate(batch):
+            bank = request.write.bank or DEFAULT_BANK
+            try:
+                check_bank_name(bank)
+                item = prepared_write(request.write)
+            except LarimarError as error:
+                named = memory_pb2.AppendItem(
+                    fact_id=request.write.fact_id, event_id=request.write.event_id
+                )
+                responses[place] = write_result(bank, named, error)
+                continue
+            groups.setdefault((bank, request.write.encoder_digest), []).append((place, item))
+        for (bank, digest), members in groups.items():
+            items = [item for _, item in members]
+            results = await self._write_group(bank, items, digest, before)
+            for (place, item), result in zip(members, results, strict=True):
+                responses[place] = write_result(bank, item, result)
+        return responses
+
+    async def _write_group(self, bank: str, items: list, digest: str, before) -> list:
+        try:
+            return await self._gateway.write_prepared(bank, items, self._context(), digest, before)
+        except InvalidArgument as error:
+            if len(items) == 1:
+                return [error]
+        except LarimarError as error:
+            return [error] * len(items)
+        half = len(items) // 2  # one text of the batch was refused: find it, write the others
+        low = await self._write_group(bank, items[:half], digest, before)
+        return low + await self._write_group(bank, items[half:], digest, before)
+
+
+async def _batches(requests: AsyncIterator) -> AsyncIterator[list]:
+    """Groups a stream by BATCH_FACTS and BATCH_TEXTS, or by what came within WAIT_S."""
+    stream = aiter(requests)
+    batch: list = []
+    texts = 0
+    coming = asyncio.ensure_future(anext(stream))
+    try:
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=WAIT_S if batch else None)
+            if not done:
+                yield batch
+                batch, texts = [], 0
+                continue
+            try:
+                request = coming.result()
+            except StopAsyncIteration:
+                break
+            coming = asyncio.ensure_future(anext(stream))
+            batch.append(request)
+            texts += 1 + len(request.write.rephrasings)
+            if len(batch) >= BATCH_FACTS or texts >= BATCH_TEXTS:
+                yield batch
+                batch, texts = [], 0
+        if batch:
+            yield batch
+    finally:
+        coming.cancel()

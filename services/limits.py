@@ -1,0 +1,56 @@
+"""Limits of what a call may carry, each with its reason, and the checks that name them."""
+
+from __future__ import annotations
+
+import re
+
+from larimar.errors import InvalidArgument
+
+MAX_TEXT_BYTES = 16 * 1024
+"""A prompt, answer or rephrasing: far above what the encoder's token limit admits, and cheap
+to refuse before anything is computed."""
+MAX_REPHRASINGS = 16
+"""Rephrasings of one fact: each costs an encoder and a scope pass."""
+MAX_ID_BYTES = 256
+"""A fact id or event id: it is a key in the store, and stays for good."""
+MAX_CANDIDATES = 64
+"""Candidates of one scoring call."""
+MAX_APPEND_ITEMS = 256
+"""Events of one append: one script call of a few milliseconds in the store."""
+
+_BANK_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+
+
+def check_bank_name(name: str) -> str:
+    """The name. Raises: InvalidArgument, when it is no bank name."""
+    if not _BANK_NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"{name[:80]!r} is no bank name: use 1 to 63 of a-z 0-9 . _ -, a letter or digit first",
+            "BAD_BANK_NAME",
+        )
+    return name
+
+
+def check_text(name: str, text: str) -> str:
+    """The text. Raises: InvalidArgument, when it is blank or too long."""
+    if not text.strip():
+        raise InvalidArgument(f"the {name} is empty: give it a text", "EMPTY_TEXT")
+    size = len(text.encode())
+    if size > MAX_TEXT_BYTES:
+        raise InvalidArgument(
+            f"the {name} has {size} bytes, the limit is {MAX_TEXT_BYTES}: shorten it",
+            "TEXT_TOO_LONG",
+        )
+    return text
+
+
+def check_id(name: str, value: str) -> str:
+    """The id. Raises: InvalidArgument, when it is too long or has control characters."""
+    if len(value.encode()) > MAX_ID_BYTES:
+        raise InvalidArgument(
+            f"the {name} has {len(value.encode())} bytes, the limit is {MAX_ID_BYTES}",
+            "ID_TOO_LONG",
+        )
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise InvalidArgument(f"the {name} has control characters: leave them out", "BAD_ID")
+    return value

@@ -1,0 +1,166 @@
+"""What a log refuses, whichever store it lives in: limits with their reasons, checks, errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from larimar.errors import (
+    Conflict,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    LarimarError,
+    NotFound,
+    ResourceExhausted,
+)
+from larimar.memory import Kind, check_id
+
+if TYPE_CHECKING:
+    from services.log import Append
+
+MAX_NAME_CHARS = 63
+"""Longest tenant or bank name: it stands in every key of the bank."""
+MAX_BATCH = 1_000
+"""Most items of one append: one script call, which holds the store for about 15 ms."""
+MAX_BATCH_BYTES = 32 * 2**20
+"""Most payload bytes of one append: what one fsync should have to carry."""
+MAX_PAYLOAD_BYTES = 8 * 2**20
+"""Most bytes of one payload: what one message between services carries."""
+MAX_PAGE = 1_000
+"""Most entries that one tail() or events() returns: about 3 ms of the store's one thread."""
+MAX_PAGE_BYTES = 16 * 2**20
+"""Payload bytes after which a tail() ends its page, so that big facts cannot fill a reader."""
+MAX_EVENTS = 10_000_000
+"""Most events of one bank: beside its payload an event takes 0.45 KB of the store's memory."""
+MAX_BANKS = 10_000
+"""Most banks of one tenant: a list of them still fits one message."""
+MAX_CHECKPOINT_BYTES = 8 * 2**30
+"""Most bytes of one checkpoint: it stays in the store's memory, twice."""
+KEEP_CHECKPOINTS = 2
+"""Checkpoints kept: a damaged newest one leaves another to start from."""
+SALT_BYTES = 16
+"""Random bytes before each payload: its digests say nothing once it is gone."""
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")
+
+
+class ChainBroken(FailedPrecondition):
+    """The log has another history than the one that a follower has folded."""
+
+    default_reason = "LOG_CHANGED"
+
+
+def check_names(tenant: str, bank: str = "default") -> None:
+    """Refuses a name that could stand for another key of the store.
+
+    Raises:
+        InvalidArgument: names the rule.
+    """
+    for what, name in (("tenant", tenant), ("bank", bank)):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidArgument(
+                f"{what} name {name!r:.80} must be 1 to {MAX_NAME_CHARS} letters, digits, "
+                "'.', '_' or '-', and begin with a letter or digit"
+            )
+
+
+def check_items(items: Sequence[Append]) -> list[LarimarError | None]:
+    """For each item of a batch, why it can never be appended, if so.
+
+    Raises:
+        InvalidArgument: the batch is past a limit.
+    """
+    if len(items) > MAX_BATCH:
+        raise InvalidArgument(f"{len(items)} items in a batch; send at most {MAX_BATCH}")
+    size = sum(len(item.payload or b"") for item in items)
+    if size > MAX_BATCH_BYTES:
+        raise InvalidArgument(f"{size} bytes of payload in a batch; send at most {MAX_BATCH_BYTES}")
+    return [_item_error(item) for item in items]
+
+
+def _item_error(item: Append) -> LarimarError | None:
+    try:
+        check_id("event_id", item.event_id)
+        check_id("fact_id", item.fact_id)
+    except InvalidArgument as error:
+        return error
+    if item.kind not in (Kind.WRITE, Kind.FORGET):
+        return InvalidArgument(f"kind {item.kind!r:.20} is not an event kind of a bank")
+    if (item.kind == Kind.WRITE) != (item.payload is not None):
+        return InvalidArgument("a WRITE has a payload and a FORGET has none")
+    if item.payload is not None and len(item.payload) > MAX_PAYLOAD_BYTES:
+        return InvalidArgument(
+            f"the payload has {len(item.payload)} bytes; at most {MAX_PAYLOAD_BYTES} are "
+            "stored: give fewer rephrasings or shorter texts"
+        )
+    return None
+
+
+def check_page(after: int, limit: int) -> int:
+    """The limit, at most MAX_PAGE. Raises InvalidArgument for a negative version or no limit."""
+    if after < 0 or limit < 1:
+        raise InvalidArgument("after must be a version (0 or more) and limit 1 or more")
+    return min(limit, MAX_PAGE)
+
+
+def check_checkpoint(version: int, blob: bytes) -> None:
+    """Refuses a checkpoint that no log keeps. Raises InvalidArgument."""
+    if version < 0 or len(blob) > MAX_CHECKPOINT_BYTES:
+        raise InvalidArgument(
+            f"a checkpoint has a version of 0 or more and at most {MAX_CHECKPOINT_BYTES} bytes, "
+            f"not version {version} and {len(blob)} bytes"
+        )
+
+
+def unknown_bank(bank: str) -> NotFound:
+    """What a call on a bank that does not exist raises."""
+    return NotFound(f"there is no bank {bank!r}; make it first", "UNKNOWN_BANK")
+
+
+def bank_exists(bank: str) -> Conflict:
+    """What make_bank raises for a name that another configuration has."""
+    return Conflict(
+        f"bank {bank!r} exists with another configuration, and configurations never change: "
+        "use another name, or delete the bank first",
+        "BANK_EXISTS",
+    )
+
+
+def too_many_banks() -> ResourceExhausted:
+    """What make_bank raises past the limit of a tenant's banks."""
+    return ResourceExhausted(
+        f"a tenant has at most {MAX_BANKS} banks: delete one first", "TOO_MANY_BANKS"
+    )
+
+
+def bank_full(bank: str, most: int) -> ResourceExhausted:
+    """The result of an item past the limit of a bank's events."""
+    return ResourceExhausted(
+        f"bank {bank!r} has {most} events, the most a log holds: write to another bank",
+        "BANK_FULL",
+    )
+
+
+def log_changed(bank: str, after: int) -> ChainBroken:
+    """What a follower gets that has folded entries which the log does not hold (any more)."""
+    return ChainBroken(
+        f"the log of bank {bank!r} has another history at version {after} (failover, restored "
+        "backup or a bank made anew): fold it again from nothing"
+    )
+
+
+def unknown_checkpoint(bank: str, version: int) -> NotFound:
+    """What get_checkpoint raises for a version that has none."""
+    return NotFound(
+        f"bank {bank!r} has no checkpoint at version {version}; list them again",
+        "UNKNOWN_CHECKPOINT",
+    )
+
+
+def damaged(bank: str, version: int, what: str) -> DataLoss:
+    """What stops a bank: its log is not what was appended."""
+    return DataLoss(
+        f"bank {bank!r}, version {version}: {what}; restore the store from a backup or a replica"
+    )

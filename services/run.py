@@ -1,0 +1,66 @@
+"""One service in its own process, without Ray: `python -m services.run NAME`.
+
+Settings and addresses come as one JSON line on standard input. When the service listens,
+it prints one JSON line, {"service", "pid", "port"}; it ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+
+from larimar.errors import LarimarError
+from services.settings import Settings
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to end this process when its parent dies (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+async def serve(name: str, settings: Settings, address: str, peers: dict[str, str]) -> None:
+    """Serves one service until SIGTERM."""
+    from services.build import BUILDERS, prepare_process
+    from services.contracts import add_servicer, channel_stub
+    from services.gateway.service import GatewayService
+    from services.rpc import start_server
+
+    if name == "gateway":
+        servicer = GatewayService(**{peer: channel_stub(peer, at) for peer, at in peers.items()})
+    else:
+        prepare_process(settings)
+        servicer = BUILDERS[name](settings)
+    server, port = await start_server(address, add_servicer(name, servicer))
+    print(json.dumps({"service": name, "pid": os.getpid(), "port": port}), flush=True)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.stop(grace=2.0)
+
+
+def main() -> int:
+    """Reads standard input, serves, and says in one line why it could not."""
+    die_with_parent()
+    job = json.loads(sys.stdin.readline())
+    try:
+        asyncio.run(
+            serve(
+                sys.argv[1], Settings.from_json(job["settings"]), job["address"], job["peers"]
+            )
+        )
+    except LarimarError as error:
+        print(f"error: {sys.argv[1]}: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

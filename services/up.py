@@ -1,0 +1,165 @@
+"""`larimar up`: the embedded store and the pipeline in the foreground, supervised.
+
+Writes up.json into the data directory when the pipeline answers, and removes it at the
+end. Ends on SIGTERM or Ctrl-C, in order; a clear line on standard error says why it
+could not start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+
+from larimar.errors import FailedPrecondition, LarimarError, NotFound, Unavailable
+from larimar.v1 import larimar_pb2, larimar_pb2_grpc
+from services.local import Pipeline
+from services.settings import Settings, default_settings, quiet_environment
+from services.store import EmbeddedStore
+
+READY_TIMEOUT_S = 120.0
+"""Time the started pipeline has until every service says it is ready."""
+UP_FILE = "up.json"
+
+
+def say(line: str) -> None:
+    """A progress line for the person who waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def running(data_dir: Path) -> dict | None:
+    """What up.json says, if that process is alive."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found = json.loads((data_dir / UP_FILE).read_text())
+        os.kill(found["pid"], 0)
+        return found
+    return None
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises: Unavailable, when something listens on the port already."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            raise Unavailable(
+                f"port {port} is in use: stop what listens there, or give another --port",
+                "PORT_IN_USE",
+            ) from error
+
+
+def check_model(folder: Path) -> None:
+    """Raises: NotFound, before anything is started, when there is no model folder."""
+    if not (folder / "config.json").is_file():
+        raise NotFound(
+            f"no model folder at {folder}: give --model a folder with a config.json, "
+            "or train one with `larimar train`",
+            "MODEL_NOT_FOUND",
+        )
+
+
+def wait_until_ready(target: str) -> None:
+    """Waits until every service answers. Raises: Unavailable."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    missing = "the gateway"
+    with grpc.insecure_channel(target) as channel:
+        stub = larimar_pb2_grpc.LarimarStub(channel)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(grpc.RpcError):
+                status = stub.GetStatus(larimar_pb2.GetStatusRequest(), timeout=5.0)
+                missing = ", ".join(s.name for s in status.services if not s.ready)
+                if not missing:
+                    return
+            time.sleep(0.1)
+    raise Unavailable(f"not ready after {READY_TIMEOUT_S:.0f} s: {missing}", "SERVICE_DOWN")
+
+
+def serve(settings: Settings, use_ray: bool) -> None:
+    """Runs a pipeline until a signal. Raises: LarimarError, when it cannot start."""
+    data_dir = Path(settings.data_dir)
+    found = running(data_dir)
+    if found:
+        raise FailedPrecondition(
+            f"already up: pid {found['pid']}, port {found['port']} (data dir {data_dir})",
+            "ALREADY_UP",
+        )
+    check_port(settings.host, settings.port)
+    check_model(Path(settings.model))
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with contextlib.ExitStack() as stack:
+        store = None
+        if not settings.redis_url:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            store = EmbeddedStore(data_dir, settings.redis_server or None)
+            store.start(lambda share: say(f"the store loads its log: {share:.0%}"))
+            stack.callback(store.stop)
+            store.supervise()
+            settings = dataclasses.replace(settings, redis_url=store.url)
+            say(f"store is up (pid {store.pid})")
+        environment = {**os.environ, **quiet_environment(settings)}
+        pipeline = Pipeline(settings, use_ray, environment, say)
+        stack.callback(pipeline.stop)
+        pipeline.start()
+        target = f"{settings.host}:{settings.port}"
+        wait_until_ready(target)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        up_file = data_dir / UP_FILE
+        document = {
+            "pid": os.getpid(),
+            "port": settings.port,
+            "started_at": time.time(),
+            "mode": "ray" if use_ray else "no-ray",
+            "store_pid": store.pid if store else None,
+            "pids": pipeline.pids,
+        }
+        temporary = up_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(document))
+        temporary.replace(up_file)
+        stack.callback(up_file.unlink, missing_ok=True)
+        say(f"ready on {target}")
+        stopping.wait()
+        say("stopping")
+
+
+def main() -> int:
+    """Parses arguments, serves, and says in one line why it could not."""
+    parser = argparse.ArgumentParser(prog="larimar up")
+    parser.add_argument("--data-dir", default=None)
+    parser.add_argument("--host", default=None)
+    parser.add_argument("--port", type=int, default=None)
+    parser.add_argument("--redis-url", default=None)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--no-ray", action="store_true")
+    arguments = vars(parser.parse_args())
+    use_ray = not arguments.pop("no_ray")
+    chosen = {name: value for name, value in arguments.items() if value is not None}
+    settings = dataclasses.replace(default_settings(), **chosen)
+    settings = dataclasses.replace(
+        settings,
+        data_dir=str(Path(settings.data_dir).resolve()),
+        model=str(Path(settings.model).resolve()),
+    )
+    try:
+        serve(settings, use_ray)
+    except LarimarError as error:
+        say(f"error: {error.message}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,597 @@
+"""The clients against a real socket: errors, retries, deadlines, streams; blocking and awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import pytest
+
+import larimar
+from larimar import calls, errors
+from larimar.aio import AsyncClient
+from larimar.client import Client
+from larimar.results import Answer, Edit, Fact, FailedWrite
+from tests.gateway_double import DoubleServer, GatewayDouble, store_down
+
+
+class Awaited:
+    """An `AsyncClient` with the face of `Client`, so that each test runs on both."""
+
+    def __init__(self, target: str, **terms) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client = AsyncClient(target, **terms)
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+
+        def call(*args, **kwargs):
+            made = method(*args, **kwargs)
+            if hasattr(made, "__anext__"):
+                return self._iterate(made)
+            return self._loop.run_until_complete(made)
+
+        return call
+
+    def _iterate(self, made):
+        try:
+            while True:
+                try:
+                    yield self._loop.run_until_complete(anext(made))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._loop.run_until_complete(made.aclose())
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._client.close())
+        self._loop.close()
+
+
+@pytest.fixture
+def server():
+    server = DoubleServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def gateway(server) -> GatewayDouble:
+    return server.gateway
+
+
+@pytest.fixture(params=[Client, Awaited], ids=["blocking", "awaited"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def client(kind, server):
+    client = kind(server.target, timeout_s=10)
+    yield client
+    client.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# What comes back
+
+
+def test_every_call_gives_its_result(client):
+    info = client.create_bank("demo", addressing="gaussian")
+    assert (info.bank, info.addressing, info.created) == ("demo", "gaussian", True)
+    assert client.create_bank("demo", addressing="gaussian").created is False
+    edit = client.write("The capital of Velmora is", "Tarsin", bank="demo", rephrasings=["Velmora"])
+    assert (edit.version, edit.bank, edit.duplicate, len(edit.event_id)) == (1, "demo", False, 32)
+    assert client.fact(edit.fact_id, bank="demo") == Fact(
+        edit.fact_id, "The capital of Velmora is", "Tarsin", 1, ("Velmora",)
+    )
+    answer = client.ask("The capital of Velmora is", bank="demo", min_version=edit.version)
+    assert (answer.text, answer.in_scope, answer.fact_id) == (" Tarsin", True, edit.fact_id)
+    assert (answer.version, answer.bank, answer.finish_reason, answer.tokens) == (
+        1,
+        "demo",
+        "stop",
+        7,
+    )
+    assert client.ask("Something else", bank="demo").fact_id is None
+    score = client.score("The capital of Velmora is", ["a", "bcd"], bank="demo")
+    assert [one.logprob for one in score.candidates] == [-1.5, -3.5]
+    assert (score.best.candidate, score.best.mean_logprob) == ("a", -0.75)
+    assert (score.in_scope, score.fact_id) == (True, edit.fact_id)
+    gone = client.forget(edit.fact_id, bank="demo")
+    assert (gone.fact_id, gone.version) == (edit.fact_id, 2)
+    assert [event.kind for event in client.events("demo")] == ["WRITE", "FORGET"]
+    assert [event.version for event in client.events("demo", after=1)] == [2]
+    digest = client.digest("demo")
+    assert (digest.bank, digest.version, digest.facts, digest.digest) == ("demo", 2, 0, "d1")
+    replay = client.replay("demo")
+    assert (replay.events, replay.matches, replay.folded_sha256) == (2, True, "f1")
+    assert client.checkpoint("demo").bytes == 77
+    assert [bank.bank for bank in client.list_banks()] == ["default", "demo"]
+    assert client.get_bank("demo").config_digest == "c0ffee"
+    client.delete_bank("demo")
+    with pytest.raises(errors.NotFound):
+        client.get_bank("demo")
+    status = client.status()
+    assert [(one.name, one.ready) for one in status.services] == [
+        ("encoder", True),
+        ("memory", False),
+    ]
+    assert (status.model_digest, status.version) == ("m1", "0.1.0")
+
+
+def test_settings_of_an_answer_reach_the_gateway(client, gateway):
+    client.ask("p", max_tokens=5, temperature=0.5, top_p=0.25, seed=2**63, stop=["."])
+    client.ask("p", no_memory=True)
+    first, second = gateway.requests["Ask"]
+    assert (first.sampling.max_tokens, first.sampling.temperature) == (5, 0.5)
+    assert (first.sampling.top_p, first.sampling.seed) == (0.25, 2**63)
+    assert (list(first.sampling.stop), first.no_memory, second.no_memory) == (["."], False, True)
+
+
+def test_facts_and_events_come_page_by_page(client, gateway, monkeypatch):
+    monkeypatch.setattr(calls, "PAGE_SIZE", 3)
+    edits = list(client.write_many({"prompt": f"p{n}", "answer": "a"} for n in range(7)))
+    assert [fact.fact_id for fact in client.facts()] == sorted(edit.fact_id for edit in edits)
+    assert [event.version for event in client.events()] == list(range(1, 8))
+    assert len(gateway.requests["ListFacts"]) == len(gateway.requests["ListEvents"]) == 3
+
+
+def test_a_fact_that_is_not_live_is_not_found(client):
+    with pytest.raises(errors.NotFound) as caught:
+        client.fact("nothing")
+    assert caught.value.reason == "UNKNOWN_FACT"
+
+
+# Errors and retries
+
+
+@pytest.mark.parametrize(
+    "error", [kind for kind in errors.BY_CODE.values() if kind is not errors.Unavailable]
+)
+def test_an_answer_that_is_an_error_is_raised_as_its_class_and_not_retried(client, gateway, error):
+    gateway.faults["GetBank"].append(error("what went wrong", "A_REASON"))
+    with pytest.raises(error) as caught:
+        client.get_bank()
+    assert (caught.value.message, caught.value.reason) == ("what went wrong", "A_REASON")
+    assert len(gateway.requests["GetBank"]) == 1
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.PERMISSION_DENIED])
+def test_a_code_not_in_use_is_the_base_error_with_the_code_as_reason(client, gateway, code):
+    gateway.faults["GetBank"].append(code)
+    with pytest.raises(errors.LarimarError) as caught:
+        client.get_bank()
+    assert (type(caught.value), caught.value.reason) == (errors.LarimarError, code.name)
+
+
+def test_an_edit_keeps_its_event_id_over_all_attempts(client, gateway):
+    gateway.faults["Write"].extend([store_down(), store_down()])
+    edit = client.write("p", "a")
+    assert [request.event_id for request in gateway.requests["Write"]] == [edit.event_id] * 3
+    assert (edit.version, edit.duplicate) == (1, False)
+
+
+def test_an_edit_whose_reply_was_lost_is_made_once(client, gateway):
+    original = gateway._append
+
+    def append_then_fail(*args):
+        original(*args)
+        gateway._append = original
+        raise store_down()
+
+    gateway._append = append_then_fail
+    edit = client.write("p", "a")
+    assert len(gateway.requests["Write"]) == 2
+    assert len(gateway.banks["default"]["events"]) == 1
+    assert (edit.version, edit.duplicate) == (1, False)
+
+
+def test_two_calls_are_two_events_and_a_given_event_id_is_one(client):
+    assert client.write("p", "a").event_id != client.write("p", "a").event_id
+    first, again = (client.write("p", "b", event_id="e1") for _ in range(2))
+    assert (first.version, first.duplicate) == (again.version, False)
+    assert again.duplicate is True
+    with pytest.raises(errors.Conflict):
+        client.write("p", "c", event_id="e1")
+
+
+def test_unavailable_for_longer_than_the_deadline_is_raised_with_its_reason(client, gateway):
+    gateway.faults["Forget"].extend(store_down() for _ in range(50))
+    begun = time.monotonic()
+    with pytest.raises(errors.Unavailable) as caught:
+        client.forget("f", event_id="e7", timeout_s=0.6)
+    assert time.monotonic() - begun < 2
+    assert 1 < len(gateway.requests["Forget"]) < 10
+    assert caught.value.reason == "STORE_DOWN"
+    assert "the store does not answer" in caught.value.message
+    assert "event id e7" in caught.value.message
+
+
+def test_a_call_ends_at_its_deadline_and_says_how_to_retry(client, gateway):
+    gateway.faults["Write"].append(30)
+    begun = time.monotonic()
+    with pytest.raises(errors.DeadlineExceeded) as caught:
+        client.write("p", "a", event_id="e1", timeout_s=0.3)
+    assert time.monotonic() - begun < 2
+    assert "within 0.3 s" in caught.value.message
+    assert "event id e1" in caught.value.message
+    assert len(gateway.requests["Write"]) == 1
+
+
+def test_nothing_listening_says_how_to_start(kind):
+    target = f"127.0.0.1:{free_port()}"
+    client = kind(target, connect_timeout_s=0.3)
+    begun = time.monotonic()
+    with pytest.raises(errors.Unavailable) as caught:
+        client.write("p", "a")
+    assert time.monotonic() - begun < 3
+    assert caught.value.message == f"nothing answers at {target}; start it with `larimar up`"
+    client.close()
+
+
+def test_a_pipeline_that_restarts_is_waited_for(kind):
+    first = DoubleServer()
+    client = kind(first.target, timeout_s=20)
+    client.status()
+    first.stop()
+    revived: list[DoubleServer] = []
+    timer = threading.Timer(0.7, lambda: revived.append(DoubleServer(first.port)))
+    timer.start()
+    try:
+        assert client.write("p", "a").version == 1
+    finally:
+        timer.join()
+        revived[0].stop()
+        client.close()
+
+
+def test_a_pipeline_that_went_away_is_said_to_be_away(kind):
+    server = DoubleServer()
+    client = kind(server.target)
+    client.status()
+    server.stop()
+    with pytest.raises(errors.Unavailable, match=r"nothing answers at|lost the connection to"):
+        client.status(timeout_s=0.5)
+    client.close()
+
+
+def test_a_closed_client_says_so(server):
+    with larimar.connect(server.target) as client:
+        client.status()
+    with pytest.raises(errors.FailedPrecondition, match="closed"):
+        client.status()
+
+
+def test_a_closed_async_client_says_so(server):
+    async def ask_after_closing() -> None:
+        async with larimar.connect_async(server.target) as client:
+            await client.status()
+        await client.status()
+
+    with pytest.raises(errors.FailedPrecondition, match="closed"):
+        asyncio.run(ask_after_closing())
+
+
+# What is refused before it is sent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": 3, "answer": "a"}, "prompt"),
+        ({"prompt": "p", "answer": "\ud800"}, "answer holds a character"),
+        ({"prompt": "p", "answer": "a", "rephrasings": "one text"}, "rephrasings must be a list"),
+        ({"prompt": "p" * (8 * 2**20), "answer": "a"}, "at most 8388608"),
+        ({"prompt": "p", "answer": "a", "timeout_s": 0}, "timeout_s"),
+        ({"prompt": "p", "answer": "a", "timeout_s": float("inf")}, "timeout_s"),
+    ],
+)
+def test_a_malformed_edit_is_refused_by_name_and_not_sent(client, gateway, arguments, message):
+    with pytest.raises(errors.InvalidArgument, match=message):
+        client.write(**arguments)
+    assert not gateway.requests["Write"]
+
+
+@pytest.mark.parametrize("call", [{"seed": -1}, {"max_tokens": 2**40}, {"stop": "x"}])
+def test_a_malformed_question_is_refused_by_name(client, call):
+    with pytest.raises(errors.InvalidArgument, match=next(iter(call))):
+        client.ask("p", **call)
+
+
+def test_an_unknown_addressing_is_refused(client):
+    with pytest.raises(errors.InvalidArgument, match="slots, pinv, gaussian"):
+        client.create_bank("b", addressing="hash")
+
+
+@pytest.mark.parametrize("target", ["localhost", "localhost:", ":9000", "a:0", "a:99999", "a b:1"])
+def test_a_target_without_host_or_port_is_refused(target):
+    with pytest.raises(errors.InvalidArgument, match="HOST:PORT"):
+        larimar.connect(target)
+    with pytest.raises(errors.InvalidArgument, match="HOST:PORT"):
+        larimar.connect_async(target)
+
+
+@pytest.mark.parametrize("target", ["localhost:9000", "[::1]:9000", "dns:///h:1", "unix:/tmp/s"])
+def test_a_target_with_host_and_port_is_taken(target):
+    assert calls.check_target(target) == target
+
+
+def test_messages_above_the_default_limit_of_grpc_arrive(client, gateway):
+    gateway.answer = ["x" * (5 * 2**20)]
+    assert len(client.ask("p" * (5 * 2**20)).text) == 5 * 2**20
+
+
+# Answers that stream
+
+
+def test_pieces_of_an_answer_arrive_while_it_is_made(client, gateway):
+    gateway.faults["AskMidway"].append("gate")
+    stream = client.ask_stream("p")
+    assert next(stream) == " "
+    gateway.gate.set()
+    *pieces, answer = stream
+    assert "".join(pieces) == "Tarsin"
+    assert isinstance(answer, Answer)
+    assert answer.text == " Tarsin"
+
+
+def test_an_abandoned_stream_is_cancelled_at_the_gateway(client, gateway):
+    gateway.faults["AskMidway"].append("gate")
+    stream = client.ask_stream("p")
+    next(stream)
+    stream.close()
+    assert gateway.cancelled.wait(5)
+
+
+def test_a_stream_is_retried_before_its_first_piece_only(client, gateway):
+    gateway.faults["Ask"].append(store_down())
+    assert list(client.ask_stream("p"))[-1].text == " Tarsin"
+    gateway.faults["AskMidway"].append("down")
+    stream = client.ask_stream("p")
+    assert next(stream) == " "
+    with pytest.raises(errors.Unavailable):
+        next(stream)
+    assert len(gateway.requests["Ask"]) == 3
+
+
+def test_a_whole_answer_is_asked_for_again_when_its_stream_breaks(client, gateway):
+    gateway.faults["AskMidway"].append("down")
+    assert client.ask("p").text == " Tarsin"
+    assert len(gateway.requests["Ask"]) == 2
+
+
+def test_a_stream_ends_at_its_deadline(client, gateway):
+    gateway.faults["AskMidway"].append("gate")
+    stream = client.ask_stream("p", timeout_s=0.3)
+    next(stream)
+    with pytest.raises(errors.DeadlineExceeded):
+        next(stream)
+
+
+def test_an_answer_without_provenance_is_an_error(client, gateway):
+    gateway._provenance = lambda request, bank: None
+    with pytest.raises(errors.LarimarError, match="where it came from"):
+        client.ask("p")
+
+
+# Many facts
+
+
+def test_many_facts_give_a_result_each_in_order_and_bad_ones_fail_alone(client):
+    facts = [
+        {"prompt": "p0", "answer": "a", "event_id": "e0"},
+        {"prompt": "", "answer": "a", "event_id": "e1"},
+        {"answer": "a"},
+        {"prompt": "p3", "answer": "other", "event_id": "e0"},
+        {"prompt": "p4", "answer": "a", "colour": "red"},
+        Fact("f5", "p5", "a", 9, ("r",)),
+        {"prompt": "p6", "answer": "a", "id": "f6"},
+        {"prompt": "p0", "answer": "a", "event_id": "e0"},
+        {"prompt": 7, "answer": "a"},
+    ]
+    results = list(client.write_many(facts))
+    assert [type(result) for result in results] == [
+        Edit,
+        FailedWrite,
+        FailedWrite,
+        FailedWrite,
+        FailedWrite,
+        Edit,
+        Edit,
+        Edit,
+        FailedWrite,
+    ]
+    assert [results[n].index for n in (1, 2, 3, 4, 8)] == [1, 2, 3, 4, 8]
+    assert (results[1].event_id, results[1].error.reason) == ("e1", "EMPTY_TEXT")
+    assert "'prompt'" in results[2].error.message
+    assert isinstance(results[3].error, errors.Conflict)
+    assert "'colour'" in results[4].error.message
+    assert (results[5].fact_id, results[6].fact_id) == ("f5", "f6")
+    assert (results[0].duplicate, results[7].duplicate) == (False, True)
+    assert [fact.rephrasings for fact in client.facts() if fact.fact_id == "f5"] == [("r",)]
+
+
+def test_facts_are_taken_no_further_ahead_than_the_bound(client, monkeypatch):
+    monkeypatch.setattr(calls, "MAX_IN_FLIGHT", 4)
+    taken = 0
+
+    def source():
+        nonlocal taken
+        for n in range(40):
+            taken += 1
+            yield {"prompt": f"p{n}", "answer": "a"}
+
+    given = 0
+    for _ in client.write_many(source()):
+        given += 1
+        assert taken - given < 4
+    assert given == 40
+
+
+def test_a_broken_stream_of_facts_resumes_and_writes_each_once(client, gateway):
+    gateway.write_many_dies_after = [3, 0, 4]
+    results = list(client.write_many({"prompt": f"p{n}", "answer": "a"} for n in range(10)))
+    assert [result.version for result in results] == list(range(1, 11))
+    assert len(gateway.banks["default"]["events"]) == 10
+    assert len(gateway.requests["WriteMany"]) == 4
+    sent: dict[str, set[str]] = {}
+    for stream in gateway.requests["WriteMany"]:
+        for request in stream:
+            sent.setdefault(request.prompt, set()).add(request.event_id)
+    assert all(len(ids) == 1 for ids in sent.values())
+
+
+def test_a_fact_that_met_a_store_that_is_down_is_sent_again(client, gateway):
+    gateway.faults["WriteMany"].append(store_down())
+    results = list(client.write_many({"prompt": f"p{n}", "answer": "a"} for n in range(3)))
+    assert all(isinstance(result, Edit) and not result.duplicate for result in results)
+    assert len(gateway.banks["default"]["events"]) == 3
+
+
+def test_facts_of_unknown_outcome_are_named_before_the_error(client, gateway):
+    gateway.write_many_dies_after = [2] + [0] * 50
+    stream = client.write_many(
+        ({"prompt": f"p{n}", "answer": "a", "event_id": f"e{n}"} for n in range(4)), timeout_s=0.5
+    )
+    results = [next(stream) for _ in range(4)]
+    assert [type(result) for result in results] == [Edit, Edit, FailedWrite, FailedWrite]
+    assert [result.event_id for result in results[2:]] == ["e2", "e3"]
+    assert results[2].error.retry_safe
+    with pytest.raises(errors.Unavailable):
+        next(stream)
+
+
+@pytest.mark.parametrize("count", [1, 256])
+def test_facts_for_an_unknown_bank_raise_at_once(client, gateway, count):
+    facts = [{"prompt": f"p{n}", "answer": "a"} for n in range(count)]
+    with pytest.raises(errors.NotFound, match="no bank"):
+        next(client.write_many(facts, bank="nowhere"))
+    assert len(gateway.requests["WriteMany"]) <= 2
+
+
+def test_a_slow_stream_of_facts_is_no_error_while_results_come(client, gateway):
+    original = gateway._append
+
+    def slow(*args):
+        time.sleep(0.15)
+        return original(*args)
+
+    gateway._append = slow
+    facts = ({"prompt": f"p{n}", "answer": "a"} for n in range(8))
+    assert len(list(client.write_many(facts, timeout_s=0.6))) == 8
+
+
+def test_facts_may_come_asynchronously(server):
+    async def source():
+        for n in range(3):
+            yield {"prompt": f"p{n}", "answer": "a"}
+
+    async def write() -> list:
+        async with larimar.connect_async(server.target) as client:
+            return [result async for result in client.write_many(source())]
+
+    assert [result.version for result in asyncio.run(write())] == [1, 2, 3]
+
+
+def test_connect_async_may_be_awaited(server):
+    async def ask() -> str:
+        client = await larimar.connect_async(server.target)
+        try:
+            return (await client.ask("p")).text
+        finally:
+            await client.close()
+
+    assert asyncio.run(ask()) == " Tarsin"
+
+
+def test_connect_gives_a_context_manager(server):
+    with larimar.connect(server.target) as client:
+        assert client.target == server.target
+        assert client.write("p", "a").version == 1
+
+
+# The face of the package
+
+
+def public(cls) -> dict[str, list[str]]:
+    return {
+        name: list(inspect.signature(method).parameters)
+        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def test_both_clients_have_the_same_methods():
+    assert public(Client) == public(AsyncClient)
+    assert sorted(public(Client)) == [
+        "ask",
+        "ask_stream",
+        "checkpoint",
+        "close",
+        "create_bank",
+        "delete_bank",
+        "digest",
+        "events",
+        "fact",
+        "facts",
+        "forget",
+        "get_bank",
+        "list_banks",
+        "replay",
+        "score",
+        "status",
+        "write",
+        "write_many",
+    ]
+
+
+def test_the_names_of_the_package_are_these():
+    assert larimar.__all__ == [
+        "Answer",
+        "AsyncClient",
+        "Cancelled",
+        "Client",
+        "Conflict",
+        "DataLoss",
+        "DeadlineExceeded",
+        "Edit",
+        "FailedPrecondition",
+        "FailedWrite",
+        "InvalidArgument",
+        "LarimarError",
+        "NotFound",
+        "ResourceExhausted",
+        "Score",
+        "Unavailable",
+        "__version__",
+        "connect",
+        "connect_async",
+        "load",
+    ]
+    for name in set(larimar.__all__) - {"load"}:
+        assert getattr(larimar, name) is not None
+    assert set(larimar.__all__) <= set(dir(larimar))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = larimar.nothing
+
+
+def test_importing_the_package_loads_neither_torch_nor_grpc():
+    check = (
+        "import sys, larimar; from larimar import Edit, NotFound;"
+        "print([m for m in ('torch', 'grpc', 'numpy', 'ray', 'redis') if m in sys.modules]);"
+        "import larimar.client; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "False"]

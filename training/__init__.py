@@ -1,0 +1,1 @@
+"""Training of the encoder, the connector and the decoder around the memory."""
