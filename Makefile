@@ -18,7 +18,7 @@ setup: .venv/.installed ## make .venv with the pinned dependencies
 	@true
 
 run: setup ## start the whole pipeline, run the guided demo, stop
-	@$(BIN)/python -m services.run_demo
+	@$(BIN)/larimar demo
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest

@@ -108,7 +108,7 @@ def systems(target: str, model: str) -> Iterator[tuple[protocol.System, protocol
     """
     if target == IN_PROCESS:
         loaded = larimar.load(model)
-        yield InProcess(loaded), InProcess(loaded, memory=False), str(loaded.digest)
+        yield InProcess(loaded), InProcess(loaded, memory=False), loaded.folder.model_digest
         return
     bank = f"evaluation-{uuid.uuid4().hex[:12]}"
     with larimar.connect(target) as client:
@@ -125,7 +125,7 @@ def systems(target: str, model: str) -> Iterator[tuple[protocol.System, protocol
 
 @app.callback()
 def evaluation() -> None:
-    """Every table and figure of the Larimar paper is one command."""
+    """Tables of the Larimar paper, one command each."""
 
 
 @app.command()
@@ -159,7 +159,7 @@ def counterfact(
     try:
         read = read_records(data, limit)
         records = with_fewer_probes(read.records, probes) if probes else read.records
-        with systems(target, model) as (system, base, digest), _bar(len(records)) as bar:
+        with systems(target, model) as (system, base, digest), _bar(len(records), as_json) as bar:
             rows = protocol.run(
                 system,
                 base,
@@ -194,7 +194,7 @@ def counterfact(
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Any]:
+def _bar(total: int, hidden: bool) -> Iterator[Any]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -202,7 +202,7 @@ def _bar(total: int) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_messages) as progress:
+    with Progress(*columns, console=_messages, disable=hidden) as progress:
         tasks: dict[str, Any] = {}
 
         def advance(stage: str, done: int) -> None:

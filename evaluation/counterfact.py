@@ -47,6 +47,7 @@ METRICS = (
 SCORE_PARTS = ("edit_S", "paraphrase_S", "neighborhood_S")
 # The longest target is a name of a few words; the rest is room for the sentence to end.
 MAX_TOKENS = 16
+_FIGURE = ("value", "low", "high")
 PACKAGES = ("numpy", "torch", "transformers", "tokenizers")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -277,7 +278,9 @@ def cell(summary: dict[str, Any]) -> str:
     """One figure as text: the value and its interval, or a dash where nothing counted."""
     if summary["value"] is None:
         return "-"
-    return f"{summary['value']:.1f} [{summary['low']:.1f}, {summary['high']:.1f}]"
+    # Adding 0 after rounding turns -0.0 into 0.0.
+    value, low, high = (f"{round(summary[part], 1) + 0.0:.1f}" for part in _FIGURE)
+    return f"{value} [{low}, {high}]"
 
 
 @contextmanager

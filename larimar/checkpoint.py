@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.initialization import no_init_weights
 
 from larimar.config import ModelConfig
 from larimar.connector import Connector
@@ -44,6 +45,28 @@ class Networks:
         return torch.nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
 
 
+def build_encoder(config: ModelConfig, attention: str = "sdpa") -> EncoderNetwork:
+    """The encoder network of a configuration, with fresh weights."""
+    fields = dict(config.encoder_backbone)
+    kind = fields.pop("model_type")
+    backbone = AutoModel.from_config(
+        AutoConfig.for_model(kind, **fields),
+        attn_implementation=attention,
+        **({"add_pooling_layer": False} if kind == "bert" else {}),
+    )
+    return EncoderNetwork(backbone, config.latent)
+
+
+def build_decoder(config: ModelConfig, attention: str = "sdpa") -> DecoderNetwork:
+    """The decoder network of a configuration, with fresh weights."""
+    fields = dict(config.decoder_backbone)
+    kind = fields.pop("model_type")
+    lm = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **fields), attn_implementation=attention
+    )
+    return DecoderNetwork(lm, Connector(config.connector))
+
+
 def build_networks(config: ModelConfig, attention: str = "sdpa") -> Networks:
     """Networks of a configuration with fresh weights.
 
@@ -51,22 +74,7 @@ def build_networks(config: ModelConfig, attention: str = "sdpa") -> Networks:
         attention: the attention code of `transformers`; "eager" trains faster on a CPU,
             where the backward pass of "sdpa" took 38 % of a step.
     """
-    encoder_config = dict(config.encoder_backbone)
-    decoder_config = dict(config.decoder_backbone)
-    backbone = AutoModel.from_config(
-        AutoConfig.for_model(encoder_config.pop("model_type"), **encoder_config),
-        attn_implementation=attention,
-        **({"add_pooling_layer": False} if _is_bert(config.encoder_backbone) else {}),
-    )
-    lm = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(decoder_config.pop("model_type"), **decoder_config),
-        attn_implementation=attention,
-    )
-    networks = Networks(
-        config,
-        EncoderNetwork(backbone, config.latent),
-        DecoderNetwork(lm, Connector(config.connector)),
-    )
+    networks = Networks(config, build_encoder(config, attention), build_decoder(config, attention))
     share_embeddings(networks)
     return networks
 
@@ -170,20 +178,24 @@ class ModelFolder:
         networks = build_networks(self.config)
         self._load(networks.decoder, DECODER)
         self._load(networks.encoder, ENCODER)
+        share_embeddings(networks)
         return networks
 
     def encoder(self, dtype: torch.dtype = torch.float32) -> Encoder:
         """The encoder, ready to serve."""
-        networks = build_networks(self.config)
-        self._load(networks.encoder, ENCODER)
-        return Encoder(networks.encoder.to(dtype), self.tokenizer(), self.config.max_text_tokens)
+        with no_init_weights():
+            network = build_encoder(self.config)
+        self._load(network, ENCODER)
+        return Encoder(network.to(dtype), self.tokenizer(), self.config.max_text_tokens)
 
     def decoder(self, dtype: torch.dtype = torch.float32) -> Decoder:
         """The decoder with its connector, ready to serve."""
-        networks = build_networks(self.config)
-        self._load(networks.decoder, DECODER)
+        with no_init_weights():
+            network = build_decoder(self.config)
+        network.lm.tie_weights()
+        self._load(network, DECODER)
         return Decoder(
-            networks.decoder.to(dtype),
+            network.to(dtype),
             self.tokenizer(),
             self.config.max_prompt_tokens,
             self.config.max_new_tokens,
@@ -226,10 +238,6 @@ def serving_dtype() -> torch.dtype:
     """bfloat16 where the processor multiplies it in hardware, else float32."""
     fast = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     return torch.bfloat16 if fast else torch.float32
-
-
-def _is_bert(backbone: dict) -> bool:
-    return backbone.get("model_type") == "bert"
 
 
 def _sha256(path: Path) -> str:

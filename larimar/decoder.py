@@ -2,7 +2,9 @@
 
 Shapes: B rows, T tokens, C value size, E decoder width, V vocabulary.
 Without a latent this is the plain decoder: no slot, no added embedding, its own
-positions. Rows with and without a latent are never in one batch.
+positions. Rows with and without a latent are never in one batch. Prompts run in fixed
+shapes, as texts do in the encoder: a row's answer, to the bit, does not depend on what
+it is decoded beside.
 """
 
 from __future__ import annotations
@@ -16,6 +18,11 @@ from transformers import DynamicCache
 
 from larimar.connector import Connector
 from larimar.errors import InvalidArgument
+
+BUCKET_TOKENS = (16, 32, 64, 128, 256, 512, 1024)
+"""Lengths that prompts are padded to, on the left."""
+BUCKET_ROWS = 8
+"""Rows of every pass, padded with copies: a step of 8 rows costs little more than one of 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +147,14 @@ class Decoder:
             )
         return [self.start_id, *ids] if self.start_id is not None else ids
 
+    def bucket(self, prompt: str) -> int:
+        """Padded length of a prompt: prompts of one bucket may share a batch.
+
+        Raises:
+            InvalidArgument: as `tokenize`.
+        """
+        return _bucket(len(self.tokenize(prompt)))
+
     def check(self, sampling: Sampling) -> None:
         """Raises: InvalidArgument, naming the setting that is out of range."""
         if not 1 <= sampling.max_tokens <= self.max_new_tokens:
@@ -160,42 +175,50 @@ class Decoder:
         samplings: Sequence[Sampling],
         z_BC: torch.Tensor | None = None,
     ) -> Iterator[list[Piece]]:
-        """Continues B prompts together; yields a piece for every row at every step.
+        """Continues up to BUCKET_ROWS prompts of one bucket together, a piece a row at every step.
 
         A row's last piece has a finish reason; pieces after that are empty. Leading
         blanks belong to the text. With a given seed a row's text is the same whatever
-        it is sampled beside, up to rounding of batched products.
+        it is decoded beside.
 
         Raises:
-            InvalidArgument: as `tokenize` and `check`.
+            InvalidArgument: as `tokenize` and `check`, too many prompts, or several buckets.
         """
         rows = [self.tokenize(prompt) for prompt in prompts]
         for sampling in samplings:
             self.check(sampling)
+        if not 1 <= len(rows) <= BUCKET_ROWS or len({_bucket(len(ids)) for ids in rows}) > 1:
+            raise InvalidArgument(
+                f"one batch takes 1 to {BUCKET_ROWS} prompts of one bucket: see Decoder.bucket",
+                "BAD_BATCH",
+            )
         return self._generate(rows, samplings, z_BC)
 
     @torch.inference_mode()
     def _generate(self, rows, samplings, z_BC) -> Iterator[list[Piece]]:
-        longest = max(map(len, rows))
-        ids_BT = torch.full((len(rows), longest), self.pad_id)
-        mask_BT = torch.zeros((len(rows), longest), dtype=torch.bool)
+        real = len(rows)
+        rows = _filled(rows)
+        z_BC = None if z_BC is None else z_BC[_filled(list(range(real)))]
+        length = _bucket(len(rows[0]))
+        ids_BT = torch.full((BUCKET_ROWS, length), self.pad_id)
+        mask_BT = torch.zeros((BUCKET_ROWS, length), dtype=torch.bool)
         for row, ids in enumerate(rows):
-            ids_BT[row, longest - len(ids) :] = torch.tensor(ids)
-            mask_BT[row, longest - len(ids) :] = True
+            ids_BT[row, length - len(ids) :] = torch.tensor(ids)
+            mask_BT[row, length - len(ids) :] = True
         cache = DynamicCache() if z_BC is None else self.network.connector.cache(z_BC)
         tails = [
             _Tail(self.tokenizer, self.stop_id, sampling, prompt_ids)
-            for sampling, prompt_ids in zip(samplings, rows, strict=True)
+            for sampling, prompt_ids in zip(samplings, rows[:real], strict=True)
         ]
         while True:
             hidden_BTE = self.network.hidden(ids_BT, mask_BT, z_BC, cache)
             logits_BV = self.network.logits(hidden_BTE[:, -1]).float()
-            pieces = [tail.step(logits_V) for tail, logits_V in zip(tails, logits_BV, strict=True)]
+            pieces = [tail.step(logits_BV[row]) for row, tail in enumerate(tails)]
             yield pieces
             if all(tail.finished for tail in tails):
                 return
-            ids_BT = torch.tensor([[tail.last_id] for tail in tails])
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones((len(rows), 1))], dim=1)
+            ids_BT = torch.tensor(_filled([[tail.last_id] for tail in tails]))
+            mask_BT = torch.cat([mask_BT, mask_BT.new_ones((BUCKET_ROWS, 1))], dim=1)
 
     @torch.inference_mode()
     def score(
@@ -223,15 +246,26 @@ class Decoder:
                     "TEXT_TOO_LONG",
                 )
             rows.append(ids)
-        longest = len(head) + max(map(len, rows))
-        ids_BT = torch.full((len(rows), longest), self.pad_id)
-        mask_BT = torch.zeros((len(rows), longest), dtype=torch.bool)
-        for row, ids in enumerate(rows):
-            ids_BT[row, : len(head) + len(ids)] = torch.tensor(head + ids)
-            mask_BT[row, : len(head) + len(ids)] = True
-        z_BC = None if z_C is None else z_C[None].expand(len(rows), -1)
+        scores: list[CandidateScore] = []
+        for low in range(0, len(rows), BUCKET_ROWS):
+            scores += self._score_batch(head, rows[low : low + BUCKET_ROWS], z_C)
+        return scores
+
+    def _score_batch(
+        self, head: list[int], rows: list[list[int]], z_C: torch.Tensor | None
+    ) -> list[CandidateScore]:
+        length = _bucket(len(head)) + _bucket(max(map(len, rows)))
+        ids_BT = torch.full((BUCKET_ROWS, length), self.pad_id)
+        mask_BT = torch.zeros((BUCKET_ROWS, length), dtype=torch.bool)
+        start = _bucket(len(head)) - len(head)
+        for row, ids in enumerate(_filled(rows)):
+            stop = start + len(head) + len(ids)
+            ids_BT[row, start:stop] = torch.tensor(head + ids)
+            mask_BT[row, start:stop] = True
+        z_BC = None if z_C is None else z_C[None].expand(BUCKET_ROWS, -1)
         hidden_BTE = self.network.hidden(ids_BT, mask_BT, z_BC)
-        logprobs = self.network.logits(hidden_BTE[:, len(head) - 1 : -1]).float().log_softmax(-1)
+        first = start + len(head) - 1
+        logprobs = self.network.logits(hidden_BTE[:, first:-1]).float().log_softmax(-1)
         scores = []
         for row, ids in enumerate(rows):
             steps = range(len(ids))
@@ -242,6 +276,14 @@ class Decoder:
                 )
             )
         return scores
+
+
+def _bucket(tokens: int) -> int:
+    return next(size for size in BUCKET_TOKENS if tokens <= size)
+
+
+def _filled(rows: list) -> list:
+    return rows + [rows[0]] * (BUCKET_ROWS - len(rows))
 
 
 class _Tail:

@@ -66,11 +66,6 @@ class Rows:
         """The rows of a slot in the order they were given, int32 (R, A)."""
         return self._rows[self._places[slot]].astype("<i4")
 
-    def gather(self, slots: Sequence[int]) -> np.ndarray:
-        """The rows of these slots one after another, int32."""
-        places = [place for slot in slots for place in self._places[slot]]
-        return self._rows[places].astype("<i4")
-
     def drop(self, slots: Sequence[int]) -> None:
         """Removes the rows of these slots."""
         for slot in slots:

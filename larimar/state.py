@@ -6,12 +6,13 @@ Q queries, C value size, D prompt-latent size, S scope size, R = 1 + rephrasings
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from larimar.errors import DataLoss, FailedPrecondition, LarimarError, ResourceExhausted
+from larimar import saved
+from larimar.errors import DataLoss, FailedPrecondition, ResourceExhausted
 from larimar.memory import BankConfig, Event, Kind
 from larimar.payload import Payload, fixed_point
 from larimar.rows import ReadOut, Rows, weigh
@@ -19,19 +20,23 @@ from larimar.rows import ReadOut, Rows, weigh
 MAX_ROWS = (1 << 23) - 1
 """Rows a bank holds, rephrasings counted: 2^23 products of 2^40 would reach past int64."""
 PARTS = ("memory", "scope")
-FORMAT = "larimar-state-1"
 FACT_BYTES = 400
 """What one fact takes in the fact table, roughly, beside its vectors."""
 
-_NO_VALUE = np.zeros(0, "<i4")
+NO_VECTOR = np.zeros(0, "<i4")
 Entry = tuple[Event, Payload | None]
 
 
-class _Live(NamedTuple):
+class LiveFact(NamedTuple):
+    """What a state holds of a live fact; no vectors where a part is not held, or is in the sums."""
+
     fact_id: str
     version: int
     sha256: bytes
     rows: int
+    addresses: np.ndarray
+    value: np.ndarray
+    scope: np.ndarray
 
 
 class BankState:
@@ -47,9 +52,13 @@ class BankState:
         chain: its chain value; "" for none.
         erase_count: how often the bank's history was rewritten.
         facts: fact id -> (version of its live WRITE, SHA-256 of its payload).
+        row_count: reference rows of the live facts, rephrasings counted.
+        sums: the exact sums of a pinv or gaussian bank, or None.
     """
 
     def __init__(self, config: BankConfig, parts: Sequence[str] = PARTS) -> None:
+        if not parts or not set(parts) <= set(PARTS):
+            raise ValueError(f"parts are some of {PARTS}, not {tuple(parts)}")
         self.config = config.validate()
         self.parts = tuple(part for part in PARTS if part in parts)
         self.version = 0
@@ -61,18 +70,17 @@ class BankState:
         self._ids: list[str] = []
         self._rows_in: list[int] = []
         self._free: list[int] = []
-        self._values: list[np.ndarray] | None = None
+        self._values: list[np.ndarray] = []
         self._addresses: Rows | None = None
-        self._sums: Any = None
+        self.sums: Any = None
         self._scope = Rows(config.scope_size) if "scope" in self.parts else None
         self._known: dict[str, str] = {}
         if "memory" in self.parts and config.addressing == "slots":
             self._addresses = Rows(config.prompt_size)
-            self._values = []
         elif "memory" in self.parts:
             from larimar.sums import ExactSums
 
-            self._sums = ExactSums(config)
+            self.sums = ExactSums(config)
 
     def __len__(self) -> int:
         """Live facts."""
@@ -81,8 +89,8 @@ class BankState:
     @property
     def bytes_held(self) -> int:
         """Bytes in memory, room for growth counted and the fact table estimated."""
-        held = [part for part in (self._addresses, self._sums, self._scope) if part is not None]
-        values = 4 * self.config.value_size * len(self.facts) * (self._values is not None)
+        held = [part for part in (self._addresses, self.sums, self._scope) if part is not None]
+        values = 4 * self.config.value_size * len(self.facts) * (self._addresses is not None)
         return sum(part.nbytes for part in held) + values + FACT_BYTES * len(self.facts)
 
     def check_capacity(self, rows: int) -> None:
@@ -102,7 +110,7 @@ class BankState:
 
         Subtracting a fact from the sums takes its vectors; a slots bank just drops its rows.
         """
-        if self._sums is None:
+        if self.sums is None:
             return []
         touched = {event.fact_id for event, _ in entries}
         return sorted(self.facts[fact_id][0] for fact_id in touched if fact_id in self.facts)
@@ -134,28 +142,24 @@ class BankState:
         freed = sum(self._rows_in[slot] for slot in slots)
         self.check_capacity(sum(payload.rows for _, payload in new) - freed)
 
-        if self._sums is not None:
-            for payloads, sign in (([payload for _, payload in new], 1), (subtracted, -1)):
-                if payloads:
-                    addresses = np.concatenate([payload.addresses for payload in payloads])
-                    rows = [payload.rows for payload in payloads]
-                    values = np.repeat(np.stack([p.value for p in payloads]), rows, axis=0)
-                    self._sums.change(addresses, values, sign)
+        if self.sums is not None:
+            self.sums.change([payload for _, payload in new], 1)
+            self.sums.change(subtracted, -1)
         for rows in (self._addresses, self._scope):
             if rows is not None:
                 rows.drop(slots)
         for fact_id, slot in zip(gone, slots, strict=True):
             del self.facts[fact_id], self._slot[fact_id]
             self._ids[slot] = ""
-            if self._values is not None:
-                self._values[slot] = _NO_VALUE
+            if self._addresses is not None:
+                self._values[slot] = NO_VECTOR
         self._free.extend(slots)
         self.row_count -= freed
-        self._place(
-            [_Live(p.fact_id, version, bytes.fromhex(p.sha256), p.rows) for version, p in new],
-            [payload.addresses for _, payload in new],
-            [payload.value for _, payload in new],
-            [payload.scope for _, payload in new],
+        self.place(
+            LiveFact(
+                p.fact_id, version, bytes.fromhex(p.sha256), p.rows, p.addresses, p.value, p.scope
+            )
+            for version, p in new
         )
         self.version = entries[-1][0].version
         self.chain = entries[-1][0].chain
@@ -192,7 +196,7 @@ class BankState:
         )
 
     def _subtracted(self, gone: list[str], old: Mapping[int, Payload]) -> list[Payload]:
-        if self._sums is None:
+        if self.sums is None:
             return []
         payloads = []
         for fact_id in gone:
@@ -205,29 +209,58 @@ class BankState:
             payloads.append(payload)
         return payloads
 
-    def _place(
-        self,
-        facts: Sequence[_Live],
-        addresses: Sequence[np.ndarray],
-        values: Sequence[np.ndarray],
-        scope: Sequence[np.ndarray],
-    ) -> None:
-        """Gives each fact a slot, and the slot its rows and its value, as far as parts are held."""
-        slots = []
+    def place(self, facts: Iterable[LiveFact]) -> None:
+        """Gives each new fact a slot, and the slot its rows and its value where parts are held.
+
+        The sums of a fixed-size bank are not changed.
+        """
+        slots, facts = [], list(facts)
         for fact in facts:
             slot = self._free.pop() if self._free else len(self._ids)
+            slots.append(slot)
             self._ids[slot : slot + 1] = [fact.fact_id]
             self._rows_in[slot : slot + 1] = [fact.rows]
             self._slot[fact.fact_id] = slot
             self.facts[fact.fact_id] = (fact.version, fact.sha256)
             self.row_count += fact.rows
-            slots.append(slot)
+            if self._addresses is not None:
+                self._values[slot : slot + 1] = [fact.value.copy()]
         if self._addresses is not None:
-            for slot, value in zip(slots, values, strict=True):
-                self._values[slot : slot + 1] = [value.copy()]
-            self._addresses.put(slots, addresses)
+            self._addresses.put(slots, [fact.addresses for fact in facts])
         if self._scope is not None:
-            self._scope.put(slots, scope)
+            self._scope.put(slots, [fact.scope for fact in facts])
+
+    def live(self) -> Iterator[LiveFact]:
+        """The live facts in order of fact id."""
+        for fact_id in sorted(self.facts):
+            version, sha256 = self.facts[fact_id]
+            slot = self._slot[fact_id]
+            yield LiveFact(
+                fact_id,
+                version,
+                sha256,
+                self._rows_in[slot],
+                NO_VECTOR if self._addresses is None else self._addresses.rows_of(slot),
+                NO_VECTOR if self._addresses is None else self._values[slot],
+                NO_VECTOR if self._scope is None else self._scope.rows_of(slot),
+            )
+
+    def keep_only(self, parts: Sequence[str]) -> None:
+        """Lets go of the parts that are not named.
+
+        Raises:
+            FailedPrecondition: a named part is not held. The state is unchanged.
+        """
+        if not parts or not set(parts) <= set(self.parts):
+            raise FailedPrecondition(
+                f"this state holds {', '.join(self.parts)}, not {', '.join(parts)}", "PART_NOT_HELD"
+            )
+        self.parts = tuple(part for part in PARTS if part in parts)
+        if "memory" not in parts:
+            self._addresses, self._values, self.sums = None, [], None
+        if "scope" not in parts:
+            self._scope = None
+        self._known.clear()
 
     def read(self, prompt_latents: Any) -> list[ReadOut]:
         """Reads the memory with query latents (Q, D) float32: z = w M each.
@@ -239,17 +272,17 @@ class BankState:
             InvalidArgument: a wrong shape, not finite, or (slots) out of the bank's range.
         """
         config, queries = self.config, np.asarray(prompt_latents)
-        if self._addresses is None and self._sums is None:
+        if "memory" not in self.parts:
             raise FailedPrecondition("this follower holds no memory part", "PART_NOT_HELD")
         if not self.facts:
             raise FailedPrecondition("the bank is empty; write a fact first", "EMPTY_BANK")
-        if self._sums is not None:
+        if not len(queries):
+            return []
+        if self._addresses is None:
             from larimar.sums import addresses_of
 
-            if not len(queries):
-                return []
             w_QK = addresses_of(config, queries, len(queries))
-            return [ReadOut(value, "", 0.0) for value in self._sums.read(w_QK)]
+            return [ReadOut(value, "", 0.0) for value in self.sums.read(w_QK)]
         shape = (len(queries), config.prompt_size)
         fixed = fixed_point("prompt_latents", queries, config.prompt_bits, shape)
         nearest = self._addresses.nearest(fixed.astype(np.int64), self._ids)
@@ -279,14 +312,6 @@ class BankState:
         nearest = self._scope.most_similar(fixed.astype(np.int64), self._ids)
         return [(score, self._ids[slot]) for score, slot in nearest]
 
-    def keep_only(self, parts: Sequence[str]) -> None:
-        """Lets go of the parts that a follower does not serve; digests stay as they were."""
-        if "memory" not in parts:
-            self._addresses = self._values = self._sums = None
-        if "scope" not in parts:
-            self._scope = None
-        self.parts = tuple(part for part in self.parts if part in parts)
-
     def digest(self) -> str:
         """SHA-256, in hex, over the configuration's digest and sorted (fact id, payload SHA-256).
 
@@ -314,54 +339,25 @@ class BankState:
         return self._known["folded"]
 
     def _folded(self) -> Iterator[np.ndarray]:
-        slots = [self._slot[fact_id] for fact_id in sorted(self.facts)]
-        if self._sums is not None:
-            yield self._sums.c_KK.numpy().astype("<i8", copy=False)
-            yield self._sums.b_KC.numpy().astype("<i8", copy=False)
+        if self.sums is not None:
+            yield self.sums.c_KK.numpy().astype("<i8", copy=False)
+            yield self.sums.b_KC.numpy().astype("<i8", copy=False)
+        facts = list(self.live())
         if self._addresses is not None:
-            for slot in slots:
-                yield self._addresses.rows_of(slot)
-                yield np.array(self._rows_in[slot], "<i8")
-                yield self._values[slot]
+            for fact in facts:
+                yield fact.addresses
+                yield np.array(fact.rows, "<i8")
+                yield fact.value
         if self._scope is not None:
-            for slot in slots:
-                yield self._scope.rows_of(slot)
+            for fact in facts:
+                yield fact.scope
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """The whole state for a checkpoint: tensors in order of fact id, and metadata.
 
         Equal states give equal tensors, whatever their history.
         """
-        order = sorted(self.facts)
-        slots = [self._slot[fact_id] for fact_id in order]
-        names = [fact_id.encode() for fact_id in order]
-        hashes = b"".join(self.facts[fact_id][1] for fact_id in order)
-        tensors = {
-            "fact_ids": np.frombuffer(b"".join(names), np.uint8),
-            "fact_id_sizes": np.array([len(name) for name in names], "<i4"),
-            "payload_sha256": np.frombuffer(hashes, np.uint8).reshape(-1, 32),
-            "versions": np.array([self.facts[fact_id][0] for fact_id in order], "<i8"),
-            "rows": np.array([self._rows_in[slot] for slot in slots], "<i4"),
-        }
-        if self._sums is not None:
-            tensors |= {"C": self._sums.c_KK.numpy().copy(), "B": self._sums.b_KC.numpy().copy()}
-        if self._addresses is not None:
-            values = np.array([self._values[slot] for slot in slots], "<i4")
-            tensors["addresses"] = self._addresses.gather(slots)
-            tensors["values"] = values.reshape(len(slots), self.config.value_size)
-        if self._scope is not None:
-            tensors["scope"] = self._scope.gather(slots)
-        metadata = {
-            "format": FORMAT,
-            "config": self.config.to_json(),
-            "parts": ",".join(self.parts),
-            "version": str(self.version),
-            "chain": self.chain,
-            "erase_count": str(self.erase_count),
-            "digest": self.digest(),
-            "folded_sha256": self.folded_sha256(),
-        }
-        return tensors, metadata
+        return saved.save(self)
 
     @classmethod
     def from_tensors(
@@ -370,45 +366,6 @@ class BankState:
         """The state that `to_tensors` saved.
 
         Raises:
-            DataLoss: damaged: it does not fold to the digest and bytes that it was saved with.
+            DataLoss: damaged, or saved in another format.
         """
-        try:
-            state = cls._restored(tensors, metadata)
-            found = (state.digest(), state.folded_sha256())
-            sound = found == (metadata["digest"], metadata["folded_sha256"])
-        except (KeyError, ValueError, IndexError, TypeError, LarimarError) as error:
-            raise DataLoss(f"a checkpoint cannot be read: {error}", "BAD_CHECKPOINT") from error
-        if not sound:
-            raise DataLoss("a checkpoint is not what was saved", "BAD_CHECKPOINT")
-        return state
-
-    @classmethod
-    def _restored(cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> BankState:
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"format {metadata['format']!r} in place of {FORMAT!r}")
-        state = cls(BankConfig.from_json(metadata["config"]), metadata["parts"].split(","))
-        state.version, state.chain = int(metadata["version"]), metadata["chain"]
-        state.erase_count = int(metadata["erase_count"])
-        ends = np.cumsum(tensors["rows"])[:-1]
-        name_ends = np.cumsum(tensors["fact_id_sizes"])[:-1]
-        names = np.split(tensors["fact_ids"], name_ends) if len(tensors["rows"]) else []
-        columns = [
-            [name.tobytes().decode() for name in names],
-            tensors["versions"].tolist(),
-            [row.tobytes() for row in tensors["payload_sha256"]],
-            tensors["rows"].tolist(),
-        ]
-        blocks = {
-            part: np.split(tensors[part], ends)
-            for part in ("addresses", "scope")
-            if part in tensors
-        }
-        state._place(
-            [_Live(*fact) for fact in zip(*columns, strict=True)],
-            blocks.get("addresses"),
-            tensors.get("values"),
-            blocks.get("scope"),
-        )
-        if state._sums is not None:
-            state._sums.load(tensors["C"], tensors["B"])
-        return state
+        return saved.restore(cls, tensors, metadata)

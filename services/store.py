@@ -152,7 +152,7 @@ class EmbeddedStore:
             self._supervisor = None
 
     def restart(self, progress: Callable[[float], None] | None = None) -> None:
-        """Stops and starts the server, without letting go of the directory.
+        """Stops and starts the server; directory and socket path stay ours, also when it fails.
 
         Raises: as start().
         """
@@ -187,16 +187,19 @@ class EmbeddedStore:
         """start() for the supervisor, which must not take back a stop() that has begun."""
         if self.is_alive():
             return
-        binary = self._binary or find_server_binary()
+        binary = find_server_binary(self._binary)
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        first = self._lock_fd is None
         if self._lock_fd is None:
             self._lock_fd = _take_lock(self.data_dir)
         try:
-            self._spawn(binary)
-            self._wait_until_it_answers(progress)
+            process, socket_path = self._spawn(binary, self._lock_fd)
+            self._wait_until_it_answers(process, socket_path, progress)
         except BaseException:
             self._kill()
-            self._release()
+            # A restart that fails keeps the directory and the socket's path: clients hold it.
+            if first:
+                self._release()
             raise
         atexit.register(self.stop)
 
@@ -226,18 +229,19 @@ class EmbeddedStore:
                 else:
                     self.restarts += 1
 
-    def _spawn(self, binary: Path) -> None:
+    def _spawn(self, binary: Path, lock_fd: int) -> tuple[subprocess.Popen[bytes], Path]:
         """Runs the server through the launcher, from the starter thread."""
-        self._clear_socket()
-        self._socket_path = _choose_socket_path(self.data_dir)
+        if self._socket_path is None:
+            self._clear_socket()
+            self._socket_path = _choose_socket_path(self.data_dir)
+        socket_path = self._socket_path
         if self.log_path.exists() and self.log_path.stat().st_size > MAX_LOG_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
         if self._starter is None:
             self._starter = Starter()
-        command = server_command(binary, self.data_dir, self._socket_path)
-        lock_fd = self._lock_fd
+        command = server_command(binary, self.data_dir, socket_path)
         with open(self.log_path, "ab", opener=_private_opener) as log:
-            self._process = self._starter.call(
+            process = self._process = self._starter.call(
                 lambda: subprocess.Popen(
                     command,
                     cwd=self.data_dir,
@@ -249,23 +253,29 @@ class EmbeddedStore:
                     start_new_session=True,
                 )
             )
-        _write_holder(lock_fd, os.getpid(), self._process.pid)
+        _write_holder(lock_fd, os.getpid(), process.pid)
+        return process, socket_path
 
-    def _wait_until_it_answers(self, progress: Callable[[float], None] | None) -> None:
+    def _wait_until_it_answers(
+        self,
+        process: subprocess.Popen[bytes],
+        socket_path: Path,
+        progress: Callable[[float], None] | None,
+    ) -> None:
         """Returns at the first PONG. Raises FailedPrecondition when the server dies or stalls."""
         deadline, last_fraction = time.monotonic() + START_STALL_S, -1.0
         while time.monotonic() < deadline:
             if self._stopping.is_set():
                 raise self._not_started("it was stopped")
-            if self._process.poll() is not None:
-                raise self._not_started(f"it ended with code {self._process.returncode}")
-            answer = _ask(self._socket_path, b"PING\r\n", timeout_s=2.0)
+            if process.poll() is not None:
+                raise self._not_started(f"it ended with code {process.returncode}")
+            answer = _ask(socket_path, b"PING\r\n", timeout_s=2.0)
             if answer.startswith(b"+PONG"):
                 if progress is not None and last_fraction >= 0:
                     progress(1.0)
                 return
             if answer.startswith(b"-LOADING"):
-                fraction = _loaded_fraction(self._socket_path)
+                fraction = _loaded_fraction(socket_path)
                 if fraction > last_fraction:
                     deadline, last_fraction = time.monotonic() + START_STALL_S, fraction
                     if progress is not None:

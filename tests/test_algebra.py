@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden import golden_arrays
 
 from larimar import algebra
+from tests.golden import golden_arrays
 
 PRIOR_VARIANCE = 1 + 1e-6
 """The reference's prior variance of each slot: exp(0) plus its epsilon."""
@@ -142,7 +142,7 @@ def test_a_pseudo_inverse_without_rtol_inverts_rounding_noise():
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])
 def test_equations_2_to_4_are_the_reference_s_kalman_path(small, noise):
-    """Its posterior covariance U is noise^2 C^{-1}, from C_0 = noise^2 times the prior precision."""
+    """Its covariance U is noise^2 C^{-1}, from C_0 = noise^2 times the prior precision."""
     z = episodes(small["small_Z"])
     memory = small["small_M0"].expand(2, 8, 12)
     precision = (noise**2 / PRIOR_VARIANCE * torch.eye(8).double()).expand(2, 8, 8)
@@ -261,13 +261,15 @@ def whole(shape: tuple[int, ...], limit: int, seed: int) -> torch.Tensor:
 
 
 def test_exact_sums_are_integer_sums_at_the_extremes():
-    limit = algebra.FIXED_LIMIT
-    rows = 2 * algebra.EXACT_ROWS + 3
+    """Odd sums past 2^53, which no float64 holds: chunks of rows must be added as integers."""
+    limit = algebra.FIXED_LIMIT - 1
+    rows = 24_577
     a = torch.full((rows, 2), limit)
     a[:, 1] *= -1
     v = torch.full((rows, 1), limit)
     c, b = algebra.exact_sums(a, v)
     total = rows * limit * limit
+    assert total % 2 == 1 and total > 2**54
     assert c.tolist() == [[total, -total], [-total, total]]
     assert b.tolist() == [[total], [-total]]
     a, v = whole((500, 5), limit, 7), whole((500, 3), limit, 8)
@@ -288,7 +290,7 @@ def test_exact_sums_are_the_same_on_a_gpu():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 16.1, -17.0])
 def test_fixed_point_refuses_and_never_clips(bad):
-    with pytest.raises(ValueError, match="finite|at most 16.0"):
+    with pytest.raises(ValueError, match=r"finite|at most 16\.0"):
         algebra.to_fixed(torch.tensor([0.5, bad]), 16)
 
 

@@ -12,13 +12,13 @@ import time
 
 import grpc
 import pytest
+from gateway_double import DoubleServer, GatewayDouble, store_down
 
 import larimar
 from larimar import calls, errors
 from larimar.aio import AsyncClient
 from larimar.client import Client
 from larimar.results import Answer, Edit, Fact, FailedWrite
-from tests.gateway_double import DoubleServer, GatewayDouble, store_down
 
 
 class Awaited:

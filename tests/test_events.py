@@ -31,6 +31,7 @@ from larimar.memory import (
     request_hmac,
     salted_sha256,
 )
+from tests.golden import ROOT
 
 SMALL = BankConfig(prompt_size=3, value_size=2, scope_size=2)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -59,10 +60,10 @@ def test_a_configuration_s_digest_is_stable_and_names_every_field():
     assert SMALL.digest == digest
     assert json.loads(SMALL.to_json()) == dataclasses.asdict(SMALL)
     assert SMALL.to_json() == (
-        '{"addressing":"slots","address_bits":16,"alpha":0.001,"encoder_digest":"",'
+        '{"address_bits":16,"addressing":"slots","alpha":0.001,"encoder_digest":"",'
         '"prompt_bits":16,"prompt_size":3,"reference_seed":0,"ridge":0.01,"scope_bits":16,'
         '"scope_digest":"","scope_size":2,"slots":0,"value_bits":16,"value_size":2}'
-    ).replace('"addressing":"slots","address_bits":16', '"address_bits":16,"addressing":"slots"')
+    )
     digests = {digest}
     for field in dataclasses.fields(BankConfig):
         value = getattr(SMALL, field.name)
@@ -72,7 +73,9 @@ def test_a_configuration_s_digest_is_stable_and_names_every_field():
 
 
 def test_a_whole_number_for_a_float_is_the_same_configuration():
-    assert dataclasses.replace(SMALL, alpha=1).digest == dataclasses.replace(SMALL, alpha=1.0).digest
+    assert (
+        dataclasses.replace(SMALL, alpha=1).digest == dataclasses.replace(SMALL, alpha=1.0).digest
+    )
 
 
 def test_a_configuration_survives_json():
@@ -100,7 +103,7 @@ def test_a_configuration_s_json_is_checked(text):
     "changed",
     [
         {"addressing": "hash"},
-        {"addressing": "pinv"},
+        {"slots": 0, "addressing": "pinv"},
         {"addressing": "gaussian", "slots": 4097},
         {"slots": 5},
         {"prompt_size": 0},
@@ -233,6 +236,7 @@ def damaged() -> dict[str, bytes]:
     data = make_payload(SMALL, **fact()).to_bytes()
     size = struct.unpack_from("<I", data, 4)[0]
     header, body = data[8 : 8 + size], data[8 + size :]
+    backwards = dict(reversed(json.loads(header).items()))
 
     def framed(header: bytes, body: bytes = body) -> bytes:
         return b"LRM1" + struct.pack("<I", len(header)) + header + body
@@ -245,9 +249,7 @@ def damaged() -> dict[str, bytes]:
         "cut in a number": data[:-1],
         "longer": data + bytes(4),
         "spaces": framed(header.replace(b",", b", ")),
-        "another order": framed(json.dumps(json.loads(header)[::1] if 0 else {
-            key: json.loads(header)[key] for key in reversed(sorted(json.loads(header)))
-        }, separators=(",", ":")).encode()),
+        "another order": framed(json.dumps(backwards, separators=(",", ":")).encode()),
         "not JSON": framed(b"{"),
         "a list": framed(b"[]"),
         "a missing field": framed(b'{"addresses":[1,3]}'),
@@ -281,8 +283,14 @@ BEYOND = float(np.nextafter(np.float32(16), np.float32(17)))
     [
         ({"prompt_latents": np.full((1, 3), np.nan, np.float32)}, "prompt_latents must be finite"),
         ({"prompt_latents": np.full((1, 3), BEYOND)}, "prompt_latents must be at most 16.0"),
-        ({"prompt_latents": np.zeros((1, 4), np.float32)}, r"prompt_latents must have shape \(1, 3"),
-        ({"prompt_latents": np.zeros((2, 3), np.float32)}, r"prompt_latents must have shape \(1, 3"),
+        (
+            {"prompt_latents": np.zeros((1, 4), np.float32)},
+            r"prompt_latents must have shape \(1, 3",
+        ),
+        (
+            {"prompt_latents": np.zeros((2, 3), np.float32)},
+            r"prompt_latents must have shape \(1, 3",
+        ),
         ({"prompt_latents": "text"}, "prompt_latents must be numbers"),
         ({"value": np.array([0, np.inf], np.float32)}, "value must be finite"),
         ({"value": np.array([0, -BEYOND], np.float32)}, "value must be at most 16.0"),
@@ -319,7 +327,11 @@ def test_rephrasings_are_limited():
 
 
 def test_hand_made_payloads_are_checked():
-    good = {"addresses": np.zeros((1, 3), int), "value": np.zeros(2, int), "scope": np.zeros((1, 2), int)}
+    good = {
+        "addresses": np.zeros((1, 3), int),
+        "value": np.zeros(2, int),
+        "scope": np.zeros((1, 2), int),
+    }
     Payload("f", "p", "a", (), **good)
     for bad in (
         {"addresses": np.zeros((1, 3))},
@@ -362,4 +374,4 @@ def test_importing_the_contracts_and_folding_slots_needs_no_torch():
         "assert s.read(np.ones((1, 2)))[0].fact_id == 'f'\n"
         "assert 'torch' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=ROOT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,8 @@ from typer.core import TyperGroup
 
 from larimar import __version__
 from larimar.cli import banks, children, facts, pipeline
-from larimar.cli.console import emit_error
+from larimar.cli.console import FAILED, INTERRUPTED, USAGE, emit_error
 from larimar.errors import LarimarError
-
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class LarimarGroup(TyperGroup):
@@ -34,6 +33,10 @@ class LarimarGroup(TyperGroup):
         """Runs a command line and leaves with its exit status."""
         given = list(sys.argv[1:] if args is None else args)
         run = super().main
+
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
 
         def work() -> Any:
             _check_unicode(given)

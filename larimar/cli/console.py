@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from larimar.client import Client
 
 DEFAULT_TARGET = "localhost:9000"
+# Exit statuses; 130 is what a shell expects after Ctrl-C.
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 # A pipeline that is up accepts a connection at once; nobody waits longer for a typing error.
 CONNECT_TIMEOUT_S = 2.0
 # Columns of a table that is written to a file or a pipe.
@@ -60,7 +63,9 @@ def console(stderr: bool = False) -> Console:
 def printable(text: str) -> str:
     """The text with its control characters spelled out: a fact must not drive a terminal."""
     return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode()
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) == "Cc" and char not in "\n\t"
+        else char
         for char in text
     )
 

@@ -32,9 +32,9 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command(
         epilog="Example: larimar write 'The capital of Velmora is' Tarsin --rephrase "
-        "\"Velmora's capital city is\"; larimar write --file facts.jsonl"
+        '"Velmora\'s capital city is"; larimar write --file facts.jsonl'
     )(write)
-    app.command(epilog="Example: larimar ask \"Velmora's capital city is\"")(ask)
+    app.command(epilog='Example: larimar ask "Velmora\'s capital city is"')(ask)
     app.command(epilog="Example: larimar score 'The capital of Velmora is' ' Tarsin' ' Paris'")(
         score
     )
@@ -73,15 +73,15 @@ def source_line(source: Answer | Score) -> str:
 
 
 def write(
-    prompt: Annotated[str | None, typer.Argument(help="What the fact is about.")] = None,
-    answer: Annotated[str | None, typer.Argument(help="How the prompt goes on.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What the fact is about.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Argument(metavar="ANSWER", help="How the prompt goes on.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            allow_dash=True,
             help="JSON lines with prompt, answer, id?, rephrasings?, event_id?; - is stdin.",
         ),
     ] = None,
@@ -103,7 +103,11 @@ def write(
     one = [name for name in (prompt, answer) if name is not None]
     if file is not None:
         if one or fact_id or rephrase or event_id:
-            raise typer.BadParameter("takes the place of PROMPT, ANSWER and their options", param_hint="--file")
+            raise typer.BadParameter(
+                "takes the place of PROMPT, ANSWER and their options", param_hint="--file"
+            )
+        if str(file) != "-" and (file.is_dir() or not file.exists()):
+            raise typer.BadParameter(f"there is no file {file}", param_hint="--file")
         with connect(target, timeout) as client:
             write_file(client, file, bank, as_json)
         return
@@ -126,7 +130,9 @@ def write(
 
 
 def ask(
-    prompt: Annotated[str, typer.Argument(help="The beginning that is continued.")],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The beginning that is continued.")
+    ],
     no_memory: Annotated[
         bool, typer.Option("--no-memory", help="Answer with the plain decoder.")
     ] = False,
@@ -166,8 +172,10 @@ def ask(
 
 
 def score(
-    prompt: Annotated[str, typer.Argument(help="The beginning.")],
-    candidates: Annotated[list[str], typer.Argument(help="Ways it could go on.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The beginning.")],
+    candidates: Annotated[
+        list[str], typer.Argument(metavar="CANDIDATE", help="Ways it could go on.")
+    ],
     no_memory: Annotated[
         bool, typer.Option("--no-memory", help="Score with the plain decoder.")
     ] = False,
@@ -198,7 +206,12 @@ def score(
     print_table(
         ("candidate", "log probability", "a token", "tokens"),
         [
-            (one.candidate, f"{one.logprob:.3f}", f"{one.mean_logprob:.3f}", len(one.token_logprobs))
+            (
+                one.candidate,
+                f"{one.logprob:.3f}",
+                f"{one.mean_logprob:.3f}",
+                len(one.token_logprobs),
+            )
             for one in sorted(result.candidates, key=lambda one: -one.mean_logprob)
         ],
     )
@@ -206,7 +219,7 @@ def score(
 
 
 def forget(
-    fact_id: Annotated[str, typer.Argument(help="The fact.")],
+    fact_id: Annotated[str, typer.Argument(metavar="FACT_ID", help="The fact.")],
     event_id: Annotated[
         str | None, typer.Option(help="Idempotency key; made when not given.")
     ] = None,

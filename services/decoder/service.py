@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from larimar.checkpoint import ModelFolder
-from larimar.decoder import Decoder, Sampling
+from larimar.decoder import BUCKET_ROWS, BUCKET_TOKENS, Decoder, Sampling
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1 import decoder_pb2, decoder_pb2_grpc
 from larimar.wire import bytes_to_vector
@@ -20,8 +20,6 @@ from services.rpc import check_deadline
 
 DEFAULT_MAX_TOKENS = 32
 """Tokens of an answer when the caller does not say."""
-MAX_BATCH_ROWS = 16
-"""Prompts decoded together."""
 MAX_QUEUE = 128
 """Requests that may wait."""
 MAX_CANDIDATES = 64
@@ -45,14 +43,21 @@ class _Stream:
 
 
 class DecoderService(decoder_pb2_grpc.DecoderServicer):
-    """Implements larimar.v1.Decoder. Rows with and without a latent have queues of their own."""
+    """Implements larimar.v1.Decoder.
+
+    Rows with and without a latent, and prompts of different padded lengths, have queues of
+    their own: what shares a batch has one shape.
+    """
 
     def __init__(self, folder: ModelFolder, decoder: Decoder) -> None:
         self._folder = folder
         self._decoder = decoder
         executor = ThreadPoolExecutor(1, "decoder")
-        self._plain = Batcher(self._run_streams, executor, MAX_BATCH_ROWS, MAX_QUEUE)
-        self._conditioned = Batcher(self._run_streams, executor, MAX_BATCH_ROWS, MAX_QUEUE)
+        self._queues = {
+            (conditioned, tokens): Batcher(self._run_streams, executor, BUCKET_ROWS, MAX_QUEUE)
+            for conditioned in (False, True)
+            for tokens in BUCKET_TOKENS
+        }
         self._scores = Batcher(self._run_scores, executor, 1, MAX_QUEUE)
 
     async def Generate(self, request, grpc_context) -> AsyncIterator:
@@ -60,12 +65,10 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
         check_deadline(request)
         sampling = self._sampling(request.sampling)
         self._decoder.check(sampling)
-        self._decoder.tokenize(request.prompt)
+        bucket = self._decoder.bucket(request.prompt)
         stream = _Stream(request, request.prompt, sampling, self._latent(request.latent))
-        batcher = self._plain if stream.latent is None else self._conditioned
-        done = asyncio.create_task(
-            batcher.submit(stream, 1, request.context.deadline_unix_s)
-        )
+        queue = self._queues[stream.latent is not None, bucket]
+        done = asyncio.create_task(queue.submit(stream, 1, request.context.deadline_unix_s))
         done.add_done_callback(lambda task: stream.queue.put_nowait(task))
         while True:
             item = await stream.queue.get()

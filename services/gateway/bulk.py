@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from larimar.defaults import DEFAULT_BANK
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2
-from services.gateway.requests import DEFAULT_BANK, prepared_write, write_result
+from services.gateway.requests import prepared_write, write_result
 from services.limits import check_bank_name
 
 BATCH_FACTS = 128

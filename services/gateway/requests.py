@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 
+from larimar.defaults import default_fact_id
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2
 from services.limits import MAX_REPHRASINGS, check_id, check_text
-
-DEFAULT_BANK = "default"
-"""The bank of a request that names none; it is made when it is first used."""
 
 
 def prepared_write(request: larimar_pb2.WriteRequest) -> memory_pb2.AppendItem:
@@ -32,11 +29,6 @@ def prepared_write(request: larimar_pb2.WriteRequest) -> memory_pb2.AppendItem:
         answer=request.answer,
         rephrasings=request.rephrasings,
     )
-
-
-def default_fact_id(prompt: str) -> str:
-    """The fact id of a prompt that comes without one: a truncated SHA-256 of it."""
-    return hashlib.sha256(prompt.strip().encode()).hexdigest()[:24]
 
 
 def write_result(bank: str, item, result) -> larimar_pb2.WriteManyResponse:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from larimar import __version__
+from larimar.defaults import DEFAULT_BANK, bank_config
 from larimar.errors import FailedPrecondition, InvalidArgument, NotFound, from_code
 from larimar.v1 import (
     common_pb2,
@@ -20,9 +21,9 @@ from larimar.v1 import (
     memory_pb2,
     scope_pb2,
 )
-from larimar.wire import addressing_name
+from larimar.wire import addressing_name, config_to_proto
 from services.gateway.bulk import BulkWriter
-from services.gateway.requests import DEFAULT_BANK, prepared_write
+from services.gateway.requests import prepared_write
 from services.limits import (
     MAX_CANDIDATES,
     check_bank_name,
@@ -31,8 +32,6 @@ from services.limits import (
 )
 from services.rpc import domain_error, retried
 
-DEFAULT_SLOTS = 512
-"""K of a pinv or gaussian bank that does not say."""
 DEFAULT_DEADLINE_S = 30.0
 """Time of a call whose caller set no deadline."""
 REPLAY_DEADLINE_S = 3600.0
@@ -41,10 +40,6 @@ STATUS_WAIT_S = 3.0
 """Time after which a service that does not answer is called not ready."""
 MAX_RESCOPES = 3
 """Times scope is asked again because the bank moved on between scope and memory."""
-RIDGE = 1e-3
-ALPHA = 1e-3
-REFERENCE_SEED = 0
-ADDRESS_BITS = 16
 
 
 class GatewayService(larimar_pb2_grpc.LarimarServicer):
@@ -109,10 +104,13 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
             prompt=request.prompt, latent=latent, sampling=request.sampling, context=context
         )
         async with asyncio.timeout_at(_loop_time(context)):
+            blank = True
             async for reply in self._decoder.Generate(call):
                 last = bool(reply.finish_reason)
+                text = reply.text.lstrip() if blank else reply.text
+                blank = blank and not text
                 yield larimar_pb2.AskResponse(
-                    text=reply.text,
+                    text=text,
                     finish_reason=reply.finish_reason,
                     tokens=reply.tokens,
                     provenance=provenance if last else None,
@@ -402,30 +400,21 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
 
     async def _make_bank(self, bank: str, addressing: int, slots: int, context) -> bool:
         encoder, scope = await self._models(context)
-        name = addressing_name(addressing)
-        if name == "slots" and slots:
-            raise InvalidArgument(
-                "a slots bank grows with its facts: give slots only with pinv or gaussian",
-                "BAD_SLOTS",
-            )
-        config = common_pb2.BankConfig(
-            bank=bank,
-            addressing=addressing,
-            slots=0 if name == "slots" else slots or DEFAULT_SLOTS,
+        config = bank_config(
+            addressing_name(addressing),
+            slots,
             prompt_size=encoder.prompt_size,
             value_size=encoder.value_size,
             scope_size=scope.scope_size,
             prompt_bits=encoder.prompt_bits,
-            address_bits=ADDRESS_BITS,
             value_bits=encoder.value_bits,
             scope_bits=scope.scope_bits,
-            ridge=RIDGE,
-            alpha=ALPHA,
-            reference_seed=REFERENCE_SEED,
             encoder_digest=encoder.encoder_digest,
             scope_digest=scope.scope_digest,
         )
-        call = memory_pb2.MakeBankRequest(config=config, context=context)
+        call = memory_pb2.MakeBankRequest(
+            config=config_to_proto(bank, config), context=context
+        )
         made = await self._call(lambda: self._memory.MakeBank(call), context)
         return made.created
 

@@ -1,0 +1,69 @@
+"""Commands that hand over to another program: train, eval and bench of the checkout; the demo."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from larimar.cli.processes import checkout_environment, checkout_root
+
+# All that follows the command's name is the other program's, its --help too.
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds train, eval and bench."""
+    add = app.command
+    settings = {**_PASS_ON, "allow_interspersed_args": False}
+    add(context_settings=settings, epilog="Example: larimar train small --help")(train)
+    add(
+        name="eval",
+        context_settings=settings,
+        epilog="Example: larimar eval counterfact --data counterfact.json --limit 100",
+    )(evaluate)
+    add(context_settings=settings, epilog="Example: larimar bench --help")(bench)
+
+
+def register_demo(app: typer.Typer) -> None:
+    """Adds the demo, whose options are read when it is wanted."""
+    settings = {**_PASS_ON, "help_option_names": []}
+    app.command(context_settings=settings, epilog="Example: larimar demo")(demo)
+
+
+def train(context: typer.Context) -> None:
+    """Trains a model by a recipe. Needs a checkout; --json and all else go to the recipe."""
+    _become("training", context)
+
+
+def evaluate(context: typer.Context) -> None:
+    """Runs an evaluation of the paper. Needs a checkout; --json and all else go to it."""
+    _become("evaluation", context)
+
+
+def bench(context: typer.Context) -> None:
+    """Runs a benchmark. Needs a checkout; --json and all else go to it."""
+    _become("benchmarks", context)
+
+
+def demo(context: typer.Context) -> None:
+    """A guided tour on real input: write, ask, forget, replay."""
+    from larimar.cli.demo import demo as tour
+
+    app = typer.Typer(add_completion=False)
+    app.command(name="demo", epilog="Example: larimar demo")(tour)
+    command = typer.main.get_command(app)
+    status = command.main(context.args, "larimar demo", standalone_mode=False)
+    if isinstance(status, int) and status:
+        raise typer.Exit(status)
+
+
+def _become(module: str, context: typer.Context) -> None:
+    """Replaces this process, so that signals and exit status are the other program's own.
+
+    It keeps the caller's working directory: relative paths mean what the caller meant.
+    """
+    environment = {**checkout_environment(checkout_root()), "PYTHONSAFEPATH": "1"}
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", module, *context.args], environment)
