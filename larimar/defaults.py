@@ -11,7 +11,7 @@ DEFAULT_BANK = "default"
 """The bank of a request that names none; it is made when it is first used."""
 DEFAULT_SLOTS = 512
 """K of a pinv or gaussian bank that does not say."""
-RIDGE = 1e-3
+RIDGE = 1e-2
 """Ridge of the solve, relative to trace(C) / K."""
 ALPHA = 1e-3
 """Width of equations 7-8, relative to the nearest squared distance."""

@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it fails, and the processes it starts."""
+"""The command line: what it prints, and how it fails."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
+from command_line import command, environment, free_port, on_a_terminal
 from gateway_double import DoubleServer, GatewayDouble
 from typer.testing import CliRunner
 
 from larimar.cli import app
 from larimar.errors import FailedPrecondition
 
-ROOT = Path(__file__).resolve().parent.parent
 COLOUR = "\x1b["
 
 
@@ -91,7 +90,7 @@ def test_the_commands_are_these():
     ]
 
 
-@pytest.mark.parametrize("path", [p for p in COMMANDS if p != ("demo",)], ids=" ".join)
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_help_has_an_example_and_json(path):
     result = CliRunner().invoke(app, [*path, "--help"])
     assert result.exit_code == 0
