@@ -4,7 +4,7 @@ BIN := .venv/bin
 DATA_DIR ?= .larimar
 PORT ?= 9000
 
-.PHONY: help setup run test check up down protos bench clean
+.PHONY: help setup run test check up down protos bench chaos clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,3 +41,6 @@ bench: setup ## run every benchmark, JSON to out/
 
 clean: ## remove .venv and caches (not the data directory)
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis out
+
+chaos: setup ## many SIGKILL rounds, minutes to hours: make chaos ROUNDS=100
+	LARIMAR_CHAOS_ROUNDS=$(or $(ROUNDS),30) $(BIN)/python -m pytest -s tests/test_faults.py

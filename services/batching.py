@@ -86,7 +86,7 @@ class Batcher:
             items = [waiting.item for waiting in batch]
             try:
                 answers = await loop.run_in_executor(self._executor, self._run, items)
-            except Exception as error:  # noqa: BLE001 - whatever it was belongs to the callers
+            except Exception as error:
                 answers = [error] * len(batch)
             for waiting, answer in zip(batch, answers, strict=True):
                 if waiting.answer.done():

@@ -41,9 +41,7 @@ def build_scope(settings: Settings) -> Any:
     config = ModelFolder.open(settings.model).config
     embedder = SentenceEmbedder(config.scope.package, serving_dtype())
     follower = Follower(_log(settings), ("scope",), settings.state_budget_mb * 2**20)
-    return ScopeService(
-        embedder, follower, config.scope.threshold, config.fixed_point.scope_bits
-    )
+    return ScopeService(embedder, follower, config.scope.threshold, config.fixed_point.scope_bits)
 
 
 def build_memory(settings: Settings) -> Any:

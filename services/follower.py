@@ -162,7 +162,7 @@ class Follower:
                 await self.fold_tail(state, tenant, bank)
             except Unavailable:
                 raise
-            except Exception as error:  # noqa: BLE001 - damaged bytes may break any parser
+            except Exception as error:
                 log.warning("checkpoint %d of bank %s is skipped: %s", version, bank, error)
                 continue
             held.checkpoint_version = version

@@ -57,9 +57,7 @@ class Pipeline:
         if use_ray:
             self._groups = [[_Held("ray", ("services.app",), public)]]
         else:
-            behind = [
-                _Held(name, ("services.run", name), "127.0.0.1:0") for name in SERVICES
-            ]
+            behind = [_Held(name, ("services.run", name), "127.0.0.1:0") for name in SERVICES]
             self._groups = [behind, [_Held("gateway", ("services.run", "gateway"), public)]]
 
     def start(self) -> None:

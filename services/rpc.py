@@ -64,7 +64,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     async for reply in inner(request, context):
                         yield reply
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+                except (Exception, asyncio.CancelledError) as error:
                     await _abort(context, error)
 
             make = (
@@ -79,7 +79,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         async def single(request, context):
             try:
                 return await inner(request, context)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
+            except (Exception, asyncio.CancelledError) as error:
                 await _abort(context, error)
 
         make = (

@@ -52,9 +52,7 @@ def main() -> int:
     job = json.loads(sys.stdin.readline())
     try:
         asyncio.run(
-            serve(
-                sys.argv[1], Settings.from_json(job["settings"]), job["address"], job["peers"]
-            )
+            serve(sys.argv[1], Settings.from_json(job["settings"]), job["address"], job["peers"])
         )
     except LarimarError as error:
         print(f"error: {sys.argv[1]}: {error.message}", file=sys.stderr)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -304,6 +305,12 @@ def test_connect_async_may_be_awaited(server):
             await client.close()
 
     assert asyncio.run(ask()) == " Tarsin"
+
+
+def test_threads_may_share_a_client(server):
+    with larimar.connect(server.target) as client, ThreadPoolExecutor(8) as threads:
+        edits = list(threads.map(lambda n: client.write(f"p{n}", "a"), range(40)))
+    assert sorted(edit.version for edit in edits) == list(range(1, 41))
 
 
 def test_connect_gives_a_context_manager(server):

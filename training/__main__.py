@@ -18,7 +18,9 @@ def main() -> int:
     """Runs a recipe, from the start or from where it stopped."""
     parser = argparse.ArgumentParser(prog="larimar train", description=__doc__)
     parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument("--corpus", type=Path, required=True, help="folder of train_*.txt.xz, val.txt")
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="folder of train_*.txt.xz, val.txt"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--steps", type=int, help="optimizer steps, when not the recipe's")
     parser.add_argument("--sentences", type=int, help="sentences to read, when not the recipe's")

