@@ -20,7 +20,6 @@ from larimar.cli.console import emit, emit_error, note, print_table, say
 from larimar.cli.processes import checkout_root
 from larimar.errors import LarimarError
 
-NAMES = ("bulk", "ask", "replay", "decode")
 QUIET_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -52,6 +51,9 @@ class Name(StrEnum):
     replay = "replay"
     decode = "decode"
     all = "all"
+
+
+NAMES = tuple(name.value for name in Name if name is not Name.all)
 
 
 def main(
@@ -137,6 +139,11 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+def shown(number: float) -> str:
+    """A number in three or four digits, or all before its point."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
 def show(document: dict[str, Any]) -> None:
     """The tables of a result, for people."""
     results = document["results"]
@@ -144,7 +151,7 @@ def show(document: dict[str, Any]) -> None:
     print_table(
         ("measured", "min", "median", "max", "unit"),
         [
-            (what, *(f"{one[key]:,.4g}" for key in ("min", "median", "max")), one["unit"])
+            (what, *(shown(one[key]) for key in ("min", "median", "max")), one["unit"])
             for what, one in results["measured"].items()
         ],
         title=f"{document['name']}: {setting}",

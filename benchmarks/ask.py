@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 import larimar
-from benchmarks.measure import THREADS, Aim, Report, ratio_of_medians, spread, turned
+from benchmarks.measure import Aim, Report, prepare_process, ratio_of_medians, spread, turned
 from benchmarks.texts import UNRELATED, made_up_facts
 from larimar.cli.demo import own_pipeline
 from larimar.cli.processes import checkout_root
@@ -63,7 +61,7 @@ def run(quick: bool, use_ray: bool, told: Callable[[str], None]) -> Report:
 
 def loaded(facts: Sequence[dict[str, str]]) -> Any:
     """The model of the checkout in this process, with the facts written."""
-    torch.set_num_threads(THREADS)
+    prepare_process()
     model = larimar.load(checkout_root() / "models" / "larimar-small")
     for fact in facts:
         model.write(fact["prompt"], fact["answer"])

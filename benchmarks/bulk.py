@@ -6,10 +6,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 import larimar
-from benchmarks.measure import THREADS, Aim, Report, in_turns, ratio_of_medians, seconds_of
+from benchmarks.measure import Aim, Report, in_turns, prepare_process, ratio_of_medians, seconds_of
 from benchmarks.texts import made_up_facts
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.cli.demo import own_pipeline
@@ -60,7 +58,7 @@ def run(quick: bool, use_ray: bool, told: Callable[[str], None]) -> Report:
 
 def models() -> tuple[Encoder, SentenceEmbedder]:
     """Encoder and sentence embedder as their services load them."""
-    torch.set_num_threads(THREADS)
+    prepare_process()
     folder = ModelFolder.open(checkout_root() / "models" / "larimar-small")
     dtype = serving_dtype()
     return folder.encoder(dtype), SentenceEmbedder(folder.config.scope.package, dtype)

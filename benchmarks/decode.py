@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.measure import THREADS, Aim, Report, in_turns, ratio_of_medians
+from benchmarks.measure import Aim, Report, in_turns, prepare_process, ratio_of_medians
 from benchmarks.texts import made_up_facts
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.cli.processes import checkout_root
@@ -52,7 +52,7 @@ def prepared() -> tuple[Decoder, list[str], torch.Tensor]:
     Raises:
         LarimarError: no padded length has enough prompts.
     """
-    torch.set_num_threads(THREADS)
+    prepare_process()
     folder = ModelFolder.open(checkout_root() / "models" / "larimar-small")
     dtype = serving_dtype()
     decoder = folder.decoder(dtype)

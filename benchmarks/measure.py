@@ -64,6 +64,15 @@ class Report:
         }
 
 
+def prepare_process() -> None:
+    """Sets this process up as a service's: its tensor threads; and quiet while weights load."""
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(THREADS)
+    logging.disable_progress_bar()
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Least, median and greatest of a number's measurements, and how many there were.
 

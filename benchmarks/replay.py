@@ -17,10 +17,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-import torch
 
 import larimar
-from benchmarks.measure import THREADS, Report, in_turns, ratio_of_medians
+from benchmarks.measure import Report, in_turns, prepare_process, ratio_of_medians
 from larimar.calls import MAX_MESSAGE_BYTES
 from larimar.cli import processes
 from larimar.cli.demo import own_pipeline
@@ -48,12 +47,11 @@ _MEMORY_PORT = re.compile(r"^memory listens on port (\d+)", re.MULTILINE)
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One synthetic event; the vectors of a forget are empty."""
+    """One synthetic event: a write with its vectors, or without them a forget."""
 
     fact_id: str
-    prompt_latent_D: np.ndarray | None = None
-    value_C: np.ndarray | None = None
-    scope_S: np.ndarray | None = None
+    vectors: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    """Prompt latent (D,), value (C,) and sentence embedding (S,), float32."""
 
 
 def run(quick: bool, use_ray: bool, told: Callable[[str], None]) -> Report:
@@ -64,7 +62,7 @@ def run(quick: bool, use_ray: bool, told: Callable[[str], None]) -> Report:
     Raises:
         LarimarError: the two sides did not fold to the same digest.
     """
-    torch.set_num_threads(THREADS)
+    prepare_process()
     events, rounds = (QUICK_EVENTS, QUICK_ROUNDS) if quick else (EVENTS, ROUNDS)
     report = Report({"events": events, "forget_every": FORGET_EVERY, "rounds": rounds})
     with (
@@ -156,7 +154,8 @@ def synthetic_steps(config: BankConfig, events: int, seed: int = 0) -> Iterator[
             yield Step(f"fact-{tens * FORGET_EVERY + one}")
         else:
             sizes = (config.prompt_size, config.value_size, config.scope_size)
-            yield Step(f"fact-{number}", *map(vector, sizes))
+            latent_D, value_C, scope_S = map(vector, sizes)
+            yield Step(f"fact-{number}", (latent_D, value_C, scope_S))
 
 
 def append(memory: Any, bank: str, config: BankConfig, steps: Sequence[Step]) -> None:
@@ -186,12 +185,13 @@ def _item(number: int, step: Step) -> memory_pb2.AppendItem:
     item = memory_pb2.AppendItem(
         kind=common_pb2.EVENT_KIND_FORGET, event_id=f"event-{number}", fact_id=step.fact_id
     )
-    if step.value_C is not None:
+    if step.vectors is not None:
+        latent_D, value_C, scope_S = step.vectors
         item.kind = common_pb2.EVENT_KIND_WRITE
         item.prompt, item.answer = _texts(step)
-        item.prompt_latents.append(vector_to_bytes(step.prompt_latent_D))
-        item.value = vector_to_bytes(step.value_C)
-        item.scope_vectors.append(vector_to_bytes(step.scope_S))
+        item.prompt_latents.append(vector_to_bytes(latent_D))
+        item.value = vector_to_bytes(value_C)
+        item.scope_vectors.append(vector_to_bytes(scope_S))
     return item
 
 
@@ -204,15 +204,10 @@ def payload_log(config: BankConfig, steps: Sequence[Step]) -> list[tuple[Event, 
     log = []
     for version, step in enumerate(steps, start=1):
         kind, sha256, data = Kind.FORGET, "", b""
-        if step.value_C is not None:
+        if step.vectors is not None:
+            latent_D, value_C, scope_S = step.vectors
             payload = make_payload(
-                config,
-                step.fact_id,
-                *_texts(step),
-                (),
-                step.prompt_latent_D[None],
-                step.value_C,
-                step.scope_S[None],
+                config, step.fact_id, *_texts(step), (), latent_D[None], value_C, scope_S[None]
             )
             kind, sha256, data = Kind.WRITE, payload.sha256, payload.to_bytes()
         log.append((Event(version, kind, step.fact_id, f"event-{version}", 0, sha256, ""), data))

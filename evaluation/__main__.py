@@ -65,6 +65,10 @@ class InProcess:
         """The greedy continuation."""
         return self._model.ask(prompt, max_tokens=max_tokens, memory=self._memory)
 
+    def ask_many(self, prompts: Sequence[str], max_tokens: int) -> Sequence[protocol.Generated]:
+        """Greedy continuations, decoded together."""
+        return self._model.ask_many(prompts, max_tokens=max_tokens, memory=self._memory)
+
 
 class Remote:
     """A bank of a running pipeline as a system; with ``memory=False`` its plain decoder."""

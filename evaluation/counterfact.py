@@ -163,9 +163,12 @@ def fact_id(record: EditRecord) -> str:
 def observe(model: Base, record: EditRecord, max_tokens: int = MAX_TOKENS) -> Observation:
     """Asks a model every prompt of a record. Candidates are a space and the target."""
 
-    def probe(prompt: str, true: str = record.target_true, generate: bool = True) -> Probe:
+    generated = [record.prompt, *record.paraphrases, *record.neighbors]
+    answers = dict(zip(generated, asked(model, generated, max_tokens), strict=True))
+
+    def probe(prompt: str, true: str = record.target_true) -> Probe:
         scores = model.score(prompt, [f" {record.target_new}", f" {true}"])
-        answer = model.ask(prompt, max_tokens) if generate else None
+        answer = answers.get(prompt)
         return Probe(
             new=scores[0],
             true=scores[1],
@@ -178,9 +181,17 @@ def observe(model: Base, record: EditRecord, max_tokens: int = MAX_TOKENS) -> Ob
     return Observation(
         edit=probe(record.prompt),
         paraphrases=tuple(probe(prompt) for prompt in record.paraphrases),
-        paraphrases_raw=tuple(probe(prompt, generate=False) for prompt in record.paraphrases_raw),
+        paraphrases_raw=tuple(probe(prompt) for prompt in record.paraphrases_raw),
         neighbors=tuple(probe(prompt, true) for prompt, true in neighbors),
     )
+
+
+def asked(model: Base, prompts: Sequence[str], max_tokens: int) -> Sequence[Generated]:
+    """Greedy continuations; in batches where the model has an `ask_many`."""
+    many = getattr(model, "ask_many", None)
+    if many is not None:
+        return many(prompts, max_tokens)
+    return [model.ask(prompt, max_tokens) for prompt in prompts]
 
 
 def record_metrics(ours: Observation, plain: Observation) -> dict[str, float | None]:

@@ -74,6 +74,7 @@ class Budget:
         self.timeout_s = timeout_s
         self._ends = time.monotonic() + timeout_s
         self._pause_s = FIRST_PAUSE_S
+        self._met: Unavailable | None = None
 
     def remaining_s(self) -> float:
         """Seconds until the deadline, never below 0."""
@@ -86,9 +87,17 @@ class Budget:
         """
         if not isinstance(error, Unavailable):
             return None
+        self._met = error
         pause = self._pause_s * random.uniform(0.5, 1.0)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         return pause if pause < self.remaining_s() else None
+
+    def outcome(self, error: LarimarError) -> LarimarError:
+        """What to raise for the last attempt's error.
+
+        A deadline that passes after UNAVAILABLE passed because of it, and that says more.
+        """
+        return self._met if self._met and isinstance(error, DeadlineExceeded) else error
 
 
 def unreachable(target: str) -> Unavailable:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from larimar.checkpoint import ModelFolder, serving_dtype
-from larimar.decoder import Sampling
+from larimar.decoder import BUCKET_ROWS, Sampling
 from larimar.defaults import bank_config, default_fact_id
 from larimar.encoder import Text
 from larimar.errors import InvalidArgument, NotFound
@@ -140,14 +140,17 @@ class Model:
             InvalidArgument: an empty or too long prompt, or bad sampling settings.
         """
         sampling = Sampling(max_tokens, temperature, top_p, seed, tuple(stop))
-        z_1C, in_scope, score, fact_id = self.recollect(prompt, memory)
-        text, reason, tokens = "", "", 0
-        for (piece,) in self.decoder.generate([prompt], [sampling], z_1C):
-            text += piece.text
-            reason, tokens = piece.finish_reason or reason, piece.tokens or tokens
-        return Answer(
-            text.lstrip(), in_scope, score, fact_id, self.state.version, BANK, reason, tokens
-        )
+        return self._answers([prompt], sampling, memory)[0]
+
+    def ask_many(
+        self, prompts: Sequence[str], max_tokens: int = 32, *, memory: bool = True
+    ) -> list[Answer]:
+        """Greedy answers to many prompts, decoded in batches; each is what `ask` would give.
+
+        Raises:
+            InvalidArgument: as `ask`.
+        """
+        return self._answers(prompts, Sampling(max_tokens), memory)
 
     def score(self, prompt: str, candidates: Sequence[str], *, memory: bool = True) -> Score:
         """Log probabilities of candidate answers, with the same scope and memory as `ask`.
@@ -165,7 +168,7 @@ class Model:
             in_scope,
             score,
             fact_id,
-            self.state.version,
+            self.state.version if memory else 0,
             BANK,
         )
 
@@ -242,6 +245,31 @@ class Model:
         self.state = state
         self._payloads = dict(zip(names, payloads, strict=True))
         self._forgotten = set()
+
+    def _answers(self, prompts: Sequence[str], sampling: Sampling, memory: bool) -> list[Answer]:
+        found = [self.recollect(prompt, memory) for prompt in prompts]
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for place, (prompt, (z_1C, *_)) in enumerate(zip(prompts, found, strict=True)):
+            groups.setdefault((z_1C is not None, self.decoder.bucket(prompt)), []).append(place)
+        texts = [""] * len(prompts)
+        ends = [("", 0)] * len(prompts)
+        for (conditioned, _), members in groups.items():
+            for low in range(0, len(members), BUCKET_ROWS):
+                batch = members[low : low + BUCKET_ROWS]
+                z_BC = torch.cat([found[place][0] for place in batch]) if conditioned else None
+                steps = self.decoder.generate(
+                    [prompts[place] for place in batch], [sampling] * len(batch), z_BC
+                )
+                for pieces in steps:
+                    for place, piece in zip(batch, pieces, strict=True):
+                        texts[place] += piece.text
+                        if piece.finish_reason:
+                            ends[place] = (piece.finish_reason, piece.tokens)
+        version = self.state.version if memory else 0
+        return [
+            Answer(text.lstrip(), in_scope, score, fact_id, version, BANK, *end)
+            for text, (_, in_scope, score, fact_id), end in zip(texts, found, ends, strict=True)
+        ]
 
     def _apply(self, kind: Kind, fact_id: str, payload: Payload | None) -> Edit:
         version = self.state.version + 1

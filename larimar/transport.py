@@ -105,6 +105,7 @@ class Connection(_Terms):
             if group:
                 pause = group.pause_s(error)
                 if pause is None:
+                    error = group.budget.outcome(error)
                     yield from group.give_up(error)
                     raise error
                 time.sleep(pause)
@@ -129,10 +130,10 @@ class Connection(_Terms):
         while True:
             try:
                 return attempt(budget)
-            except Unavailable as error:
+            except LarimarError as error:
                 pause = budget.pause_s(error)
                 if pause is None:
-                    raise
+                    raise budget.outcome(error) from None
             time.sleep(pause)
 
     def _attempt(self, request: AskRequest, budget: calls.Budget) -> Iterator[str | Answer]:
@@ -230,6 +231,7 @@ class AsyncConnection(_Terms):
             if group:
                 pause = group.pause_s(error)
                 if pause is None:
+                    error = group.budget.outcome(error)
                     for unknown in group.give_up(error):
                         yield unknown
                     raise error
@@ -260,10 +262,10 @@ class AsyncConnection(_Terms):
         while True:
             try:
                 return await attempt(budget)
-            except Unavailable as error:
+            except LarimarError as error:
                 pause = budget.pause_s(error)
                 if pause is None:
-                    raise
+                    raise budget.outcome(error) from None
             await asyncio.sleep(pause)
 
     async def _attempt(

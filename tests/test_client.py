@@ -182,6 +182,14 @@ def test_unavailable_for_longer_than_the_deadline_is_raised_with_its_reason(clie
     assert "event id e7" in caught.value.message
 
 
+def test_a_deadline_that_passes_after_unavailable_is_reported_as_that(client, gateway):
+    gateway.faults["Forget"].extend([store_down(), 30])
+    with pytest.raises(errors.Unavailable) as caught:
+        client.forget("f", timeout_s=0.6)
+    assert caught.value.reason == "STORE_DOWN"
+    assert len(gateway.requests["Forget"]) == 2
+
+
 def test_a_call_ends_at_its_deadline_and_says_how_to_retry(client, gateway):
     gateway.faults["Write"].append(30)
     begun = time.monotonic()

@@ -11,7 +11,7 @@ from services.settings import DEFAULT_MODEL
 from tests.congruence import InProcess, conversation
 from tests.pipelines import ServedPipeline, Weights
 
-MEMORIES = [("slots", 0), ("pinv", 64), ("gaussian", 64)]
+MEMORIES = [("slots", 0), ("pinv", 64)]
 
 
 @pytest.fixture(scope="module", params=["objects", "channels"])

@@ -121,9 +121,11 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
         context = self._context(grpc_context)
         bank = _bank(request.bank)
         check_text("prompt", request.prompt)
-        if not 1 <= len(request.candidates) <= MAX_CANDIDATES:
+        if not request.candidates:
+            raise InvalidArgument("give at least one candidate to score", "EMPTY_TEXT")
+        if len(request.candidates) > MAX_CANDIDATES:
             raise InvalidArgument(
-                f"{len(request.candidates)} candidates, give 1 to {MAX_CANDIDATES}",
+                f"{len(request.candidates)} candidates, the limit is {MAX_CANDIDATES}: split the call",
                 "TOO_MANY_ITEMS",
             )
         for candidate in request.candidates:
