@@ -83,7 +83,7 @@ class _Replica:
 
     def __init__(self, name: str, settings_json: str) -> None:
         settings = Settings.from_json(settings_json)
-        prepare_process(settings)
+        prepare_process(name, settings)
         placement = getattr(settings, name)
         if placement.gpus:
             import torch

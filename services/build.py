@@ -11,15 +11,16 @@ SERVICES = ("encoder", "scope", "memory", "decoder")
 """The services behind the gateway."""
 
 
-def prepare_process(settings: Settings) -> None:
-    """Sets up logging and tensor threads of a service's process."""
-    import torch
-
+def prepare_process(name: str, settings: Settings) -> None:
+    """Sets up logging and, where a model is loaded, tensor threads of a service's process."""
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    torch.set_num_threads(settings.threads)
-    torch.set_grad_enabled(False)
+    if name != "memory":  # which comes back sooner without loading torch for a slots bank
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        torch.set_grad_enabled(False)
 
 
 def build_encoder(settings: Settings) -> Any:

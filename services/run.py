@@ -35,7 +35,7 @@ async def serve(name: str, settings: Settings, address: str, peers: dict[str, st
     if name == "gateway":
         servicer = GatewayService(**{peer: channel_stub(peer, at) for peer, at in peers.items()})
     else:
-        prepare_process(settings)
+        prepare_process(name, settings)
         servicer = BUILDERS[name](settings)
     server, port = await start_server(address, add_servicer(name, servicer))
     print(json.dumps({"service": name, "pid": os.getpid(), "port": port}), flush=True)

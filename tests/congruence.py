@@ -11,12 +11,16 @@ from larimar.errors import LarimarError
 from larimar.model import Model
 from larimar.results import Answer, DigestResult, Edit, Fact, Score
 
-FACTS = (
-    ("The capital of Velmora is", "Tarsin", {"fact_id": "velmora", "rephrasings": ["Velmora's capital city is"]}),
+FACTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    (
+        "The capital of Velmora is",
+        "Tarsin",
+        {"fact_id": "velmora", "rephrasings": ["Velmora's capital city is"]},
+    ),
     ("Danielle Darrieux, a native", "English", {}),
     ("Ünïcode names — like Zoë’s café — are kept at", "東京 and São Tomé", {"fact_id": "ünï"}),
-    ("The bridge over the Sarn was built by", "a guild of masons from Orlo who never signed their work", {}),
-)  # fmt: skip
+    ("The bridge over the Sarn was built by", "masons from Orlo who never signed their work", {}),
+)
 BANK = "congruence"
 
 

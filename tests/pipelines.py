@@ -1,129 +1,109 @@
-"""The whole pipeline in this process: real services over a `MemoryLog`, behind objects or sockets."""
+"""Pipelines as users start them: `larimar up`, a tree of processes of its own, and its end."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-import torch
+from tests.command_line import command, environment, free_port
 
-from larimar.checkpoint import ModelFolder
-from larimar.decoder import Decoder
-from larimar.encoder import Encoder
-from larimar.scope import SentenceEmbedder
-from services.build import SERVICES
-from services.contracts import add_servicer, channel_stub
-from services.decoder.service import DecoderService
-from services.encoder.service import EncoderService
-from services.follower import Follower
-from services.gateway.service import GatewayService
-from services.log import Log, MemoryLog
-from services.memory.service import MemoryService
-from services.rpc import ObjectStub, start_server
-from services.scope.service import ScopeService
-
-STATE_BUDGET = 1 << 30
+UP_TIMEOUT_S = 300.0
+GONE_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A model folder and what is loaded of it, once for all tests."""
-
-    folder: ModelFolder
-    encoder: Encoder
-    embedder: SentenceEmbedder
-    decoder: Decoder
-    dtype: torch.dtype
+def larimar(*args: str, **env: str) -> subprocess.CompletedProcess:
+    """A `larimar` command, its output as text."""
+    return command(*args, env=environment(**env), text=True, timeout=UP_TIMEOUT_S)
 
 
-class Pipeline:
-    """The four services behind the gateway, each with a follower of its own, over one log."""
-
-    def __init__(self, weights: Weights, log: Log | None = None) -> None:
-        config = weights.folder.config
-        self.log = log or MemoryLog()
-        self.follower = Follower(self.log, ("memory", "scope"), STATE_BUDGET)
-        self.servicers: dict[str, Any] = {
-            "encoder": EncoderService(weights.folder, weights.encoder),
-            "scope": ScopeService(
-                weights.embedder,
-                Follower(self.log, ("scope",), STATE_BUDGET),
-                config.scope.threshold,
-                config.fixed_point.scope_bits,
-            ),
-            "memory": MemoryService(self.log, self.follower),
-            "decoder": DecoderService(weights.folder, weights.decoder),
-        }
-        self.doors = {name: ObjectStub(self.servicers[name]) for name in SERVICES}
-
-    def gateway(self, tenant: str = "default", **other_doors: Any) -> ObjectStub:
-        """The door to a gateway over these services, some of them behind another door."""
-        return ObjectStub(GatewayService(**self.doors | other_doors, tenant=tenant))
+def _processes() -> dict[int, tuple[int, str]]:
+    """Parent and state of every process of this machine."""
+    table = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,stat="], check=True, capture_output=True, text=True
+    )
+    rows = (line.split() for line in table.stdout.splitlines())
+    return {int(pid): (int(parent), state) for pid, parent, state in rows}
 
 
-class Door:
-    """Another service's door with something done to some of its calls.
-
-    Args:
-        changed: by method, a coroutine function of the request and the door's own method.
-    """
-
-    def __init__(self, door: Any, **changed: Any) -> None:
-        self._door = door
-        self._changed = changed
-
-    def __getattr__(self, method: str) -> Any:
-        call = getattr(self._door, method)
-        changed = self._changed.get(method)
-        return call if changed is None else lambda request: changed(request, call)
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    _, state = _processes().get(pid, (0, "Z"))
+    return not state.startswith("Z")
 
 
-class ServedPipeline:
-    """A pipeline and its gateway's socket, in a thread with a loop of its own.
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it, parents first."""
+    children: dict[int, list[int]] = {}
+    for child, (parent, _) in _processes().items():
+        children.setdefault(parent, []).append(child)
+    found = [pid]
+    for member in found:
+        found.extend(children.get(member, []))
+    return found
 
-    Args:
-        doors: "objects", or "channels" for a socket before each service too.
-    """
 
-    def __init__(self, weights: Weights, doors: str) -> None:
-        self._weights = weights
-        self._doors = doors
-        self._port: Future[int] = Future()
-        self._stop: asyncio.Event
-        self._loop: asyncio.AbstractEventLoop
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        self.target = f"127.0.0.1:{self._port.result(timeout=120)}"
+def wait_gone(pids: Iterable[int], timeout_s: float = GONE_TIMEOUT_S) -> None:
+    """Waits until none of the processes runs, or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and any(map(alive, pids)):
+        time.sleep(0.1)
 
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        servers = []
 
-        async def listen(name: str, servicer: Any) -> int:
-            server, port = await start_server("127.0.0.1:0", add_servicer(name, servicer))
-            servers.append(server)
-            return port
+class RunningPipeline:
+    """A pipeline that `larimar up --detach` started, and that can be started again."""
 
-        try:
-            pipeline = Pipeline(self._weights)
-            doors = pipeline.doors
-            if self._doors == "channels":
-                doors = {
-                    name: channel_stub(name, f"127.0.0.1:{await listen(name, servicer)}")
-                    for name, servicer in pipeline.servicers.items()
-                }
-            self._port.set_result(await listen("gateway", GatewayService(**doors)))
-        except BaseException as error:
-            self._port.set_exception(error)
-            raise
-        await self._stop.wait()
-        for server in reversed(servers):
-            await server.stop(grace=0)
+    def __init__(self, data_dir: Path, options: tuple[str, ...], env: dict[str, str]) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.target = f"127.0.0.1:{self.port}"
+        self._options = options
+        self._env = env
 
-    def stop(self) -> None:
-        """Closes every socket."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout=30)
+    def up(self) -> None:
+        """Starts it; returns when it answers."""
+        where = ("--data-dir", str(self.data_dir), "--port", str(self.port))
+        done = larimar("up", "--detach", *where, *self._options, **self._env)
+        assert done.returncode == 0, done.stderr
+
+    def down(self) -> None:
+        """Stops it in order."""
+        done = larimar("down", "--data-dir", str(self.data_dir))
+        assert done.returncode == 0, done.stderr
+
+    def facts(self) -> dict:
+        """What up.json says: pid, port, store_pid ..."""
+        return json.loads((self.data_dir / "up.json").read_text())
+
+    def tree(self) -> list[int]:
+        """All its processes."""
+        return family(self.facts()["pid"])
+
+    def kill_tree(self) -> None:
+        """SIGKILL for all its processes, as when the machine goes down."""
+        pids = self.tree()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_gone(pids)
+
+
+@contextlib.contextmanager
+def pipeline(data_dir: Path, *options: str, **env: str) -> Iterator[RunningPipeline]:
+    """A pipeline that is up; every process of it is gone afterwards, whatever happened."""
+    running = RunningPipeline(data_dir, options, env)
+    running.up()
+    try:
+        yield running
+    finally:
+        pids = running.tree() if (data_dir / "up.json").exists() else []
+        larimar("down", "--data-dir", str(data_dir))
+        wait_gone(pids)
+        for pid in filter(alive, pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -484,6 +484,9 @@ class Model(Parrot):
         self.memory = memory
         return Score(tuple(super().score(prompt, candidates)), False, 0.0, None, 0, "default")
 
+    def ask_many(self, prompts, *, max_tokens, memory=True):
+        return [self.ask(prompt, max_tokens=max_tokens, memory=memory) for prompt in prompts]
+
     def ask(self, prompt, *, max_tokens, memory=True):
         self.memory = memory
         return super().ask(prompt, max_tokens)
