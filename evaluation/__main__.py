@@ -28,7 +28,7 @@ from evaluation.data import read_records, with_fewer_probes
 from larimar.errors import LarimarError, Unavailable
 
 IN_PROCESS = "in-process"
-DEFAULT_MODEL = "models/larimar-small"
+DEFAULT_MODEL = str(Path(__file__).resolve().parent.parent / "models" / "larimar-small")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 _messages = Console(stderr=True)

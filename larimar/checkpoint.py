@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -213,7 +214,7 @@ class ModelFolder:
         table = None
         if self.config.shared_embeddings:
             table = self._tensors(EMBEDDINGS)[_EMBEDDING_KEY].float()
-            inner = network.lm if isinstance(network, DecoderNetwork) else network.backbone
+            inner: Any = network.lm if isinstance(network, DecoderNetwork) else network.backbone
             inner.get_input_embeddings().weight.data.copy_(table)
         state = network.state_dict()
         lost = [

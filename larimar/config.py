@@ -56,7 +56,7 @@ class ConnectorLayout:
     slot_bias: bool = True
     """Whether each slot has a learned bias, which tells the slots apart."""
     embedding_add: bool = False
-    """Whether a linear map of the latent is added to every token embedding (the reference's choice)."""
+    """Whether a linear map of the latent is added to each token embedding (the reference does)."""
     first_position: int = 0
     """Position of the first token when a latent is present (the reference starts at 1)."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,6 +56,8 @@ class CandidateScore:
 
 class DecoderNetwork(nn.Module):
     """A stock causal language model and its connector."""
+
+    lm: Any
 
     def __init__(self, lm: nn.Module, connector: Connector) -> None:
         super().__init__()
@@ -142,7 +145,8 @@ class Decoder:
             raise InvalidArgument("the prompt is empty: give it a text", "EMPTY_TEXT")
         if len(ids) > self.max_prompt_tokens:
             raise InvalidArgument(
-                f"the prompt has {len(ids)} tokens, the limit is {self.max_prompt_tokens}: shorten it",
+                f"the prompt has {len(ids)} tokens, the limit is {self.max_prompt_tokens}: "
+                "shorten it",
                 "TEXT_TOO_LONG",
             )
         return [self.start_id, *ids] if self.start_id is not None else ids
@@ -175,7 +179,7 @@ class Decoder:
         samplings: Sequence[Sampling],
         z_BC: torch.Tensor | None = None,
     ) -> Iterator[list[Piece]]:
-        """Continues up to BUCKET_ROWS prompts of one bucket together, a piece a row at every step.
+        """Continues up to BUCKET_ROWS prompts of one bucket, a piece a row at every step.
 
         A row's last piece has a finish reason; pieces after that are empty. Leading
         blanks belong to the text. With a given seed a row's text is the same whatever

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from larimar.errors import InvalidArgument
 BUCKET_TOKENS = (16, 32, 64, 128, 256)
 """Lengths that texts are padded to: a text's shape, and so its bits, depend on the text alone."""
 BUCKET_ROWS = 8
-"""Rows of every forward pass, padded with copies: 1.6x slower than 32 rows at best, 2x faster alone."""
+"""Rows of every pass, padded with copies: 1.6x slower than 32 rows in bulk, 2x faster alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,10 @@ def ordered_parts(mask_BT: torch.Tensor, parts: int) -> torch.Tensor:
 class EncoderNetwork(nn.Module):
     """The trainable network: backbone and the linear map of each kind of part."""
 
-    def __init__(self, backbone: nn.Module, layout: LatentLayout) -> None:
+    backbone: Any
+    prompt_size: int
+
+    def __init__(self, backbone: Any, layout: LatentLayout) -> None:
         super().__init__()
         self.backbone = backbone
         self.layout = layout
@@ -156,7 +160,7 @@ class Encoder:
         return ids, 1 + len(prompt) if answer else len(ids) - 1
 
     def encode(self, texts: Sequence[Text], with_value: Sequence[bool]) -> list[np.ndarray]:
-        """Latents of texts, float32: the value (C,) of a text where wanted, else its prompt latent (D,).
+        """Latents of texts, float32: the value (C,) where wanted, else the prompt latent (D,).
 
         Raises:
             InvalidArgument: as `tokenize`.

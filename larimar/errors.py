@@ -82,7 +82,7 @@ class Unavailable(LarimarError):
 
 
 class DataLoss(LarimarError):
-    """The bank's log is damaged: a gap, a wrong digest or a missing payload. The bank is stopped."""
+    """The bank's log is damaged: a gap, a wrong digest, a missing payload. The bank is stopped."""
 
     code = 15
     default_reason = "DATA_LOSS"

@@ -256,7 +256,8 @@ class Model:
         for (conditioned, _), members in groups.items():
             for low in range(0, len(members), BUCKET_ROWS):
                 batch = members[low : low + BUCKET_ROWS]
-                z_BC = torch.cat([found[place][0] for place in batch]) if conditioned else None
+                latents = [z_1C for place in batch if (z_1C := found[place][0]) is not None]
+                z_BC = torch.cat(latents) if conditioned else None
                 steps = self.decoder.generate(
                     [prompts[place] for place in batch], [sampling] * len(batch), z_BC
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from larimar.errors import InvalidArgument
 from larimar.memory import BankConfig
 from larimar.v1 import common_pb2
 
-_ADDRESSINGS = {
+_ADDRESSINGS: dict[str, Any] = {
     "slots": common_pb2.ADDRESSING_SLOTS,
     "pinv": common_pb2.ADDRESSING_PINV,
     "gaussian": common_pb2.ADDRESSING_GAUSSIAN,
 }
-_BY_NUMBER = {number: name for name, number in _ADDRESSINGS.items()}
+_BY_NUMBER: dict[int, str] = {int(number): name for name, number in _ADDRESSINGS.items()}
 
 
 def vector_to_bytes(vector: np.ndarray) -> bytes:
@@ -55,7 +56,8 @@ def addressing_name(number: int) -> str:
 
 def config_to_proto(bank: str, config: BankConfig) -> common_pb2.BankConfig:
     """A bank's configuration as it crosses a wire."""
-    fields = dataclasses.asdict(config) | {"addressing": _ADDRESSINGS[config.addressing]}
+    fields: dict[str, Any] = dataclasses.asdict(config)
+    fields["addressing"] = _ADDRESSINGS[config.addressing]
     return common_pb2.BankConfig(bank=bank, config_digest=config.digest, **fields)
 
 

@@ -1,1 +1,1 @@
-"""The applications: five services behind one contract each, run from a checkout, never installed."""
+"""The applications: five services, each behind a contract; run from a checkout, not installed."""

@@ -136,7 +136,7 @@ class _Gateway:
 
         settings = Settings.from_json(settings_json)
         logging.basicConfig(level=logging.WARNING)
-        stubs = {name: HandleStub(handle, name) for name, handle in handles.items()}
+        stubs: dict[str, Any] = {name: HandleStub(handle, name) for name, handle in handles.items()}
         address = f"{settings.host}:{settings.port}"
         self._server, _ = await start_server(
             address, add_servicer("gateway", GatewayService(**stubs))

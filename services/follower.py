@@ -95,7 +95,7 @@ class Follower:
         return state
 
     async def save_checkpoint(self, tenant: str, bank: str) -> tuple[int, str, int]:
-        """Saves a checkpoint of the newest version: (version, digest, bytes). Raises: as `state`."""
+        """Saves a checkpoint of the newest version: (version, digest, bytes). As `state` raises."""
         async with self.state(tenant, bank) as state:
             version, digest, chain = state.version, state.digest(), state.chain
             tensors, metadata = state.to_tensors()

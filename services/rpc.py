@@ -58,7 +58,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             return None
         streams_in, streams_out = handler.request_streaming, handler.response_streaming
         if streams_out:
-            inner = handler.stream_stream if streams_in else handler.unary_stream
+            inner: Any = handler.stream_stream if streams_in else handler.unary_stream
 
             async def streaming(request, context):
                 try:
@@ -74,7 +74,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             )
             return make(streaming, handler.request_deserializer, handler.response_serializer)
 
-        inner = handler.stream_unary if streams_in else handler.unary_unary
+        inner: Any = handler.stream_unary if streams_in else handler.unary_unary
 
         async def single(request, context):
             try:
@@ -203,7 +203,7 @@ def check_deadline(request: Any) -> None:
 
 
 RETRY_PAUSES_S = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Pauses between tries of a call to a service that is down: a killed replica is back in 2 to 4 s."""
+"""Pauses between tries of a call whose service is down: a killed one is back in 2 to 4 s."""
 
 
 RETRIED_REASONS = frozenset({"SERVICE_DOWN", "STORE_DOWN"})

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from typing import Any
 
 from larimar.errors import LarimarError
 from services.settings import Settings
@@ -33,7 +34,8 @@ async def serve(name: str, settings: Settings, address: str, peers: dict[str, st
     from services.rpc import start_server
 
     if name == "gateway":
-        servicer = GatewayService(**{peer: channel_stub(peer, at) for peer, at in peers.items()})
+        doors: dict[str, Any] = {peer: channel_stub(peer, at) for peer, at in peers.items()}
+        servicer = GatewayService(**doors)
     else:
         prepare_process(name, settings)
         servicer = BUILDERS[name](settings)

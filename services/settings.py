@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = CHECKOUT / "models" / "larimar-small"
@@ -65,15 +66,12 @@ class Settings:
         raw = json.loads(text)
         names = ("encoder", "scope", "memory", "decoder", "gateway")
         try:
-            services = {name: ServiceSettings(**raw.pop(name, {})) for name in names}
+            services: dict[str, Any] = {
+                name: ServiceSettings(**raw.pop(name, {})) for name in names
+            }
             return cls(**raw, **services)
         except TypeError as error:
             raise ValueError(f"bad settings: {error}") from error
-
-    @property
-    def store_url(self) -> str:
-        """Where the log is: the store's URL, or the embedded store's socket."""
-        return self.redis_url
 
 
 def default_settings() -> Settings:

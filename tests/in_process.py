@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +81,36 @@ class Door:
         call = getattr(self._door, method)
         changed = self._changed.get(method)
         return call if changed is None else lambda request: changed(request, call)
+
+
+@contextlib.asynccontextmanager
+async def served(name: str, servicer: Any) -> AsyncIterator[str]:
+    """The address of a service behind a socket, in this loop."""
+    server, port = await start_server("127.0.0.1:0", add_servicer(name, servicer))
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(grace=0)
+
+
+class Gate:
+    """Holds what runs on an executor until it is opened; knows when something waits at it."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> None:
+        self._reached.set()
+        assert self._open.wait(timeout=60)
+
+    async def reached(self) -> None:
+        """Returns when something waits."""
+        assert await asyncio.to_thread(self._reached.wait, 60)
+
+    def open(self) -> None:
+        """Lets everything through from now on."""
+        self._open.set()
 
 
 class ServedPipeline:

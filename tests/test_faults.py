@@ -111,20 +111,22 @@ def test_sigkill_of_everything_in_turn_loses_no_acknowledged_edit(tmp_path) -> N
 
 
 def test_store_gone_fails_within_the_deadline_and_recovers(tmp_path) -> None:
-    with pipeline(tmp_path / "data", "--no-ray") as running:
-        with larimar.connect(running.target, timeout_s=30.0) as client:
-            client.write("The capital of Velmora is", "Tarsin", fact_id="velmora")
-            store = running.facts()["store_pid"]
-            os.kill(store, signal.SIGSTOP)
-            try:
-                started = time.monotonic()
-                with pytest.raises((larimar.Unavailable, larimar.DeadlineExceeded)):
-                    client.write("The capital of Ostrel is", "Quill", timeout_s=3.0)
-                with pytest.raises((larimar.Unavailable, larimar.DeadlineExceeded)):
-                    client.ask("The capital of Velmora is", max_tokens=3, timeout_s=3.0)
-                assert time.monotonic() - started < 15.0
-            finally:
-                os.kill(store, signal.SIGCONT)
-            answer = client.ask("The capital of Velmora is", max_tokens=3)
-            assert answer.fact_id == "velmora"
-            assert client.replay().matches
+    with (
+        pipeline(tmp_path / "data", "--no-ray") as running,
+        larimar.connect(running.target, timeout_s=30.0) as client,
+    ):
+        client.write("The capital of Velmora is", "Tarsin", fact_id="velmora")
+        store = running.facts()["store_pid"]
+        os.kill(store, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            with pytest.raises((larimar.Unavailable, larimar.DeadlineExceeded)):
+                client.write("The capital of Ostrel is", "Quill", timeout_s=3.0)
+            with pytest.raises((larimar.Unavailable, larimar.DeadlineExceeded)):
+                client.ask("The capital of Velmora is", max_tokens=3, timeout_s=3.0)
+            assert time.monotonic() - started < 15.0
+        finally:
+            os.kill(store, signal.SIGCONT)
+        answer = client.ask("The capital of Velmora is", max_tokens=3)
+        assert answer.fact_id == "velmora"
+        assert client.replay().matches

@@ -1,4 +1,4 @@
-"""The pipeline on Ray Serve: one cluster for the module, placement, back-pressure, kill, clean stop."""
+"""The pipeline on Ray Serve, one cluster: placement, back-pressure, kill, clean stop."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.congruence import conversation
 
 import larimar
+from tests.congruence import conversation
 from tests.pipelines import alive, family, pipeline, wait_gone
 from tests.pipelines import larimar as command
 

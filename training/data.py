@@ -7,6 +7,7 @@ sentences, and the ways in which a prompt is changed are word operations.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import lzma
 import re
 from collections.abc import Iterator, Sequence
@@ -207,7 +208,7 @@ class RowMaker:
         if kind < 0.40:
             return self._corrupt(rng, prompt, 0.3)
         edges = [*np.flatnonzero(begins), len(prompt)]
-        words = [prompt[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        words = [prompt[a:b] for a, b in itertools.pairwise(edges)]
         words = words or [prompt]
         kept = [word for word in words if rng.random() >= rng.uniform(0.0, 0.6)] or words[:1]
         if rng.random() < 0.6 and len(kept) > 1:

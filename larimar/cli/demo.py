@@ -231,7 +231,7 @@ def latency(client: Client, prompts: Sequence[str]) -> float:
 def survive(
     client: Client, examples: Sequence[Example], folder: Path, out: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Writes while the memory replica and the store are killed; compares with what was acknowledged."""
+    """Writes while memory and store are killed; compares with what was acknowledged."""
     acknowledged: list[Example] = []
     failed: list[str] = []
 

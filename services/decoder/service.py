@@ -84,7 +84,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
         check_deadline(request)
         if len(request.candidates) > MAX_CANDIDATES:
             raise InvalidArgument(
-                f"{len(request.candidates)} candidates, the limit is {MAX_CANDIDATES}: split the call",
+                f"{len(request.candidates)} candidates, at most {MAX_CANDIDATES}: split the call",
                 "TOO_MANY_ITEMS",
             )
         latent = self._latent(request.latent)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
 
 from larimar import __version__
-from larimar.defaults import DEFAULT_BANK, bank_config
-from larimar.errors import FailedPrecondition, InvalidArgument, NotFound, from_code
+from larimar.defaults import DEFAULT_BANK
+from larimar.errors import FailedPrecondition, InvalidArgument, from_code
 from larimar.v1 import (
     common_pb2,
     decoder_pb2,
@@ -21,8 +19,8 @@ from larimar.v1 import (
     memory_pb2,
     scope_pb2,
 )
-from larimar.wire import addressing_name, config_to_proto
 from services.gateway.bulk import BulkWriter
+from services.gateway.calls import Calls, loop_time, together, unknown_bank
 from services.gateway.requests import prepared_write
 from services.limits import (
     MAX_CANDIDATES,
@@ -30,10 +28,8 @@ from services.limits import (
     check_id,
     check_text,
 )
-from services.rpc import domain_error, retried
+from services.rpc import domain_error
 
-DEFAULT_DEADLINE_S = 30.0
-"""Time of a call whose caller set no deadline."""
 REPLAY_DEADLINE_S = 3600.0
 """Time of a replay or checkpoint whose caller set no deadline."""
 STATUS_WAIT_S = 3.0
@@ -42,23 +38,8 @@ MAX_RESCOPES = 3
 """Times scope is asked again because the bank moved on between scope and memory."""
 
 
-class GatewayService(larimar_pb2_grpc.LarimarServicer):
-    """Implements larimar.v1.Larimar over four doors.
-
-    Args:
-        encoder, scope, memory, decoder: stubs of one shape (services/rpc.py).
-        tenant: whose banks this gateway serves.
-    """
-
-    def __init__(
-        self, encoder: Any, scope: Any, memory: Any, decoder: Any, tenant: str = "default"
-    ) -> None:
-        self._encoder = encoder
-        self._scope = scope
-        self._memory = memory
-        self._decoder = decoder
-        self._tenant = tenant
-        self._described: tuple[Any, Any] | None = None
+class GatewayService(Calls, larimar_pb2_grpc.LarimarServicer):
+    """Implements larimar.v1.Larimar over four doors."""
 
     async def Write(self, request, grpc_context):
         """Writes a fact."""
@@ -103,7 +84,7 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
         call = decoder_pb2.GenerateRequest(
             prompt=request.prompt, latent=latent, sampling=request.sampling, context=context
         )
-        async with asyncio.timeout_at(_loop_time(context)):
+        async with asyncio.timeout_at(loop_time(context)):
             blank = True
             async for reply in self._decoder.Generate(call):
                 last = bool(reply.finish_reason)
@@ -166,7 +147,7 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
         call = memory_pb2.DropBankRequest(bank=check_bank_name(request.bank), context=context)
         dropped = await self._call(lambda: self._memory.DropBank(call), context)
         if not dropped.existed:
-            raise _unknown_bank(request.bank)
+            raise unknown_bank(request.bank)
         return larimar_pb2.DeleteBankResponse()
 
     async def ListFacts(self, request, grpc_context):
@@ -383,80 +364,14 @@ class GatewayService(larimar_pb2_grpc.LarimarServicer):
                 if error.reason != "EMPTY_BANK":
                     raise
                 reply = None
-            if reply is not None and reply.version == detected.version:
+            if reply is not None and (
+                reply.version == detected.version
+                or reply.readouts[0].fact_id == found.fact_id  # live at both versions
+            ):
                 break
             detect.min_version = reply.version if reply else detected.version
             detected = await self._call(lambda: self._scope.Detect(detect), context)
         return reply.readouts[0].value if reply else b"", provenance
-
-    async def _models(self, context) -> tuple[Any, Any]:
-        if self._described is None:
-            encoder = encoder_pb2.DescribeEncoderRequest(context=context)
-            scope = scope_pb2.DescribeScopeRequest(context=context)
-            self._described = await together(
-                self._call(lambda: self._encoder.DescribeEncoder(encoder), context),
-                self._call(lambda: self._scope.DescribeScope(scope), context),
-            )
-        return self._described
-
-    async def _make_bank(self, bank: str, addressing: int, slots: int, context) -> bool:
-        encoder, scope = await self._models(context)
-        config = bank_config(
-            addressing_name(addressing),
-            slots,
-            prompt_size=encoder.prompt_size,
-            value_size=encoder.value_size,
-            scope_size=scope.scope_size,
-            prompt_bits=encoder.prompt_bits,
-            value_bits=encoder.value_bits,
-            scope_bits=scope.scope_bits,
-            encoder_digest=encoder.encoder_digest,
-            scope_digest=scope.scope_digest,
-        )
-        call = memory_pb2.MakeBankRequest(config=config_to_proto(bank, config), context=context)
-        made = await self._call(lambda: self._memory.MakeBank(call), context)
-        return made.created
-
-    async def _describe_bank(self, bank: str, context):
-        call = memory_pb2.DescribeBankRequest(bank=bank, context=context)
-        return await self._on_bank(bank, lambda: self._memory.DescribeBank(call), context)
-
-    async def _on_bank(self, bank: str, call, context):
-        """A call on a bank; the bank named `default` is made when it is first used."""
-        try:
-            return await self._call(call, context)
-        except NotFound as error:
-            if error.reason != "UNKNOWN_BANK":
-                raise
-            if bank != DEFAULT_BANK:
-                raise _unknown_bank(bank) from None
-        await self._make_bank(bank, common_pb2.ADDRESSING_SLOTS, 0, context)
-        return await self._call(call, context)
-
-    async def _call(self, call, context):
-        async with asyncio.timeout_at(_loop_time(context)):
-            return await retried(call, context.deadline_unix_s)
-
-    def _context(
-        self, grpc_context: Any, default_s: float = DEFAULT_DEADLINE_S
-    ) -> common_pb2.CallContext:
-        left = grpc_context.time_remaining() if grpc_context is not None else None
-        return common_pb2.CallContext(
-            tenant=self._tenant,
-            deadline_unix_s=time.time() + (default_s if left is None else left),
-        )
-
-
-async def together(*calls):
-    """Both results; when one call fails, the other is cancelled and the error raised."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 def _accepted(result: memory_pb2.AppendResult) -> memory_pb2.AppendResult:
@@ -477,11 +392,3 @@ def _write_response(bank: str, item, result) -> larimar_pb2.WriteResponse:
 
 def _bank(name: str) -> str:
     return check_bank_name(name) if name else DEFAULT_BANK
-
-
-def _unknown_bank(bank: str) -> NotFound:
-    return NotFound(f"no bank {bank!r}: make it with `larimar bank create {bank}`", "UNKNOWN_BANK")
-
-
-def _loop_time(context: common_pb2.CallContext) -> float:
-    return asyncio.get_running_loop().time() + context.deadline_unix_s - time.time()

@@ -75,7 +75,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         check_deadline(request)
         if len(request.items) > MAX_APPEND_ITEMS:
             raise InvalidArgument(
-                f"{len(request.items)} events in one call, the limit is {MAX_APPEND_ITEMS}: split it",
+                f"{len(request.items)} events in a call, the limit is {MAX_APPEND_ITEMS}: split it",
                 "TOO_MANY_ITEMS",
             )
         tenant = _tenant(request)
@@ -106,7 +106,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         check_deadline(request)
         if len(request.prompt_latents) > MAX_READS:
             raise InvalidArgument(
-                f"{len(request.prompt_latents)} reads in one call, the limit is {MAX_READS}: split it",
+                f"{len(request.prompt_latents)} reads in a call, at most {MAX_READS}: split it",
                 "TOO_MANY_ITEMS",
             )
         tenant = _tenant(request)
