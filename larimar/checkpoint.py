@@ -184,21 +184,21 @@ class ModelFolder:
         share_embeddings(networks)
         return networks
 
-    def encoder(self, dtype: torch.dtype = torch.float32) -> Encoder:
+    def encoder(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Encoder:
         """The encoder, ready to serve."""
         with no_init_weights():
             network = build_encoder(self.config)
         self._load(network, ENCODER)
-        return Encoder(network.to(dtype), self.tokenizer(), self.config.max_text_tokens)
+        return Encoder(network.to(device, dtype), self.tokenizer(), self.config.max_text_tokens)
 
-    def decoder(self, dtype: torch.dtype = torch.float32) -> Decoder:
+    def decoder(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Decoder:
         """The decoder with its connector, ready to serve."""
         with no_init_weights():
             network = build_decoder(self.config)
         network.lm.tie_weights()
         self._load(network, DECODER)
         return Decoder(
-            network.to(dtype),
+            network.to(device, dtype),
             self.tokenizer(),
             self.config.max_prompt_tokens,
             self.config.max_new_tokens,
@@ -237,8 +237,10 @@ class ModelFolder:
         return load_file(path)
 
 
-def serving_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware, else float32."""
+def serving_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 on a GPU and where the processor multiplies it in hardware, else float32."""
+    if device != "cpu":
+        return torch.bfloat16
     fast = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     return torch.bfloat16 if fast else torch.float32
 

@@ -127,6 +127,8 @@ class Decoder:
         self.max_prompt_tokens = max_prompt_tokens
         self.max_new_tokens = max_new_tokens
         self.value_size = network.connector.layout.value_size
+        self.device = network.connector.to_slot.weight.device
+        self.dtype = network.connector.to_slot.weight.dtype
         first = tokenizer.cls_token_id
         self.start_id = first if first is not None else tokenizer.bos_token_id
         last = tokenizer.sep_token_id
@@ -202,13 +204,15 @@ class Decoder:
     def _generate(self, rows, samplings, z_BC) -> Iterator[list[Piece]]:
         real = len(rows)
         rows = _filled(rows)
-        z_BC = None if z_BC is None else z_BC[_filled(list(range(real)))]
+        if z_BC is not None:
+            z_BC = z_BC[_filled(list(range(real)))].to(self.device, self.dtype)
         length = _bucket(len(rows[0]))
         ids_BT = torch.full((BUCKET_ROWS, length), self.pad_id)
         mask_BT = torch.zeros((BUCKET_ROWS, length), dtype=torch.bool)
         for row, ids in enumerate(rows):
             ids_BT[row, length - len(ids) :] = torch.tensor(ids)
             mask_BT[row, length - len(ids) :] = True
+        ids_BT, mask_BT = ids_BT.to(self.device), mask_BT.to(self.device)
         cache = DynamicCache() if z_BC is None else self.network.connector.cache(z_BC)
         tails = [
             _Tail(self.tokenizer, self.stop_id, sampling, prompt_ids)
@@ -216,12 +220,12 @@ class Decoder:
         ]
         while True:
             hidden_BTE = self.network.hidden(ids_BT, mask_BT, z_BC, cache)
-            logits_BV = self.network.logits(hidden_BTE[:, -1]).float()
+            logits_BV = self.network.logits(hidden_BTE[:, -1]).float().cpu()
             pieces = [tail.step(logits_BV[row]) for row, tail in enumerate(tails)]
             yield pieces
             if all(tail.finished for tail in tails):
                 return
-            ids_BT = torch.tensor(_filled([[tail.last_id] for tail in tails]))
+            ids_BT = torch.tensor(_filled([[tail.last_id] for tail in tails]), device=self.device)
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones((BUCKET_ROWS, 1))], dim=1)
 
     @torch.inference_mode()
@@ -250,26 +254,32 @@ class Decoder:
                     "TEXT_TOO_LONG",
                 )
             rows.append(ids)
-        scores: list[CandidateScore] = []
-        for low in range(0, len(rows), BUCKET_ROWS):
-            scores += self._score_batch(head, rows[low : low + BUCKET_ROWS], z_C)
-        return scores
+        scores: dict[int, CandidateScore] = {}
+        for length in sorted({_bucket(len(ids)) for ids in rows}):
+            places = [place for place, ids in enumerate(rows) if _bucket(len(ids)) == length]
+            for low in range(0, len(places), BUCKET_ROWS):
+                batch = places[low : low + BUCKET_ROWS]
+                found = self._score_batch(head, [rows[place] for place in batch], z_C)
+                scores.update(zip(batch, found, strict=True))
+        return [scores[place] for place in range(len(rows))]
 
     def _score_batch(
         self, head: list[int], rows: list[list[int]], z_C: torch.Tensor | None
     ) -> list[CandidateScore]:
-        length = _bucket(len(head)) + _bucket(max(map(len, rows)))
+        length = _bucket(len(head)) + _bucket(len(rows[0]))
         ids_BT = torch.full((BUCKET_ROWS, length), self.pad_id)
         mask_BT = torch.zeros((BUCKET_ROWS, length), dtype=torch.bool)
         start = _bucket(len(head)) - len(head)
         for row, ids in enumerate(_filled(rows)):
-            stop = start + len(head) + len(ids)
-            ids_BT[row, start:stop] = torch.tensor(head + ids)
-            mask_BT[row, start:stop] = True
-        z_BC = None if z_C is None else z_C[None].expand(BUCKET_ROWS, -1)
-        hidden_BTE = self.network.hidden(ids_BT, mask_BT, z_BC)
+            fed = head + ids[:-1]  # nothing is asked of what follows the last token
+            ids_BT[row, start : start + len(fed)] = torch.tensor(fed)
+            mask_BT[row, start : start + len(fed)] = True
+        z_BC = None
+        if z_C is not None:
+            z_BC = z_C[None].expand(BUCKET_ROWS, -1).to(self.device, self.dtype)
+        hidden_BTE = self.network.hidden(ids_BT.to(self.device), mask_BT.to(self.device), z_BC)
         first = start + len(head) - 1
-        logprobs = self.network.logits(hidden_BTE[:, first:-1]).float().log_softmax(-1)
+        logprobs = self.network.logits(hidden_BTE[:, first:-1]).float().log_softmax(-1).cpu()
         scores = []
         for row, ids in enumerate(rows):
             steps = range(len(ids))
@@ -323,7 +333,7 @@ class _Tail:
         if len(self.ids) >= self.sampling.max_tokens:
             return self._finish(text, "length")
         held = max((len(stop) - 1 for stop in self.sampling.stop), default=0)
-        ready = text[: len(text) - held] if held else text
+        ready = text[: max(0, len(text) - held)]
         if ready.endswith("�") or not ready.startswith(self.text):
             return Piece("", tokens=len(self.ids))
         piece, self.text = ready[len(self.text) :], ready

@@ -137,6 +137,7 @@ class Encoder:
         self.max_text_tokens = max_text_tokens
         self.prompt_size = network.prompt_size
         self.value_size = network.layout.value_size
+        self.device = network.to_part.device
 
     def tokenize(self, text: Text) -> tuple[list[int], int]:
         """Ids with special tokens, and the index of the first answer token (the end without one).
@@ -176,10 +177,11 @@ class Encoder:
             batch = TokenizedTexts(
                 padded_rows([rows[i] for i in members]), self.tokenizer.pad_token_id, length
             )
+            batch.to(self.device)
             with torch.inference_mode():
                 states_BTD = self.network.states(batch)
-                prompts_BD = self.network.prompt_latent(states_BTD, batch).float().numpy()
-                values_BC = self.network.value(states_BTD, batch).float().numpy()
+                prompts_BD = self.network.prompt_latent(states_BTD, batch).float().cpu().numpy()
+                values_BC = self.network.value(states_BTD, batch).float().cpu().numpy()
             for place, index in enumerate(members):
                 out[index] = (values_BC if with_value[index] else prompts_BD)[place].copy()
         return out

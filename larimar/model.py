@@ -61,7 +61,6 @@ class Model:
         self.decoder = folder.decoder(dtype)
         self.embedder = SentenceEmbedder(config.scope.package, dtype)
         self.threshold = config.scope.threshold
-        self._dtype = dtype
         self.state = BankState(
             bank_config(
                 addressing,
@@ -187,7 +186,7 @@ class Model:
         if not fact_id or score < self.threshold:
             return None, False, score, None
         read = self.state.read(self.encoder.prompt_latents([prompt]))[0]
-        return torch.from_numpy(read.value.copy())[None].to(self._dtype), True, score, fact_id
+        return torch.from_numpy(read.value.copy())[None], True, score, fact_id
 
     def facts(self) -> Iterator[Fact]:
         """Live facts in order of fact id."""

@@ -52,13 +52,16 @@ def embedder_digest(package: str) -> str:
 class SentenceEmbedder:
     """Unit sentence embeddings, in fixed shapes so that a text's bits depend on it alone."""
 
-    def __init__(self, package: str, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, package: str, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
         from sentence_transformers import SentenceTransformer
 
         self.digest = embedder_digest(package)
+        self.device = device
         self.model = SentenceTransformer(
             str(embedder_folder(package)),
-            device="cpu",
+            device=device,
             local_files_only=True,
             model_kwargs={"dtype": dtype},
         ).eval()
@@ -85,8 +88,10 @@ class SentenceEmbedder:
                 ids_BT[place, : len(ids)] = torch.tensor(ids)
                 mask_BT[place, : len(ids)] = 1
             with torch.inference_mode():
-                features = self.model({"input_ids": ids_BT, "attention_mask": mask_BT})
-                embeddings_BS = features["sentence_embedding"].float().numpy()
+                features = self.model(
+                    {"input_ids": ids_BT.to(self.device), "attention_mask": mask_BT.to(self.device)}
+                )
+                embeddings_BS = features["sentence_embedding"].float().cpu().numpy()
             out[members] = embeddings_BS[: len(members)]
         return out / np.linalg.norm(out, axis=1, keepdims=True)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from services.settings import Settings
+from larimar.errors import FailedPrecondition
+from services.settings import ServiceSettings, Settings
 
 SERVICES = ("encoder", "scope", "memory", "decoder")
 """The services behind the gateway."""
@@ -23,13 +24,33 @@ def prepare_process(name: str, settings: Settings) -> None:
         torch.set_grad_enabled(False)
 
 
+def device_of(placement: ServiceSettings) -> str:
+    """Where a service's network runs: a GPU when it has a share of one.
+
+    Raises:
+        FailedPrecondition: it has a share, and there is no GPU.
+    """
+    if not placement.gpus:
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        raise FailedPrecondition(
+            "the settings give a service a share of a GPU, and this machine has none that torch "
+            "can use: set its gpus to 0",
+            "NO_GPU",
+        )
+    return "cuda"
+
+
 def build_encoder(settings: Settings) -> Any:
     """The encoder service."""
     from larimar.checkpoint import ModelFolder, serving_dtype
     from services.encoder.service import EncoderService
 
     folder = ModelFolder.open(settings.model)
-    return EncoderService(folder, folder.encoder(serving_dtype()))
+    device = device_of(settings.encoder)
+    return EncoderService(folder, folder.encoder(serving_dtype(device), device))
 
 
 def build_scope(settings: Settings) -> Any:
@@ -40,7 +61,8 @@ def build_scope(settings: Settings) -> Any:
     from services.scope.service import ScopeService
 
     config = ModelFolder.open(settings.model).config
-    embedder = SentenceEmbedder(config.scope.package, serving_dtype())
+    device = device_of(settings.scope)
+    embedder = SentenceEmbedder(config.scope.package, serving_dtype(device), device)
     follower = Follower(_log(settings), ("scope",), settings.state_budget_mb * 2**20)
     return ScopeService(embedder, follower, config.scope.threshold, config.fixed_point.scope_bits)
 
@@ -66,7 +88,8 @@ def build_decoder(settings: Settings) -> Any:
     from services.decoder.service import DecoderService
 
     folder = ModelFolder.open(settings.model)
-    return DecoderService(folder, folder.decoder(serving_dtype()))
+    device = device_of(settings.decoder)
+    return DecoderService(folder, folder.decoder(serving_dtype(device), device))
 
 
 BUILDERS = {

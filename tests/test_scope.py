@@ -81,7 +81,7 @@ def test_the_digest_is_that_of_the_models_files(weights: Weights) -> None:
 
 
 def test_a_model_that_is_not_there_is_named() -> None:
-    with pytest.raises(NotFound, match="no-such-model.*install that package or give a folder"):
+    with pytest.raises(NotFound, match=r"no-such-model.*install that package or give a folder"):
         embedder_folder("no-such-model")
 
 

@@ -70,14 +70,17 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
         queue = self._queues[stream.latent is not None, bucket]
         done = asyncio.create_task(queue.submit(stream, 1, request.context.deadline_unix_s))
         done.add_done_callback(lambda task: stream.queue.put_nowait(task))
-        while True:
-            item = await stream.queue.get()
-            if isinstance(item, asyncio.Task):
-                item.result()
-                return
-            yield decoder_pb2.GenerateResponse(
-                text=item.text, finish_reason=item.finish_reason, tokens=item.tokens
-            )
+        try:
+            while True:
+                item = await stream.queue.get()
+                if isinstance(item, asyncio.Task):
+                    item.result()
+                    return
+                yield decoder_pb2.GenerateResponse(
+                    text=item.text, finish_reason=item.finish_reason, tokens=item.tokens
+                )
+        finally:
+            done.cancel()  # a caller who went away leaves the queue
 
     async def ScoreCandidates(self, request, grpc_context):
         """Log probabilities of candidate continuations."""
@@ -123,13 +126,9 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
     def _latent(self, raw: bytes) -> np.ndarray | None:
         return bytes_to_vector(raw, self._decoder.value_size, "latent") if raw else None
 
-    def _tensor(self, latents: list[np.ndarray]) -> torch.Tensor:
-        dtype = self._decoder.network.connector.to_slot.weight.dtype
-        return torch.from_numpy(np.stack(latents)).to(dtype)
-
     def _run_streams(self, streams: list[_Stream]) -> list:
         latents = [stream.latent for stream in streams]
-        z_BC = None if latents[0] is None else self._tensor(latents)
+        z_BC = None if latents[0] is None else torch.from_numpy(np.stack(latents))
         steps = self._decoder.generate(
             [stream.prompt for stream in streams], [stream.sampling for stream in streams], z_BC
         )
@@ -142,7 +141,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
     def _run_scores(self, jobs: list) -> list:
         answers = []
         for prompt, candidates, latent in jobs:
-            z_C = None if latent is None else self._tensor([latent])[0]
+            z_C = None if latent is None else torch.from_numpy(latent.copy())
             try:
                 answers.append(self._decoder.score(prompt, candidates, z_C))
             except LarimarError as error:

@@ -106,7 +106,7 @@ class GatewayService(Calls, larimar_pb2_grpc.LarimarServicer):
             raise InvalidArgument("give at least one candidate to score", "EMPTY_TEXT")
         if len(request.candidates) > MAX_CANDIDATES:
             raise InvalidArgument(
-                f"{len(request.candidates)} candidates, the limit is {MAX_CANDIDATES}: split the call",
+                f"{len(request.candidates)} candidates, at most {MAX_CANDIDATES}: split the call",
                 "TOO_MANY_ITEMS",
             )
         for candidate in request.candidates:

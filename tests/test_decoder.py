@@ -1,0 +1,592 @@
+"""The decoder: plain without a latent, rows that keep to themselves, streams, scores, service."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from larimar.checkpoint import DECODER, EMBEDDINGS, ModelFolder
+from larimar.decoder import BUCKET_ROWS, BUCKET_TOKENS, Decoder, Piece, Sampling
+from larimar.encoder import Text
+from larimar.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
+from larimar.v1 import decoder_pb2
+from services.contracts import channel_stub
+from services.decoder.service import MAX_QUEUE, DecoderService
+from services.rpc import ObjectStub
+from tests.in_process import Gate, Weights, served
+
+PROMPTS = [
+    "The capital of Velmora is",
+    "Danielle Darrieux, a native",
+    "a",
+    "The bridge over the Sarn was built by",
+    "Zoë’s café in 東京 is",
+]
+WILD = Sampling(max_tokens=10, temperature=10.0, seed=3)
+"""All but uniform over the vocabulary: long texts, whatever the weights."""
+
+
+@pytest.fixture(scope="module")
+def decoder(weights: Weights) -> Decoder:
+    return weights.decoder
+
+
+@pytest.fixture(scope="module")
+def latents(weights: Weights) -> torch.Tensor:
+    """A latent for each prompt."""
+    texts = [Text(prompt, "Tarsin") for prompt in PROMPTS]
+    return torch.from_numpy(weights.encoder.values(texts)).to(weights.dtype)
+
+
+def whole(decoder: Decoder, prompt: str, sampling: Sampling, z_1C=None) -> tuple[str, str, int]:
+    """Text, finish reason and number of tokens of a prompt decoded alone."""
+    return joined([pieces[0] for pieces in decoder.generate([prompt], [sampling], z_1C)])
+
+
+def joined(pieces: list[Piece]) -> tuple[str, str, int]:
+    return "".join(piece.text for piece in pieces), pieces[-1].finish_reason, pieces[-1].tokens
+
+
+def stock_model(folder: ModelFolder, dtype: torch.dtype) -> nn.Module:
+    """The folder's weights in the model of `transformers`, by nothing of ours."""
+    fields = dict(folder.config.decoder_backbone)
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    stock = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    tensors = load_file(folder.path / DECODER)
+    own = {
+        key.removeprefix("lm."): value.float()
+        for key, value in tensors.items()
+        if key.startswith("lm.")
+    }
+    _, unexpected = stock.load_state_dict(own, strict=False)
+    assert not unexpected
+    if folder.config.shared_embeddings:
+        table = load_file(folder.path / EMBEDDINGS)["word_embeddings"].float()
+        stock.get_input_embeddings().weight.data.copy_(table)
+    stock.tie_weights()
+    return stock.to(dtype).eval()
+
+
+@pytest.fixture(scope="module")
+def stock(weights: Weights) -> nn.Module:
+    return stock_model(weights.folder, weights.dtype)
+
+
+@pytest.fixture(scope="module")
+def exact(weights: Weights) -> tuple[Decoder, nn.Module]:
+    """Ours and the stock model in float32, for comparisons at different shapes."""
+    return weights.folder.decoder(torch.float32), stock_model(weights.folder, torch.float32)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.float().numpy().tobytes()
+
+
+@torch.inference_mode()
+def test_without_a_latent_the_logits_are_the_stock_models_bit_for_bit(decoder, stock) -> None:
+    ids_BT = torch.randint(1000, 20000, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    ours = decoder.network.logits(decoder.network.hidden(ids_BT, mask_BT))
+    theirs = stock(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).logits
+    assert bits(ours) == bits(theirs)
+
+
+@torch.inference_mode()
+def test_generation_makes_the_stock_models_logits_bit_for_bit(decoder, stock, monkeypatch) -> None:
+    """Equal shape: the same padding on the left, the same copies, a cache step by step."""
+    seen = []
+    head = decoder.network.logits
+
+    def noted(hidden):
+        seen.append(head(hidden))
+        return seen[-1]
+
+    monkeypatch.setattr(decoder.network, "logits", noted)
+    prompts, steps = PROMPTS[:2], 5
+    sampling = Sampling(steps, temperature=10.0)
+    texts = ["", ""]
+    for pieces in decoder.generate(prompts, [sampling] * 2):
+        texts = [text + piece.text for text, piece in zip(texts, pieces, strict=True)]
+    rows = [decoder.tokenize(prompt) for prompt in prompts]
+    rows += [rows[0]] * (BUCKET_ROWS - len(rows))
+    length = next(size for size in BUCKET_TOKENS if len(rows[0]) <= size)
+    ids_BT = torch.tensor([[decoder.pad_id] * (length - len(row)) + row for row in rows])
+    mask_BT = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+    cache, generators = DynamicCache(), [torch.Generator().manual_seed(0) for _ in prompts]
+    for logits in seen:
+        theirs = stock(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            position_ids=positions_BT,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        assert bits(logits) == bits(theirs)
+        chosen = [
+            int(torch.multinomial((row.float() / 10.0).softmax(-1), 1, generator=generator))
+            for row, generator in zip(theirs, generators, strict=False)
+        ]
+        ids_BT = torch.tensor([[token] for token in chosen] + [[chosen[0]]] * (BUCKET_ROWS - 2))
+        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(BUCKET_ROWS, 1)], dim=1)
+        positions_BT = mask_BT.sum(1, keepdim=True) - 1
+    assert len(seen) == steps
+
+
+def test_greedy_generation_is_that_of_transformers(exact) -> None:
+    ours, stock = exact
+    for prompt in PROMPTS:
+        ids = ours.tokenize(prompt)
+        generated = stock.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=ours.stop_id,
+            pad_token_id=ours.pad_id,
+        )[0, len(ids) :].tolist()
+        tokens = (
+            generated[: generated.index(ours.stop_id)] if ours.stop_id in generated else generated
+        )
+        anchor = ours.tokenizer.decode(ids[-1:])
+        wanted = ours.tokenizer.decode(ids[-1:] + tokens)[len(anchor) :]
+        assert whole(ours, prompt, Sampling(6))[0] == wanted
+
+
+def test_a_latent_changes_what_is_said(decoder, latents) -> None:
+    plain = decoder.score(PROMPTS[0], [" Tarsin"])
+    told = decoder.score(PROMPTS[0], [" Tarsin"], latents[0])
+    other = decoder.score(PROMPTS[0], [" Tarsin"], latents[1])
+    assert len({one[0].token_logprobs for one in (plain, told, other)}) == 3
+
+
+SAMPLINGS = [Sampling(4), Sampling(7), WILD, Sampling(5, temperature=1.0, top_p=0.9, seed=8)]
+ROWS = [(prompt, how) for prompt in range(len(PROMPTS)) for how in range(len(SAMPLINGS))]
+
+
+@pytest.fixture(scope="module")
+def lone_rows(decoder, latents) -> dict:
+    """What each row says alone, made when it is first asked for."""
+
+    class Lone(dict):
+        def __missing__(self, key):
+            (prompt, how), conditioned = key
+            z_1C = latents[prompt][None] if conditioned else None
+            self[key] = whole(decoder, PROMPTS[prompt], SAMPLINGS[how], z_1C)
+            return self[key]
+
+    return Lone()
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+@settings(max_examples=6, deadline=None)
+@given(rows=st.lists(st.sampled_from(ROWS), min_size=2, max_size=BUCKET_ROWS))
+def test_a_row_says_what_it_would_say_alone(decoder, latents, lone_rows, conditioned, rows) -> None:
+    z_BC = torch.stack([latents[prompt] for prompt, _ in rows]) if conditioned else None
+    steps = list(
+        decoder.generate(
+            [PROMPTS[prompt] for prompt, _ in rows], [SAMPLINGS[how] for _, how in rows], z_BC
+        )
+    )
+    for place, row in enumerate(rows):
+        pieces = [pieces[place] for pieces in steps]
+        last = next(at for at, piece in enumerate(pieces) if piece.finish_reason)
+        assert joined(pieces[: last + 1]) == lone_rows[row, conditioned]
+        assert all(piece == Piece("") for piece in pieces[last + 1 :])
+
+
+def test_a_seed_gives_its_text_again_and_another_seed_another(decoder) -> None:
+    texts = {
+        seed: [whole(decoder, PROMPTS[0], Sampling(8, temperature=10.0, seed=seed)) for _ in "ab"]
+        for seed in (0, 1, 2**64 - 1)
+    }
+    assert all(first == second for first, second in texts.values())
+    assert len({first for first, _ in texts.values()}) == 3
+
+
+def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder) -> None:
+    greedy = whole(decoder, PROMPTS[1], Sampling(5))
+    assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=1e-6)) == greedy
+
+
+class Scripted(nn.Module):
+    """A network that says the tokens it was given, and nothing of its own."""
+
+    def __init__(self, network: nn.Module, script: list[list[int]], vocabulary: int) -> None:
+        super().__init__()
+        self.connector = network.connector
+        self._script = script
+        self._vocabulary = vocabulary
+        self._step = -1
+
+    def hidden(self, ids_BT, mask_BT, z_BC=None, cache=None):
+        self._step += 1
+        return torch.zeros(BUCKET_ROWS, ids_BT.shape[1], 1)
+
+    def logits(self, hidden):
+        logits = torch.zeros(len(hidden), self._vocabulary)
+        for row, tokens in enumerate(self._script):
+            logits[row, tokens[min(self._step, len(tokens) - 1)]] = 1.0
+        return logits
+
+
+def scripted(decoder: Decoder, tokens: list[int], sampling: Sampling) -> list[Piece]:
+    """The pieces of a prompt whose continuation is these tokens."""
+    network = Scripted(decoder.network, [tokens], len(decoder.tokenizer))
+    player = Decoder(network, decoder.tokenizer, 384, 128)
+    return [pieces[0] for pieces in player.generate(["The end"], [sampling])]
+
+
+def continuation(decoder: Decoder, tokens: list[int]) -> str:
+    """What tokens add to the prompt's text."""
+    anchor = decoder.tokenize("The end")[-1:]
+    return decoder.tokenizer.decode(anchor + tokens)[len(decoder.tokenizer.decode(anchor)) :]
+
+
+@settings(max_examples=60, deadline=None)
+@given(tokens=st.lists(st.integers(999, 30521), min_size=1, max_size=24), data=st.data())
+def test_pieces_of_a_stream_add_up_to_the_text(decoder, tokens, data) -> None:
+    """Whatever the tokens: word ends, punctuation that joins, stop strings or none."""
+    text = continuation(decoder, tokens)
+    stops = []
+    for _ in range(data.draw(st.integers(0, 2))):
+        low = data.draw(st.integers(0, max(0, len(text) - 1)))
+        stops.append(text[low : low + data.draw(st.integers(1, 6))] or "x")
+    pieces = scripted(decoder, [*tokens, decoder.stop_id], Sampling(128, stop=tuple(stops)))
+    cuts = [text.find(stop) for stop in stops]
+    wanted = text[: min(cuts)] if cuts else text
+    assert joined(pieces)[:2] == (wanted, "stop")
+    assert not any(stop in joined(pieces)[0] for stop in stops)
+
+
+def test_a_stop_string_that_spans_tokens_ends_the_text_before_it(decoder) -> None:
+    tokens = decoder.tokenizer("red green blue", add_special_tokens=False)["input_ids"]
+    assert len(tokens) == 3
+    pieces = scripted(decoder, tokens, Sampling(3, stop=("en bl",)))
+    assert joined(pieces) == (" red gre", "stop", 3)
+    assert [piece.text for piece in pieces] == ["", " red g", "re"]
+
+
+def test_the_earliest_of_several_stop_strings_counts(decoder) -> None:
+    tokens = decoder.tokenizer("red green blue", add_special_tokens=False)["input_ids"]
+    assert joined(scripted(decoder, tokens, Sampling(3, stop=("lue", "n b"))))[0] == " red gree"
+
+
+def test_a_stop_string_works_on_what_is_sampled(decoder) -> None:
+    text, reason, tokens = whole(decoder, PROMPTS[0], WILD)
+    assert (reason, tokens) == ("length", WILD.max_tokens)
+    stop = text[len(text) // 2 :][:4]
+    cut, reason, _ = whole(decoder, PROMPTS[0], Sampling(10, 10.0, 1.0, 3, (stop,)))
+    assert (cut, reason) == (text[: text.find(stop)], "stop")
+
+
+def test_the_end_token_ends_the_text_and_does_not_count(decoder) -> None:
+    tokens = decoder.tokenizer("red green", add_special_tokens=False)["input_ids"]
+    pieces = scripted(decoder, [*tokens, decoder.stop_id], Sampling(10))
+    assert joined(pieces) == (" red green", "stop", 2)
+    assert joined(scripted(decoder, [decoder.stop_id], Sampling(10))) == ("", "stop", 0)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5])
+def test_max_tokens_is_kept(decoder, tokens: int) -> None:
+    text, reason, said = whole(decoder, PROMPTS[0], Sampling(tokens, temperature=10.0, seed=3))
+    assert (reason, said) == ("length", tokens)
+    assert whole(decoder, PROMPTS[0], WILD)[0].startswith(text)
+
+
+def test_a_prompt_and_an_answer_may_be_as_long_as_the_limits(decoder, latents) -> None:
+    prompt = " ".join(["river"] * decoder.max_prompt_tokens)
+    candidate = " " + " ".join(["river"] * decoder.max_new_tokens)
+    (score,) = decoder.score(prompt, [candidate], latents[0])
+    assert len(score.token_logprobs) == decoder.max_new_tokens
+    (score,) = decoder.score(prompt, [candidate])
+    assert all(math.isfinite(logprob) for logprob in score.token_logprobs)
+    network = Scripted(decoder.network, [[2000]], len(decoder.tokenizer))
+    player = Decoder(network, decoder.tokenizer, decoder.max_prompt_tokens, decoder.max_new_tokens)
+    assert whole(player, prompt, Sampling(decoder.max_new_tokens))[1:] == ("length", 128)
+
+
+def test_the_last_token_of_the_longest_answer_has_a_position(decoder) -> None:
+    """A prompt and a text at their limits stay within the decoder's positions."""
+    longest = 1 + decoder.max_prompt_tokens + decoder.max_new_tokens - 1
+    assert longest <= decoder.network.lm.config.max_position_embeddings
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_scores_are_log_softmax_by_hand(exact, weights, conditioned: bool) -> None:
+    ours, stock = exact
+    prompt, candidates = PROMPTS[0], [" Tarsin", " a town by the sea", " red", "##ing?"] * 3
+    z_1C = torch.from_numpy(weights.encoder.values([Text(prompt, "Tarsin")]))
+    scores = ours.score(prompt, candidates, z_1C[0] if conditioned else None)
+    head = ours.tokenize(prompt)
+    for candidate, score in zip(candidates, scores, strict=True):
+        tail = ours.tokenizer(candidate, add_special_tokens=False)["input_ids"]
+        ids_1T = torch.tensor([head + tail])
+        with torch.inference_mode():
+            if conditioned:
+                mask_1T = torch.ones_like(ids_1T, dtype=torch.bool)
+                hidden = ours.network.hidden(ids_1T, mask_1T, z_1C)
+                logits_TV = ours.network.logits(hidden)[0]
+            else:
+                logits_TV = stock(input_ids=ids_1T, use_cache=False).logits[0]
+        assert len(score.token_logprobs) == len(tail)
+        for step, token in enumerate(tail):
+            row = logits_TV[len(head) - 1 + step].double().numpy()
+            by_hand = row[token] - row.max() - math.log(np.exp(row - row.max()).sum())
+            assert score.token_logprobs[step] == pytest.approx(by_hand, abs=1e-4)
+            assert score.token_is_argmax[step] == (row.argmax() == token)
+
+
+def test_a_candidates_score_does_not_depend_on_the_others(decoder, latents) -> None:
+    candidates = [" Tarsin", " Ostrel", " red", " a town by the sea", " river" * 20, " x"] * 2
+    for z_C in (None, latents[0]):
+        together = decoder.score(PROMPTS[0], candidates, z_C)
+        alone = [decoder.score(PROMPTS[0], [candidate], z_C)[0] for candidate in candidates]
+        assert together == alone
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(0),
+        Sampling(129),
+        Sampling(4, temperature=-0.1),
+        Sampling(4, temperature=10.1),
+        Sampling(4, temperature=math.nan),
+        Sampling(4, top_p=0.0),
+        Sampling(4, top_p=1.1),
+        Sampling(4, stop=("a", "")),
+        Sampling(4, stop=("a", "b", "c", "d", "e")),
+    ],
+)
+def test_bad_sampling_settings_are_refused(decoder, sampling: Sampling) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        decoder.generate([PROMPTS[0]], [sampling])
+    assert caught.value.reason == "BAD_SAMPLING"
+
+
+def test_bad_texts_are_refused(decoder) -> None:
+    most = decoder.max_prompt_tokens
+    for prompt, reason in (("", "EMPTY_TEXT"), ("river " * (most + 1), "TEXT_TOO_LONG")):
+        for call in (decoder.bucket, lambda prompt: decoder.score(prompt, ["a"])):
+            with pytest.raises(InvalidArgument) as caught:
+                call(prompt)
+            assert caught.value.reason == reason
+    for candidates, reason in (
+        ([], "EMPTY_TEXT"),
+        (["a", ""], "EMPTY_TEXT"),
+        (["river " * (decoder.max_new_tokens + 1)], "TEXT_TOO_LONG"),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            decoder.score("a", candidates)
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("prompts", [[], ["a"] * (BUCKET_ROWS + 1), ["a", "river " * 40]])
+def test_one_batch_is_of_one_bucket(decoder, prompts: list[str]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        decoder.generate(prompts, [Sampling()] * len(prompts))
+    assert caught.value.reason == "BAD_BATCH"
+
+
+class NotedDecoder:
+    """The decoder, each of its batches held at a gate and noted: (prompts, with latents)."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.gate = Gate()
+        self.batches: list[tuple[list[str], bool]] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._decoder, name)
+
+    def generate(self, prompts, samplings, z_BC=None):
+        self.batches.append((list(prompts), z_BC is not None))
+        self.gate()
+        return self._decoder.generate(prompts, samplings, z_BC)
+
+
+@pytest.fixture
+def noted(decoder) -> NotedDecoder:
+    return NotedDecoder(decoder)
+
+
+@pytest.fixture
+async def door(weights: Weights, noted: NotedDecoder):
+    """A channel to the decoder service."""
+    async with served("decoder", DecoderService(weights.folder, noted)) as address:
+        yield channel_stub("decoder", address)
+
+
+def request_of(prompt: str, z_C=None, deadline: float = 0.0, **sampling):
+    latent = b"" if z_C is None else z_C.float().numpy().astype("<f4").tobytes()
+    sampling = decoder_pb2.Sampling(**{"max_tokens": 4} | sampling)
+    request = decoder_pb2.GenerateRequest(prompt=prompt, latent=latent, sampling=sampling)
+    request.context.deadline_unix_s = deadline
+    return request
+
+
+async def said(door, request) -> tuple[str, str, int]:
+    replies = [reply async for reply in door.Generate(request)]
+    assert not any(reply.finish_reason for reply in replies[:-1])
+    last = replies[-1]
+    return "".join(reply.text for reply in replies), last.finish_reason, last.tokens
+
+
+async def test_rows_with_and_without_a_latent_never_share_a_batch(
+    door, noted, decoder, latents
+) -> None:
+    """Calls of all kinds wait together; each is answered as it would be alone."""
+    long = "river " * 30
+    first = asyncio.create_task(said(door, request_of("first")))
+    await noted.gate.reached()
+    calls = []
+    for place, prompt in enumerate(PROMPTS):
+        for z_C in (None, latents[place]):
+            for how in ({"seed": 5, "temperature": 10.0}, {"max_tokens": 2}):
+                calls.append((prompt, z_C, how))
+    calls += [(long, None, {}), (long, latents[0], {})]
+    answers = [asyncio.create_task(said(door, request_of(p, z, **how))) for p, z, how in calls]
+    await asyncio.sleep(0.3)
+    noted.gate.open()
+    await first
+    for (prompt, z_C, how), answer in zip(calls, answers, strict=True):
+        sampling = Sampling(**{"max_tokens": 4} | how)
+        alone = whole(decoder, prompt, sampling, None if z_C is None else z_C[None])
+        assert await answer == alone
+    of_kind = {True: [], False: []}
+    for prompts, conditioned in noted.batches:
+        assert len(prompts) <= BUCKET_ROWS
+        assert prompts == [long] or long not in prompts
+        of_kind[conditioned] += prompts
+    for conditioned in (False, True):
+        wanted = [prompt for prompt, z_C, _ in calls if (z_C is not None) == conditioned]
+        assert sorted(of_kind[conditioned]) == sorted(wanted + ["first"] * (not conditioned))
+    assert len(noted.batches) < len(calls), "calls of a kind share batches"
+
+
+async def test_a_stream_comes_in_pieces(door, noted) -> None:
+    noted.gate.open()
+    replies = [
+        reply
+        async for reply in door.Generate(request_of("a", max_tokens=6, temperature=10.0, seed=1))
+    ]
+    assert len([reply for reply in replies if reply.text]) > 2
+    assert [reply.finish_reason for reply in replies] == [""] * (len(replies) - 1) + ["length"]
+    assert replies[-1].tokens == 6
+
+
+async def test_a_full_queue_refuses_one_more(door, noted, latents) -> None:
+    first = asyncio.create_task(said(door, request_of("first", max_tokens=1)))
+    await noted.gate.reached()
+    others = [
+        asyncio.create_task(said(door, request_of("a", max_tokens=1))) for _ in range(MAX_QUEUE + 2)
+    ]
+    refused = 0
+    for task in asyncio.as_completed(others):
+        try:
+            await task
+        except ResourceExhausted as error:
+            assert error.reason == "QUEUE_FULL"
+            refused += 1
+        if refused == 2:
+            break
+    conditioned = asyncio.create_task(said(door, request_of("b", latents[0], max_tokens=1)))
+    noted.gate.open()
+    results = await asyncio.gather(first, conditioned, *others, return_exceptions=True)
+    assert sum(isinstance(result, Exception) for result in results) == 2
+
+
+async def test_a_caller_who_leaves_gives_up_the_place_in_the_queue(weights, noted) -> None:
+    door = ObjectStub(DecoderService(weights.folder, noted))
+    first = asyncio.create_task(said(door, request_of("first")))
+    await noted.gate.reached()
+    left = asyncio.create_task(said(door, request_of("left")))
+    stayed = asyncio.create_task(said(door, request_of("stayed")))
+    await asyncio.sleep(0.05)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    noted.gate.open()
+    await asyncio.gather(first, stayed)
+    assert [prompts for prompts, _ in noted.batches] == [["first"], ["stayed"]]
+
+
+async def test_a_deadline_passes_in_the_queue(weights, noted) -> None:
+    door = ObjectStub(DecoderService(weights.folder, noted))
+    first = asyncio.create_task(said(door, request_of("first")))
+    await noted.gate.reached()
+    late = asyncio.create_task(said(door, request_of("late", deadline=time.time() + 0.1)))
+    await asyncio.sleep(0.2)
+    noted.gate.open()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    await first
+    assert [prompts for prompts, _ in noted.batches] == [["first"]]
+    with pytest.raises(DeadlineExceeded):
+        await said(door, request_of("late", deadline=time.time() - 1))
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (request_of(""), "EMPTY_TEXT"),
+        (request_of("river " * 400), "TEXT_TOO_LONG"),
+        (request_of("a", torch.zeros(3)), "WRONG_SHAPE"),
+        (request_of("a", max_tokens=1000), "BAD_SAMPLING"),
+        (request_of("a", max_tokens=-1), "BAD_SAMPLING"),
+        (request_of("a", top_p=2.0), "BAD_SAMPLING"),
+    ],
+)
+async def test_a_bad_request_is_named(door, noted, request_, reason: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await said(door, request_)
+    assert caught.value.reason == reason
+    assert noted.batches == []
+
+
+async def test_a_latent_with_a_number_that_is_not_finite_is_refused(door, latents) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await said(door, request_of("a", latents[0] * math.inf))
+    assert caught.value.reason == "NOT_FINITE"
+
+
+async def test_settings_left_out_have_their_defaults(door, noted, decoder) -> None:
+    noted.gate.open()
+    assert await said(door, request_of("a", max_tokens=0)) == whole(decoder, "a", Sampling(32))
+
+
+async def test_scores_through_the_service_are_the_decoders(door, decoder, latents) -> None:
+    candidates = [" Tarsin", " a town by the sea"]
+
+    async def score(prompt, z_C, candidates=candidates):
+        latent = b"" if z_C is None else z_C.float().numpy().astype("<f4").tobytes()
+        reply = await door.ScoreCandidates(
+            decoder_pb2.ScoreCandidatesRequest(prompt=prompt, candidates=candidates, latent=latent)
+        )
+        return [(tuple(one.token_logprobs), tuple(one.token_is_argmax)) for one in reply.scores]
+
+    calls = [(prompt, z) for place, prompt in enumerate(PROMPTS) for z in (None, latents[place])]
+    answers = await asyncio.gather(*(score(prompt, z_C) for prompt, z_C in calls))
+    for (prompt, z_C), answer in zip(calls, answers, strict=True):
+        wanted = decoder.score(prompt, candidates, z_C)
+        assert answer == [(one.token_logprobs, one.token_is_argmax) for one in wanted]
+    results = await asyncio.gather(
+        score("", None), score("a", None), score("a", None, [" x"] * 65), return_exceptions=True
+    )
+    assert [getattr(result, "reason", "") for result in results] == [
+        "EMPTY_TEXT",
+        "",
+        "TOO_MANY_ITEMS",
+    ]
