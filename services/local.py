@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from larimar.errors import Unavailable
 from services.build import SERVICES
@@ -20,6 +25,38 @@ STOP_TIMEOUT_S = 15.0
 RESTART_PAUSE_S = 0.2
 """Time between two looks at whether a process is alive."""
 MAX_RESTART_PAUSE_S = 10.0
+MARK = "LARIMAR_PIPELINE"
+"""Environment variable that names the data directory of the pipeline a process belongs to."""
+STRAY_ROUNDS = 25
+
+
+def strays(data_dir: str) -> list[int]:
+    """Processes that some pipeline of a data directory started and that still run (Linux).
+
+    Ray's agents outlive a raylet that was killed; they carry our mark in their environment.
+    """
+    mark = f"{MARK}={data_dir}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
+
+
+def end_strays(data_dir: str) -> int:
+    """Kills the strays of a data directory whose pipeline has ended; returns how many."""
+    ended = 0
+    for _ in range(STRAY_ROUNDS):
+        pids = strays(data_dir)
+        if not pids:
+            break
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                ended += 1
+        time.sleep(RESTART_PAUSE_S)
+    return ended
 
 
 @dataclass
@@ -49,7 +86,7 @@ class Pipeline:
         say: Callable[[str], None],
     ) -> None:
         self._settings = settings
-        self._environment = environment
+        self._environment = {**environment, MARK: settings.data_dir}
         self._say = say
         self._stopping = threading.Event()
         self._supervisor: threading.Thread | None = None
@@ -75,6 +112,12 @@ class Pipeline:
         """Process of each name."""
         return {held.name: held.process.pid for held in self._all() if held.process}
 
+    def kick(self) -> None:
+        """Kills the process that holds the public port, for the supervisor to start it again."""
+        process = self._groups[-1][-1].process
+        if process is not None:
+            process.kill()
+
     def stop(self) -> None:
         """Ends all processes."""
         self._stopping.set()
@@ -87,6 +130,7 @@ class Pipeline:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        end_strays(self._settings.data_dir)
 
     def _all(self) -> list[_Held]:
         return [held for group in self._groups for held in group]
@@ -131,6 +175,8 @@ class Pipeline:
                     continue
                 self._say(f"{held.name} ended with code {held.process.returncode}: restarting it")
                 try:
+                    if held.name == "ray":  # whose children may outlive it
+                        end_strays(self._settings.data_dir)
                     self._spawn(held)
                     self._await(held)
                     held.failures = 0

@@ -23,12 +23,16 @@ import grpc
 
 from larimar.errors import FailedPrecondition, LarimarError, NotFound, Unavailable
 from larimar.v1 import larimar_pb2, larimar_pb2_grpc
-from services.local import Pipeline
+from services.local import Pipeline, end_strays
 from services.settings import Settings, default_settings, quiet_environment
 from services.store import EmbeddedStore
 
 READY_TIMEOUT_S = 120.0
 """Time the started pipeline has until every service says it is ready."""
+WATCH_PERIOD_S = 5.0
+"""Time between two looks at whether the gateway answers."""
+UNHEALTHY_S = 45.0
+"""Time without an answer after which it is restarted: far above a replica's restart."""
 UP_FILE = "up.json"
 
 
@@ -86,6 +90,22 @@ def wait_until_ready(target: str) -> None:
     raise Unavailable(f"not ready after {READY_TIMEOUT_S:.0f} s: {missing}", "SERVICE_DOWN")
 
 
+def watch(target: str, pipeline: Pipeline, stopping: threading.Event) -> None:
+    """Until told to stop: restarts a gateway that has not answered for UNHEALTHY_S."""
+    last_answer = time.monotonic()
+    while not stopping.wait(WATCH_PERIOD_S):
+        with grpc.insecure_channel(target) as channel:
+            stub = larimar_pb2_grpc.LarimarStub(channel)
+            try:
+                stub.GetStatus(larimar_pb2.GetStatusRequest(), timeout=5.0)
+                last_answer = time.monotonic()
+            except grpc.RpcError:
+                if time.monotonic() - last_answer > UNHEALTHY_S:
+                    say(f"the gateway has not answered for {UNHEALTHY_S:.0f} s: restarting it")
+                    pipeline.kick()
+                    last_answer = time.monotonic() + READY_TIMEOUT_S
+
+
 def serve(settings: Settings, use_ray: bool) -> None:
     """Runs a pipeline until a signal. Raises: LarimarError, when it cannot start."""
     data_dir = Path(settings.data_dir)
@@ -108,6 +128,8 @@ def serve(settings: Settings, use_ray: bool) -> None:
             store.start(lambda share: say(f"the store loads its log: {share:.0%}"))
             stack.callback(store.stop)
             store.supervise()
+            if end_strays(settings.data_dir):
+                say("ended what was left of an earlier pipeline of this data directory")
             settings = dataclasses.replace(settings, redis_url=store.url)
             say(f"store is up (pid {store.pid})")
         environment = {**os.environ, **quiet_environment(settings)}
@@ -131,7 +153,7 @@ def serve(settings: Settings, use_ray: bool) -> None:
         temporary.replace(up_file)
         stack.callback(up_file.unlink, missing_ok=True)
         say(f"ready on {target}")
-        stopping.wait()
+        watch(target, pipeline, stopping)
         say("stopping")
 
 

@@ -12,8 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedTokenizerFast,
+)
 
 from larimar.checkpoint import DECODER, EMBEDDINGS, ModelFolder
 from larimar.decoder import BUCKET_ROWS, BUCKET_TOKENS, Decoder, Piece, Sampling
@@ -276,6 +282,33 @@ def test_a_stop_string_that_spans_tokens_ends_the_text_before_it(decoder) -> Non
     pieces = scripted(decoder, tokens, Sampling(3, stop=("en bl",)))
     assert joined(pieces) == (" red gre", "stop", 3)
     assert [piece.text for piece in pieces] == ["", " red g", "re"]
+
+
+def test_nothing_of_a_stop_string_is_let_out_before_it_is_whole(decoder) -> None:
+    tokens = decoder.tokenizer("!!!!", add_special_tokens=False)["input_ids"]
+    pieces = scripted(decoder, tokens, Sampling(4, stop=("!!!!",)))
+    assert [piece.text for piece in pieces] == [""] * 4
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for every byte, as in GPT-2: a character may take several."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: at for at, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
+def test_a_character_of_several_tokens_comes_whole(decoder, byte_tokenizer, text: str) -> None:
+    tokens = byte_tokenizer(text, add_special_tokens=False)["input_ids"]
+    network = Scripted(decoder.network, [[*tokens, byte_tokenizer.eos_token_id]], 257)
+    player = Decoder(network, byte_tokenizer, 384, 128)
+    pieces = [pieces[0] for pieces in player.generate(["The end"], [Sampling(128)])]
+    assert joined(pieces) == (text, "stop", len(tokens))
+    assert all("\ufffd" not in piece.text for piece in pieces) or "\ufffd" in text
 
 
 def test_the_earliest_of_several_stop_strings_counts(decoder) -> None:
