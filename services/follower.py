@@ -126,7 +126,7 @@ class Follower:
         try:
             if held.stopped is not None:
                 held.state, held.stopped = None, None
-            if held.state is None:
+            if held.state is None or held.state.version == 0:  # no chain yet to tell a bank by
                 held.state = await self._cold_state(held, tenant, bank)
             try:
                 await self.fold_tail(held.state, tenant, bank)
@@ -134,6 +134,7 @@ class Follower:
                 if error.reason != "LOG_CHANGED":
                     raise
                 log.warning("chain of bank %s broke: folding its log from nothing", bank)
+                held.checkpoint_version = 0
                 held.state = BankState(await self.log.bank_config(tenant, bank), self.parts)
                 await self.fold_tail(held.state, tenant, bank)
         except DataLoss as error:
@@ -195,15 +196,16 @@ class Follower:
             return
         due = held.state.version - held.checkpoint_version >= self.checkpoint_every
         if due and time.monotonic() - held.checkpoint_time > MIN_CHECKPOINT_PAUSE_S:
-            held.checkpoint_time = time.monotonic()
-            task = asyncio.create_task(self._save_quietly(tenant, bank))
+            held.checkpoint_version, held.checkpoint_time = held.state.version, time.monotonic()
+            task = asyncio.create_task(self._save_quietly(held, tenant, bank))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _save_quietly(self, tenant: str, bank: str) -> None:
+    async def _save_quietly(self, held: _Bank, tenant: str, bank: str) -> None:
         try:
             await self.save_checkpoint(tenant, bank)
         except LarimarError as error:
+            held.checkpoint_version = 0
             log.warning("no checkpoint of bank %s: %s", bank, error)
 
     def _shrink(self, keep: tuple[str, str]) -> None:

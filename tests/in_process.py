@@ -46,6 +46,7 @@ class Pipeline:
 
     def __init__(self, weights: Weights, log: Log | None = None) -> None:
         config = weights.folder.config
+        self.weights = weights
         self.log = log or MemoryLog()
         self.follower = Follower(self.log, ("memory", "scope"), STATE_BUDGET)
         self.servicers: dict[str, Any] = {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BANK, CRASH_BANK, TWIN_BANK = "demo", "demo-crash", "demo-twin"
 SHOWN_FACTS = 12
 """Facts whose answers are printed one by one."""
-MEASURED_FACTS = 100
+MEASURED_FACTS = 60
 """Facts whose recall goes into the summary."""
 CRASH_FACTS = 150
 """Facts written while processes are killed."""
@@ -118,7 +118,7 @@ def tour(client: Client, examples: list[Example], folder: Path, quiet: bool) -> 
             client.delete_bank(bank)
         client.create_bank(bank)
     shown = examples[:: max(1, len(examples) // SHOWN_FACTS)][:SHOWN_FACTS]
-    measured = examples[: MEASURED_FACTS * 2 : 2]
+    measured = examples[::3][:MEASURED_FACTS]
     empty_digest = client.digest(BANK).digest
 
     out("\n1. What the model says before anything is written")

@@ -1,0 +1,443 @@
+"""Followers of a log: fresh reads, refolding, checkpoints good and bad, damage, the byte budget."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from larimar.errors import (
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+)
+from larimar.memory import BankConfig, BankState, Kind, request_body
+from services import follower as follower_module
+from services.follower import Follower
+from services.log import Append, MemoryLog
+from tests.banks import ADDRESSINGS, config_of, payload_of, reads_of
+
+TENANT = "default"
+BUDGET = 1 << 30
+CONFIG = config_of("slots")
+
+
+class NotedLog(MemoryLog):
+    """The log in this process, which notes where tails begin and can be out of reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tails: list[int] = []
+        self.down = False
+
+    async def tail(self, tenant, bank, after, limit, chain=None):
+        self.tails.append(after)
+        if self.down:
+            raise Unavailable("the store does not answer", "STORE_DOWN")
+        await asyncio.sleep(0)
+        return await super().tail(tenant, bank, after, limit, chain)
+
+
+@pytest.fixture
+def log() -> NotedLog:
+    return NotedLog()
+
+
+def write_of(config: BankConfig, fact_id: str, variant: int, event_id: str = "") -> Append:
+    payload = payload_of(config, fact_id, variant)
+    body = request_body(Kind.WRITE, fact_id, payload.prompt, payload.answer, payload.rephrasings)
+    event_id = event_id or f"write {fact_id} {variant}"
+    return Append(Kind.WRITE, event_id, fact_id, body, payload.to_bytes())
+
+
+def forget_of(fact_id: str, event_id: str = "") -> Append:
+    body = request_body(Kind.FORGET, fact_id)
+    return Append(Kind.FORGET, event_id or f"forget {fact_id}", fact_id, body)
+
+
+async def filled(log: MemoryLog, bank: str = "b", config: BankConfig = CONFIG, n: int = 10) -> None:
+    """A bank of n writes, some of them replacements, and a forget."""
+    await log.make_bank(TENANT, bank, config)
+    items = [write_of(config, f"fact {v % 7}", v) for v in range(n - 1)] + [forget_of("fact 0")]
+    assert all(done.error is None for done in await log.append(TENANT, bank, items))
+
+
+def frozen(state: BankState) -> tuple:
+    """All of a state that does not tell of its history in this process."""
+    tensors, metadata = state.to_tensors()
+    arrays = {name: array.tobytes() for name, array in tensors.items()}
+    return arrays, metadata, dict(state.facts), state.folded_sha256(), reads_of(state, state.config)
+
+
+async def state_of(follower: Follower, bank: str = "b", min_version: int = 0) -> tuple:
+    async with follower.state(TENANT, bank, min_version) as state:
+        return frozen(state)
+
+
+def both(log: MemoryLog, **settings) -> Follower:
+    return Follower(log, ("memory", "scope"), **{"state_budget_bytes": BUDGET} | settings)
+
+
+async def test_every_follower_sees_every_edit_that_was_acknowledged_before(log) -> None:
+    await filled(log)
+    one, other = both(log), both(log)
+    for variant in range(3):
+        (done,) = await log.append(TENANT, "b", [write_of(CONFIG, f"new {variant}", variant)])
+        for follower in (one, other):
+            async with follower.state(TENANT, "b") as state:
+                assert state.version == done.version and f"new {variant}" in state.facts
+    await log.append(TENANT, "b", [forget_of("new 0")])
+    async with one.state(TENANT, "b") as state:
+        assert "new 0" not in state.facts
+
+
+async def test_readers_and_a_writer_at_once(log) -> None:
+    """No read is older than what was acknowledged when it began."""
+    await filled(log)
+    follower, acknowledged, ends = both(log), [10], []
+
+    async def write() -> None:
+        for variant in range(30):
+            (done,) = await log.append(TENANT, "b", [write_of(CONFIG, f"new {variant}", variant)])
+            acknowledged.append(done.version)
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        while not ends:
+            known = acknowledged[-1]
+            async with follower.state(TENANT, "b") as state:
+                assert state.version >= known
+            await asyncio.sleep(0)
+
+    readers = [asyncio.create_task(read()) for _ in range(4)]
+    await write()
+    ends.append(True)
+    await asyncio.gather(*readers)
+    assert await state_of(follower) == frozen(await follower.rebuilt(TENANT, "b"))
+
+
+async def test_a_version_that_is_not_written_yet_is_refused(log) -> None:
+    await filled(log)
+    follower = both(log)
+    async with follower.state(TENANT, "b", 10) as state:
+        assert state.version == 10
+    with pytest.raises(FailedPrecondition, match="at version 10, not yet at 11") as caught:
+        await state_of(follower, min_version=11)
+    assert caught.value.reason == "VERSION_NOT_WRITTEN"
+    await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
+    assert (await state_of(follower, min_version=11))[1]["version"] == "11"
+
+
+async def test_an_unknown_bank_is_not_found_and_not_held(log) -> None:
+    follower = both(log)
+    with pytest.raises(NotFound) as caught:
+        await state_of(follower, "nowhere")
+    assert caught.value.reason == "UNKNOWN_BANK"
+    await filled(log)
+    await state_of(follower)
+    await log.drop_bank(TENANT, "b")
+    with pytest.raises(NotFound):
+        await state_of(follower)
+    assert follower.banks_held == 0 and follower.bytes_held == 0
+
+
+@pytest.mark.parametrize("events", [0, 1, 9, 10, 12])
+async def test_a_bank_that_was_dropped_and_made_anew_is_folded_again(log, events: int) -> None:
+    """With fewer, as many, or more events than the follower had folded."""
+    await filled(log)
+    follower = both(log)
+    before = await state_of(follower)
+    await log.drop_bank(TENANT, "b")
+    await log.make_bank(TENANT, "b", CONFIG)
+    items = [write_of(CONFIG, f"anew {variant}", variant) for variant in range(events)]
+    await log.append(TENANT, "b", items)
+    after = await state_of(follower)
+    assert after == frozen(await both(log).rebuilt(TENANT, "b")) != before
+    assert after[1]["version"] == str(events)
+
+
+@pytest.mark.parametrize("events", [0, 10])
+async def test_a_bank_made_anew_has_its_own_configuration(log, events: int) -> None:
+    """Also where the follower had folded nothing, and so has no chain to tell by."""
+    if events:
+        await filled(log)
+    else:
+        await log.make_bank(TENANT, "b", CONFIG)
+    follower = both(log)
+    await state_of(follower)
+    await log.drop_bank(TENANT, "b")
+    other = config_of("pinv")
+    await log.make_bank(TENANT, "b", other)
+    await log.append(TENANT, "b", [write_of(other, "new", 1)])
+    async with follower.state(TENANT, "b") as state:
+        assert state.config == other and state.facts.keys() == {"new"}
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+@pytest.mark.parametrize("parts", [("memory", "scope"), ("memory",), ("scope",)])
+async def test_a_checkpoint_and_the_tail_give_the_bytes_of_a_full_replay(
+    log, addressing: str, parts: tuple[str, ...]
+) -> None:
+    config = config_of(addressing)
+    await filled(log, config=config)
+    version, digest, size = await both(log).save_checkpoint(TENANT, "b")
+    assert version == 10 and size > 0
+    items = [write_of(config, "fact 3", 90), forget_of("fact 4"), write_of(config, "late", 91)]
+    await log.append(TENANT, "b", items)
+    log.tails.clear()
+    follower = Follower(log, parts, BUDGET)
+    async with follower.state(TENANT, "b") as state:
+        assert log.tails[0] == 10, "it began at the checkpoint"
+        rebuilt = await follower.rebuilt(TENANT, "b")
+        tensors, metadata = state.to_tensors()
+        wanted, wanted_metadata = rebuilt.to_tensors()
+        assert metadata == wanted_metadata and state.parts == parts
+        assert {k: v.tobytes() for k, v in tensors.items()} == {
+            k: v.tobytes() for k, v in wanted.items()
+        }
+        assert state.folded_sha256() == rebuilt.folded_sha256()
+        assert state.digest() == rebuilt.digest() != digest
+
+
+DAMAGE = {
+    "a flipped bit": lambda blob, meta: (blob[:-9] + bytes([blob[-9] ^ 1]) + blob[-8:], meta),
+    "cut short": lambda blob, meta: (blob[: len(blob) // 2], meta),
+    "nothing": lambda blob, meta: (b"", meta),
+    "noise": lambda blob, meta: (b"\xff" * 4096, meta),
+    "another chain": lambda blob, meta: (blob, meta | {"chain": "0" * 40}),
+    "no meta": lambda blob, meta: (blob, {}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("older", [True, False])
+async def test_a_damaged_checkpoint_is_skipped_for_an_older_one_or_none(
+    log, damage: str, older: bool
+) -> None:
+    await filled(log)
+    saver = both(log)
+    await saver.save_checkpoint(TENANT, "b")
+    await log.append(TENANT, "b", [write_of(CONFIG, "later", 50)])
+    await saver.save_checkpoint(TENANT, "b")
+    checkpoints = log._banks[TENANT, "b"].checkpoints
+    for version in (11,) if older else (10, 11):
+        checkpoints[version] = DAMAGE[damage](*checkpoints[version])
+    log.tails.clear()
+    follower = both(log)
+    assert await state_of(follower) == frozen(await saver.rebuilt(TENANT, "b"))
+    assert log.tails[0] == (10 if older else 0)
+    assert follower.banks_held == 1
+
+
+async def test_a_checkpoint_of_another_history_is_skipped(log) -> None:
+    """A store restored from a backup: the checkpoint is sound, the log under it has changed."""
+    await filled(log)
+    saver = both(log)
+    await saver.save_checkpoint(TENANT, "b")
+    checkpoints = dict(log._banks[TENANT, "b"].checkpoints)
+    await log.drop_bank(TENANT, "b")
+    await log.make_bank(TENANT, "b", CONFIG)
+    await log.append(TENANT, "b", [write_of(CONFIG, f"anew {v}", v) for v in range(12)])
+    log._banks[TENANT, "b"].checkpoints.update(checkpoints)
+    follower = both(log)
+    async with follower.state(TENANT, "b") as state:
+        assert state.facts.keys() == {f"anew {v}" for v in range(12)}
+
+
+async def test_a_checkpoint_of_another_configuration_is_skipped(log) -> None:
+    other = dataclasses.replace(CONFIG, alpha=0.5)
+    for bank, config in (("b", CONFIG), ("other", other)):
+        await log.make_bank(TENANT, bank, config)
+    await both(log).save_checkpoint(TENANT, "other")
+    log._banks[TENANT, "b"].checkpoints.update(log._banks[TENANT, "other"].checkpoints)
+    async with both(log).state(TENANT, "b") as state:
+        assert state.config == CONFIG
+
+
+async def test_a_follower_saves_a_checkpoint_when_one_is_due(log, monkeypatch) -> None:
+    monkeypatch.setattr(follower_module, "MIN_CHECKPOINT_PAUSE_S", 0.0)
+    await filled(log)
+    follower = both(log, checkpoint_every=10)
+
+    async def saved() -> list[int]:
+        await state_of(follower)
+        await asyncio.gather(*follower._tasks)
+        return [version for version, _ in await log.checkpoints(TENANT, "b")]
+
+    assert await saved() == [10]
+    await log.append(TENANT, "b", [write_of(CONFIG, f"new {v}", v) for v in range(9)])
+    assert await saved() == [10]
+    await log.append(TENANT, "b", [write_of(CONFIG, "new 9", 9)])
+    assert await saved() == [20, 10]
+    await log.drop_bank(TENANT, "b")
+    await filled(log)
+    assert await saved() == [10], "a bank made anew is not held to the versions of the old one"
+
+
+async def test_checkpoints_keep_their_pause(log) -> None:
+    await filled(log)
+    follower = both(log, checkpoint_every=1)
+    for variant in range(3):
+        await log.append(TENANT, "b", [write_of(CONFIG, f"new {variant}", variant)])
+        await state_of(follower)
+        await asyncio.gather(*follower._tasks)
+    assert [version for version, _ in await log.checkpoints(TENANT, "b")] == [11]
+
+
+async def test_a_checkpoint_that_cannot_be_saved_does_not_harm_a_read(log, monkeypatch) -> None:
+    async def refuse(*args):
+        raise Unavailable("the store does not answer", "STORE_DOWN")
+
+    monkeypatch.setattr(follower_module, "MIN_CHECKPOINT_PAUSE_S", 0.0)
+    await filled(log)
+    follower = both(log, checkpoint_every=1)
+    with monkeypatch.context() as store:
+        store.setattr(log, "put_checkpoint", refuse)
+        await state_of(follower)
+        await asyncio.gather(*follower._tasks)
+    await state_of(follower)
+    await asyncio.gather(*follower._tasks)
+    assert [version for version, _ in await log.checkpoints(TENANT, "b")] == [10]
+
+
+async def test_the_scope_follower_saves_no_checkpoints(log, monkeypatch) -> None:
+    monkeypatch.setattr(follower_module, "MIN_CHECKPOINT_PAUSE_S", 0.0)
+    await filled(log)
+    follower = Follower(log, ("scope",), BUDGET, checkpoint_every=1)
+    async with follower.state(TENANT, "b"):
+        pass
+    await asyncio.gather(*follower._tasks)
+    assert await log.checkpoints(TENANT, "b") == []
+
+
+def lose_an_entry(held) -> None:
+    del held.events[4]
+
+
+def garble_a_payload(held) -> None:
+    held.salted[4] = held.salted[4][:16] + b"LRM1" + b"\0" * 40
+
+
+def swap_payloads(held) -> None:
+    held.salted[4], held.salted[5] = held.salted[5], held.salted[4]
+
+
+@pytest.mark.parametrize("damage", [lose_an_entry, garble_a_payload, swap_payloads])
+async def test_a_damaged_log_stops_its_bank_until_it_is_repaired_and_no_other(log, damage) -> None:
+    await filled(log)
+    await filled(log, "sound")
+    follower = both(log)
+    wanted = await state_of(follower)
+    held = log._banks[TENANT, "b"]
+    events, salted = list(held.events), list(held.salted)
+    damage(held)
+    follower = both(log)
+    for _ in range(2):
+        with pytest.raises(DataLoss):
+            await state_of(follower)
+        await state_of(follower, "sound")
+    assert follower.banks_held == 1
+    held.events[:], held.salted[:] = events, salted
+    assert await state_of(follower) == wanted
+
+
+async def test_damage_behind_a_follower_stops_it_at_the_new_entry(log) -> None:
+    await filled(log)
+    follower = both(log)
+    await state_of(follower)
+    await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
+    held = log._banks[TENANT, "b"]
+    sound = held.salted[10]
+    held.salted[10] = b"noise"
+    with pytest.raises(DataLoss):
+        await state_of(follower)
+    assert follower.banks_held == 0, "a stopped bank answers nothing, old versions neither"
+    held.salted[10] = sound
+    assert (await state_of(follower))[1]["version"] == "11"
+
+
+async def test_a_store_out_of_reach_is_not_damage(log) -> None:
+    await filled(log)
+    follower = both(log)
+    wanted = await state_of(follower)
+    log.down = True
+    with pytest.raises(Unavailable):
+        await state_of(follower)
+    with pytest.raises(Unavailable):
+        await state_of(both(log))
+    log.down = False
+    log.tails.clear()
+    assert await state_of(follower) == wanted
+    assert log.tails == [10], "what was folded is kept"
+
+
+async def test_idle_banks_are_dropped_least_recently_used_first_and_come_back_equal(log) -> None:
+    banks = [f"bank-{n}" for n in range(5)]
+    for bank in banks:
+        await filled(log, bank)
+    wanted = {bank: await state_of(both(log), bank) for bank in banks}
+    async with both(log).state(TENANT, banks[0]) as state:
+        size = state.bytes_held
+    follower = both(log, state_budget_bytes=int(2.5 * size))
+    for bank in banks:
+        await state_of(follower, bank)
+        assert follower.bytes_held <= 2.5 * size
+    assert follower.banks_held == 2
+
+    async def cold(bank: str) -> bool:
+        log.tails.clear()
+        assert await state_of(follower, bank) == wanted[bank]
+        return log.tails[0] == 0
+
+    assert [await cold(bank) for bank in ("bank-3", "bank-4", "bank-3")] == [False] * 3
+    assert await cold("bank-0")
+    assert not await cold("bank-3"), "bank-4 was used less recently"
+    assert await cold("bank-4")
+
+
+async def test_one_bank_larger_than_the_budget_is_still_served(log) -> None:
+    await filled(log)
+    follower = both(log, state_budget_bytes=1)
+    await state_of(follower)
+    log.tails.clear()
+    await state_of(follower)
+    assert log.tails == [10]
+
+
+async def test_a_bank_in_use_is_not_dropped(log) -> None:
+    await filled(log, "used")
+    await filled(log, "other")
+    follower = both(log, state_budget_bytes=1)
+    async with follower.state(TENANT, "used") as state:
+        before = frozen(state)
+        await state_of(follower, "other")
+        assert frozen(state) == before and follower.banks_held == 2
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_two_followers_have_one_digest_in_whatever_steps_they_fold(
+    log, monkeypatch, addressing: str
+) -> None:
+    config = config_of(addressing)
+    await filled(log, config=config, n=6)
+    slow, quick = both(log), both(log)
+    await state_of(slow)
+    items = [write_of(config, f"fact {v % 5}", v + 100) for v in range(20)]
+    for low in range(0, 20, 7):
+        await log.append(TENANT, "b", items[low : low + 7])
+        monkeypatch.setattr(follower_module, "TAIL_EVENTS", 2 + low)
+        await state_of(slow)
+    monkeypatch.setattr(follower_module, "TAIL_EVENTS", 1000)
+    assert await state_of(slow) == await state_of(quick)
+
+
+async def test_banks_of_two_tenants_are_two_banks(log) -> None:
+    await filled(log)
+    await log.make_bank("other", "b", CONFIG)
+    follower = both(log)
+    await state_of(follower)
+    async with follower.state("other", "b") as state:
+        assert len(state) == 0
+    assert follower.banks_held == 2
