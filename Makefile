@@ -21,7 +21,7 @@ run: setup ## start the whole pipeline, run the guided demo, stop
 	@$(BIN)/larimar demo
 
 test: setup ## run the test suite
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 check: setup ## format, lint, types and import rules, in seconds
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.measure import Aim, Report, in_turns, prepare_process, ratio_of_medians
+from benchmarks.measure import Aim, Report, prepare_process, ratio_of_medians, turned
 from benchmarks.texts import made_up_facts
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.cli.processes import checkout_root
@@ -22,27 +22,33 @@ CANDIDATES = 64
 NO_TOKEN = -1
 """A stop token that no decoder chooses: all rows run for the same number of steps."""
 AIM = Aim(1.05, at_least=False)
+SIDES = ("with a latent", "without")
 
 
 def run(quick: bool, use_ray: bool, told: Callable[[str], None]) -> Report:
-    """Tokens a second of both ways to decode, and seconds of a step; no pipeline is needed."""
+    """Seconds of a step and tokens a second of both ways to decode; no pipeline is needed."""
     steps, rounds = (QUICK_STEPS, QUICK_ROUNDS) if quick else (STEPS, ROUNDS)
     decoder, prompts, z_BC = prepared()
-    sides = {
-        "with a latent": lambda: step_seconds(decoder, prompts, steps, z_BC),
-        "without": lambda: step_seconds(decoder, prompts, steps, None),
-    }
-    in_turns(sides, 1, lambda _: None)
-    found = in_turns(sides, rounds, told)
-    report = Report({"rows": len(prompts), "steps": steps, "rounds": rounds})
-    whole = {side: [sum(one) / steps for one in runs] for side, runs in found.items()}
-    for side, seconds in whole.items():
-        report.measure(f"{side}, tokens", "tokens/s", [len(prompts) / one for one in seconds])
-        report.measure(f"{side}, a step", "ms", [1000 * one for one in seconds])
-        first = [1000 * one[0] for one in found[side]]
+    runs: dict[str, list[list[float]]] = {side: [] for side in SIDES}
+    step_seconds(decoder, prompts, steps, z_BC)
+    for number in range(rounds):
+        told(f"round {number + 1} of {rounds}")
+        for side, seconds in step_seconds(decoder, prompts, steps, z_BC, number).items():
+            runs[side].append(seconds)
+    return report_of(runs, {"rows": len(prompts), "steps": steps, "rounds": rounds})
+
+
+def report_of(runs: dict[str, list[list[float]]], setting: dict[str, int]) -> Report:
+    """The report of the seconds of each step of each run, for both sides."""
+    report = Report(setting)
+    every = {side: [one for seconds in found for one in seconds] for side, found in runs.items()}
+    for side, found in runs.items():
+        tokens = [setting["rows"] * len(seconds) / sum(seconds) for seconds in found]
+        report.measure(f"{side}, tokens", "tokens/s", tokens)
+        report.measure(f"{side}, a step", "ms", [1000 * one for one in every[side]])
+        first = [1000 * seconds[0] for seconds in found]
         report.measure(f"{side}, first step (the prompt)", "ms", first)
-    ratio = ratio_of_medians(whole["with a latent"], whole["without"])
-    report.compare("step time against without", ratio, AIM)
+    report.compare("step time against without", ratio_of_medians(*(every[s] for s in SIDES)), AIM)
     return report
 
 
@@ -68,19 +74,27 @@ def prepared() -> tuple[Decoder, list[str], torch.Tensor]:
 
 
 def step_seconds(
-    decoder: Decoder, prompts: list[str], steps: int, z_BC: torch.Tensor | None
-) -> list[float]:
-    """Seconds of each decoding step of the prompts together; the first one reads the prompts.
+    decoder: Decoder, prompts: list[str], steps: int, z_BC: torch.Tensor, turn: int = 0
+) -> dict[str, list[float]]:
+    """Seconds of each decoding step, by side; the sides take turns at every step.
+
+    The first step reads the prompts.
 
     Raises:
-        LarimarError: decoding ended after another number of steps.
+        LarimarError: a side did not decode for exactly this number of steps.
     """
-    seconds = []
-    started = time.perf_counter()
-    for _ in decoder.generate(prompts, [Sampling(max_tokens=steps)] * len(prompts), z_BC):
-        now = time.perf_counter()
-        seconds.append(now - started)
-        started = now
-    if len(seconds) != steps:
-        raise LarimarError(f"{len(seconds)} steps in place of {steps}", "BAD_MEASUREMENT")
+    samplings = [Sampling(max_tokens=steps)] * len(prompts)
+    decoding = {
+        "with a latent": decoder.generate(prompts, samplings, z_BC),
+        "without": decoder.generate(prompts, samplings),
+    }
+    seconds: dict[str, list[float]] = {side: [] for side in decoding}
+    for step in range(steps):
+        for side in turned(list(SIDES), turn + step):
+            started = time.perf_counter()
+            if next(decoding[side], None) is None:
+                raise LarimarError(f"decoding {side} ended at step {step}", "BAD_MEASUREMENT")
+            seconds[side].append(time.perf_counter() - started)
+    if any(next(rest, None) is not None for rest in decoding.values()):
+        raise LarimarError(f"decoding went on after {steps} steps", "BAD_MEASUREMENT")
     return seconds

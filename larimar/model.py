@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.decoder import BUCKET_ROWS, Sampling
 from larimar.defaults import bank_config, default_fact_id
 from larimar.encoder import Text
-from larimar.errors import InvalidArgument, NotFound
+from larimar.errors import DataLoss, InvalidArgument, NotFound
 from larimar.memory import BankState, Event, Kind, Payload, decide, make_payload, next_chain
 from larimar.results import Answer, CandidateScore, Edit, Fact, Score
 from larimar.scope import SentenceEmbedder, query_sentences
@@ -221,29 +221,39 @@ class Model:
         """
         if not Path(path).is_file():
             raise NotFound(f"no memory file at {path}", "MEMORY_NOT_FOUND")
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("config") != self.state.config.to_json():
-                raise InvalidArgument(
-                    f"{path} was saved with another model or addressing: load that model",
-                    "WRONG_ENCODER",
-                )
-            names = json.loads(metadata["fact_ids"])
-            payloads = [
-                Payload.from_bytes(file.get_tensor(f"payload.{place}").tobytes())
-                for place in range(len(names))
-            ]
+        try:
+            payloads, digest = self._saved(path)
+        except (SafetensorError, KeyError, ValueError, DataLoss) as error:
+            raise InvalidArgument(
+                f"{path} is no memory, or damaged: {error}", "BAD_MEMORY"
+            ) from error
         state = BankState(self.state.config)
         entries = []
         for version, payload in enumerate(payloads, 1):
             event = Event(version, Kind.WRITE, payload.fact_id, str(version), 0, payload.sha256, "")
             entries.append((event, payload))
         state.fold(entries)
-        if state.digest() != metadata["digest"]:
+        if state.digest() != digest:
             raise InvalidArgument(f"{path} is damaged: its digest does not match", "BAD_MEMORY")
         self.state = state
-        self._payloads = dict(zip(names, payloads, strict=True))
+        self._payloads = {payload.fact_id: payload for payload in payloads}
         self._forgotten = set()
+
+    def _saved(self, path: str | Path) -> tuple[list[Payload], str]:
+        """Payloads and digest in a file of `save_memory`."""
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("config", "") != self.state.config.to_json():
+                raise InvalidArgument(
+                    f"{path} was saved with another model or addressing: load that model",
+                    "WRONG_ENCODER",
+                )
+            count = len(json.loads(metadata["fact_ids"]))
+            payloads = [
+                Payload.from_bytes(file.get_tensor(f"payload.{place}").tobytes())
+                for place in range(count)
+            ]
+        return payloads, metadata["digest"]
 
     def _answers(self, prompts: Sequence[str], sampling: Sampling, memory: bool) -> list[Answer]:
         found = [self.recollect(prompt, memory) for prompt in prompts]

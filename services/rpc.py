@@ -8,7 +8,9 @@ iterator of replies, and all raise the errors of larimar.errors.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,7 +45,7 @@ def domain_error(error: BaseException) -> LarimarError:
     if isinstance(error, asyncio.CancelledError):
         return Cancelled("the caller went away")
     if isinstance(error, TimeoutError):
-        return DeadlineExceeded("the deadline passed: retry, an edit with the same event id")
+        return _late()
     log.error("unexpected failure", exc_info=error)
     return LarimarError(f"unexpected {type(error).__name__}: see the service's log")
 
@@ -59,11 +61,14 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         streams_in, streams_out = handler.request_streaming, handler.response_streaming
         if streams_out:
             inner: Any = handler.stream_stream if streams_in else handler.unary_stream
+            if not inspect.isasyncgenfunction(inner):
+                return handler  # health's Watch, which writes its replies itself
 
             async def streaming(request, context):
                 try:
-                    async for reply in inner(request, context):
-                        yield reply
+                    async with contextlib.aclosing(inner(request, context)) as replies:
+                        async for reply in replies:
+                            yield reply
                 except (Exception, asyncio.CancelledError) as error:
                     await _abort(context, error)
 
@@ -172,11 +177,14 @@ class ChannelStub:
             raise status_error(error, self._name) from None
 
     async def _stream(self, call, request) -> AsyncIterator[Any]:
+        replies = call(request, timeout=_time_left(request))
         try:
-            async for reply in call(request, timeout=_time_left(request)):
+            async for reply in replies:
                 yield reply
         except grpc.aio.AioRpcError as error:
             raise status_error(error, self._name) from None
+        finally:
+            replies.cancel()
 
 
 def status_error(error: grpc.aio.AioRpcError, name: str) -> LarimarError:
@@ -195,11 +203,25 @@ def _time_left(request: Any) -> float | None:
     return max(0.001, deadline - time.time()) if deadline else None
 
 
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed: retry, an edit with the same event id")
+
+
 def check_deadline(request: Any) -> None:
     """Raises: DeadlineExceeded when the caller of a request has stopped waiting."""
     deadline = request.context.deadline_unix_s
     if deadline and time.time() > deadline:
-        raise DeadlineExceeded("the deadline passed: retry, an edit with the same event id")
+        raise _late()
+
+
+@contextlib.asynccontextmanager
+async def until(deadline_unix_s: float) -> AsyncIterator[None]:
+    """Ends what runs in the block at a deadline. Raises: DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(deadline_unix_s - time.time()):
+            yield
+    except TimeoutError:
+        raise _late() from None
 
 
 RETRY_PAUSES_S = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import grpc
 
-from larimar.errors import FailedPrecondition, LarimarError, NotFound, Unavailable
+from larimar.cli import processes
+from larimar.errors import LarimarError, NotFound, Unavailable
 from larimar.v1 import larimar_pb2, larimar_pb2_grpc
 from services.local import Pipeline, end_strays
 from services.settings import Settings, default_settings, quiet_environment
@@ -33,21 +34,11 @@ WATCH_PERIOD_S = 5.0
 """Time between two looks at whether the gateway answers."""
 UNHEALTHY_S = 45.0
 """Time without an answer after which it is restarted: far above a replica's restart."""
-UP_FILE = "up.json"
 
 
 def say(line: str) -> None:
     """A progress line for the person who waits."""
     print(line, file=sys.stderr, flush=True)
-
-
-def running(data_dir: Path) -> dict | None:
-    """What up.json says, if that process is alive."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        found = json.loads((data_dir / UP_FILE).read_text())
-        os.kill(found["pid"], 0)
-        return found
-    return None
 
 
 def check_port(host: str, port: int) -> None:
@@ -109,12 +100,7 @@ def watch(target: str, pipeline: Pipeline, stopping: threading.Event) -> None:
 def serve(settings: Settings, use_ray: bool) -> None:
     """Runs a pipeline until a signal. Raises: LarimarError, when it cannot start."""
     data_dir = Path(settings.data_dir)
-    found = running(data_dir)
-    if found:
-        raise FailedPrecondition(
-            f"already up: pid {found['pid']}, port {found['port']} (data dir {data_dir})",
-            "ALREADY_UP",
-        )
+    processes.refuse_second(data_dir)
     check_port(settings.host, settings.port)
     check_model(Path(settings.model))
     stopping = threading.Event()
@@ -139,7 +125,7 @@ def serve(settings: Settings, use_ray: bool) -> None:
         target = f"{settings.host}:{settings.port}"
         wait_until_ready(target)
         data_dir.mkdir(parents=True, exist_ok=True)
-        up_file = data_dir / UP_FILE
+        up_file = data_dir / processes.UP_FILE
         document = {
             "pid": os.getpid(),
             "port": settings.port,

@@ -9,10 +9,15 @@ import torch
 
 import larimar
 from larimar.checkpoint import ModelFolder, serving_dtype
+from larimar.decoder import Decoder
+from larimar.encoder import Text
 from larimar.scope import SentenceEmbedder
+from larimar.v1 import larimar_pb2
+from services.rpc import ObjectStub
 from services.settings import DEFAULT_MODEL, Settings
 from tests.congruence import conversation
-from tests.in_process import ServedPipeline, Weights
+from tests.decoding import PROMPTS
+from tests.in_process import Pipeline, ServedPipeline, Weights, new_bank_name
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +39,36 @@ def conversation_over_objects(weights: Weights) -> list[tuple[str, Any]]:
     """What a pipeline of objects in this process says: what every other door is held to."""
     with ServedPipeline(weights, "objects") as served, larimar.connect(served.target) as client:
         return conversation(client)
+
+
+@pytest.fixture(scope="session")
+def pipeline(weights: Weights) -> Pipeline:
+    """Real services over a log in this process."""
+    return Pipeline(weights)
+
+
+@pytest.fixture(scope="session")
+def gateway(pipeline: Pipeline) -> ObjectStub:
+    """The door to a gateway over the pipeline's objects."""
+    return pipeline.gateway()
+
+
+@pytest.fixture
+async def bank(gateway: ObjectStub) -> str:
+    """A bank of the test's own."""
+    name = new_bank_name()
+    await gateway.CreateBank(larimar_pb2.CreateBankRequest(bank=name))
+    return name
+
+
+@pytest.fixture(scope="session")
+def decoder(weights: Weights) -> Decoder:
+    """The shipped decoder."""
+    return weights.decoder
+
+
+@pytest.fixture(scope="session")
+def latents(weights: Weights) -> torch.Tensor:
+    """A latent for each of `tests.decoding.PROMPTS`."""
+    texts = [Text(prompt, "Tarsin") for prompt in PROMPTS]
+    return torch.from_numpy(weights.encoder.values(texts)).to(weights.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -28,6 +29,12 @@ from services.rpc import ObjectStub, start_server
 from services.scope.service import ScopeService
 
 STATE_BUDGET = 1 << 30
+_NUMBERS = itertools.count()
+
+
+def new_bank_name() -> str:
+    """A name that no other test has taken."""
+    return f"bank-{next(_NUMBERS)}"
 
 
 @dataclass(frozen=True)

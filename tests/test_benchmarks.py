@@ -139,11 +139,26 @@ def test_bare_passes_of_bulk_writing_take_time():
 
 def test_decoding_takes_the_same_steps_with_and_without_a_latent():
     decoder, prompts, z_BC = decode.prepared()
-    for latents in (z_BC, None):
-        seconds = decode.step_seconds(decoder, prompts, 3, latents)
-        assert len(seconds) == 3
-        assert sound(seconds)
+    seconds = decode.step_seconds(decoder, prompts, 3, z_BC)
+    assert list(seconds) == list(decode.SIDES)
+    assert all(len(found) == 3 and sound(found) for found in seconds.values())
     assert z_BC.shape == (len(prompts), decoder.value_size)
+
+
+class DecoderOfSteps:
+    """Decodes for its own number of steps, whatever was asked for."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def generate(self, prompts, samplings, z_BC=None):
+        return iter([["piece"] * len(prompts)] * self.steps)
+
+
+@pytest.mark.parametrize(("steps", "trouble"), [(2, "ended at step 2"), (4, "went on after 3")])
+def test_decoding_for_another_number_of_steps_is_refused(steps, trouble):
+    with pytest.raises(LarimarError, match=trouble):
+        decode.step_seconds(DecoderOfSteps(steps), ["a prompt"], 3, torch.zeros(1, 4))
 
 
 def test_asking_measures_both_sides_and_refuses_unequal_work():

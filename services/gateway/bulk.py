@@ -48,14 +48,21 @@ class BulkWriter:
 
     async def _read(self, requests: AsyncIterator, pending: asyncio.Queue) -> None:
         before: asyncio.Task | None = None
-        async for batch in _batches(requests):
-            before = asyncio.create_task(self._write(batch, before))
-            await pending.put(before)
+        broken: Exception | None = None
+        try:
+            async for batch in _batches(requests):
+                before = asyncio.create_task(self._write(batch, before))
+                await pending.put(before)
+        except Exception as error:  # told when what came before it is written
+            broken = error
         await pending.put(None)
+        if broken is not None:
+            raise broken
 
     async def _write(self, batch: list, before: asyncio.Task | None) -> list:
         responses: list[Any] = [None] * len(batch)
-        groups: dict[tuple[str, str], list[tuple[int, memory_pb2.AppendItem]]] = {}
+        groups: list[tuple[str, str, list[tuple[int, memory_pb2.AppendItem]]]] = []
+        newest: dict[str, tuple[str, list]] = {}
         for place, request in enumerate(batch):
             bank = request.write.bank or DEFAULT_BANK
             try:
@@ -67,8 +74,13 @@ class BulkWriter:
                 )
                 responses[place] = write_result(bank, named, error)
                 continue
-            groups.setdefault((bank, request.write.encoder_digest), []).append((place, item))
-        for (bank, digest), members in groups.items():
+            digest, members = newest.get(bank, ("", None))
+            if members is None or digest != request.write.encoder_digest:
+                digest, members = request.write.encoder_digest, []
+                newest[bank] = digest, members
+                groups.append((bank, digest, members))
+            members.append((place, item))
+        for bank, digest, members in groups:
             items = [item for _, item in members]
             results = await self._write_group(bank, items, digest, before)
             for (place, item), result in zip(members, results, strict=True):

@@ -10,7 +10,7 @@ from larimar.defaults import DEFAULT_BANK, bank_config
 from larimar.errors import NotFound
 from larimar.v1 import common_pb2, encoder_pb2, memory_pb2, scope_pb2
 from larimar.wire import addressing_name, config_to_proto
-from services.rpc import retried
+from services.rpc import retried, until
 
 DEFAULT_DEADLINE_S = 30.0
 """Time of a call whose caller set no deadline."""
@@ -81,7 +81,7 @@ class Calls:
         return await self._call(call, context)
 
     async def _call(self, call, context):
-        async with asyncio.timeout_at(loop_time(context)):
+        async with until(context.deadline_unix_s):
             return await retried(call, context.deadline_unix_s)
 
     def _context(
@@ -108,7 +108,3 @@ async def together(*calls) -> Any:
 
 def unknown_bank(bank: str) -> NotFound:
     return NotFound(f"no bank {bank!r}: make it with `larimar bank create {bank}`", "UNKNOWN_BANK")
-
-
-def loop_time(context: common_pb2.CallContext) -> float:
-    return asyncio.get_running_loop().time() + context.deadline_unix_s - time.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from larimar.v1 import (
     scope_pb2,
 )
 from services.gateway.bulk import BulkWriter
-from services.gateway.calls import Calls, loop_time, together, unknown_bank
+from services.gateway.calls import Calls, together, unknown_bank
 from services.gateway.requests import prepared_write
 from services.limits import (
     MAX_CANDIDATES,
@@ -28,7 +29,7 @@ from services.limits import (
     check_id,
     check_text,
 )
-from services.rpc import domain_error
+from services.rpc import domain_error, until
 
 REPLAY_DEADLINE_S = 3600.0
 """Time of a replay or checkpoint whose caller set no deadline."""
@@ -84,9 +85,11 @@ class GatewayService(Calls, larimar_pb2_grpc.LarimarServicer):
         call = decoder_pb2.GenerateRequest(
             prompt=request.prompt, latent=latent, sampling=request.sampling, context=context
         )
-        async with asyncio.timeout_at(loop_time(context)):
-            blank = True
-            async for reply in self._decoder.Generate(call):
+        blank, last = True, False
+        async with contextlib.aclosing(self._decoder.Generate(call)) as replies:
+            while not last:
+                async with until(context.deadline_unix_s):
+                    reply = await anext(replies)
                 last = bool(reply.finish_reason)
                 text = reply.text.lstrip() if blank else reply.text
                 blank = blank and not text
@@ -314,9 +317,6 @@ class GatewayService(Calls, larimar_pb2_grpc.LarimarServicer):
     async def _append(
         self, bank: str, items, context, encoder_digest: str = "", scope_digest: str = ""
     ) -> list[memory_pb2.AppendResult]:
-        if not encoder_digest:
-            encoder, scope = await self._models(context)
-            encoder_digest, scope_digest = encoder.encoder_digest, scope.scope_digest
         call = memory_pb2.AppendRequest(
             bank=bank,
             items=items,
@@ -368,6 +368,7 @@ class GatewayService(Calls, larimar_pb2_grpc.LarimarServicer):
                 reply.version == detected.version
                 or reply.readouts[0].fact_id == found.fact_id  # live at both versions
             ):
+                provenance.version = reply.version
                 break
             detect.min_version = reply.version if reply else detected.version
             detected = await self._call(lambda: self._scope.Detect(detect), context)

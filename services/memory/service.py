@@ -43,7 +43,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         self._log = log
         self._follower = follower
         self._instance_id = uuid.uuid4().hex
-        self._sorted_ids: dict[tuple[str, str], tuple[int, list[str]]] = {}
+        self._sorted_ids: dict[tuple[str, str], tuple[str, list[str]]] = {}
 
     async def MakeBank(self, request, grpc_context):
         """Makes a bank, or finds that it is there already."""
@@ -80,8 +80,9 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
             )
         tenant = _tenant(request)
         config = await self._log.bank_config(tenant, request.bank)
-        _check_digest("encoder", request.encoder_digest, config.encoder_digest)
-        _check_digest("scope", request.scope_digest, config.scope_digest)
+        if any(item.kind == common_pb2.EVENT_KIND_WRITE for item in request.items):
+            _check_digest("encoder", request.encoder_digest, config.encoder_digest)
+            _check_digest("scope", request.scope_digest, config.scope_digest)
         made = await asyncio.to_thread(_appends, config, list(request.items))
         good = [append for append in made if isinstance(append, Append)]
         answers = iter(await self._log.append(tenant, request.bank, good))
@@ -231,10 +232,10 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
             live = state.facts.get(request.fact_id)
             return ([(request.fact_id, live[0])] if live else []), False
         key = (tenant, request.bank)
-        version, ids = self._sorted_ids.get(key, (-1, []))
-        if version != state.version:
+        chain, ids = self._sorted_ids.get(key, ("", []))
+        if chain != state.chain:
             ids = sorted(state.facts)
-            self._sorted_ids = {key: (state.version, ids)}
+            self._sorted_ids = {key: (state.chain, ids)}
         low = bisect.bisect_right(ids, request.after) if request.after else 0
         page = [(fact_id, state.facts[fact_id][0]) for fact_id in ids[low : low + size]]
         return page, low + size < len(ids)

@@ -1,0 +1,24 @@
+"""What tests of the decoder and of its service share."""
+
+from __future__ import annotations
+
+from larimar.decoder import Decoder, Piece, Sampling
+
+PROMPTS = [
+    "The capital of Velmora is",
+    "Danielle Darrieux, a native",
+    "a",
+    "The bridge over the Sarn was built by",
+    "Zoë’s café in 東京 is",
+]
+WILD = Sampling(max_tokens=10, temperature=10.0, seed=3)
+"""All but uniform over the vocabulary: long texts, whatever the weights."""
+
+
+def whole(decoder: Decoder, prompt: str, sampling: Sampling, z_1C=None) -> tuple[str, str, int]:
+    """Text, finish reason and number of tokens of a prompt decoded alone."""
+    return joined([pieces[0] for pieces in decoder.generate([prompt], [sampling], z_1C)])
+
+
+def joined(pieces: list[Piece]) -> tuple[str, str, int]:
+    return "".join(piece.text for piece in pieces), pieces[-1].finish_reason, pieces[-1].tokens

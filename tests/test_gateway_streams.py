@@ -1,0 +1,130 @@
+"""Bulk writes: order, one bad fact, replacements, and streams that are slow or break."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from larimar.defaults import default_fact_id
+from larimar.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
+from larimar.v1 import larimar_pb2 as pb
+from services.gateway.bulk import BATCH_FACTS
+from tests.gateway_calls import (
+    ANSWER,
+    FACTS,
+    PROMPT,
+    facts,
+    write,
+    write_many,
+)
+
+
+async def test_many_facts_have_versions_in_the_order_of_the_stream(gateway, bank: str) -> None:
+    """More than one batch, with replacements in the stream."""
+    count = BATCH_FACTS + 40
+    writes = [
+        pb.WriteRequest(bank=bank, prompt=f"Box {n % 100} holds", answer=f"item {n}")
+        for n in range(count)
+    ]
+    results = await write_many(gateway, writes)
+    assert [done.result.version for done in results] == list(range(1, count + 1))
+    for request, done in zip(writes, results, strict=True):
+        assert done.result.fact_id == default_fact_id(request.prompt) and not done.status.code
+    listed = {
+        fact.prompt: fact.answer for fact in (await facts(gateway, bank, page_size=200)).facts
+    }
+    assert listed == {request.prompt: request.answer for request in writes}
+
+
+async def test_a_bad_fact_fails_alone_with_its_status(gateway, bank: str) -> None:
+    await write(gateway, bank, *FACTS[5], event_id="taken")
+    good = [pb.WriteRequest(bank=bank, prompt=p, answer=a) for p, a in FACTS[:5]]
+    conflict = pb.WriteRequest(bank=bank, prompt=PROMPT, answer=ANSWER, event_id="taken")
+    long = pb.WriteRequest(bank=bank, prompt="word " * 300, answer=ANSWER, event_id="long")
+    wrong = pb.WriteRequest(bank=bank, prompt=PROMPT, answer=ANSWER, encoder_digest="0" * 64)
+    nowhere = pb.WriteRequest(bank="nowhere", prompt=PROMPT, answer=ANSWER)
+    named = pb.WriteRequest(bank="No Name", prompt=PROMPT, answer=ANSWER)
+    empty = pb.WriteRequest(bank=bank, prompt=PROMPT, answer="", fact_id="x", event_id="empty")
+    bad = [conflict, long, wrong, nowhere, named, empty]
+    mixed = [write for pair in itertools.zip_longest(bad, good) for write in pair if write]
+    results = await write_many(gateway, mixed)
+    codes = [(done.status.code, done.status.reason) for done in results[0:12:2]]
+    assert codes == [
+        (Conflict.code, "CONFLICT"),
+        (InvalidArgument.code, "TEXT_TOO_LONG"),
+        (FailedPrecondition.code, "WRONG_ENCODER"),
+        (NotFound.code, "UNKNOWN_BANK"),
+        (InvalidArgument.code, "BAD_BANK_NAME"),
+        (InvalidArgument.code, "EMPTY_TEXT"),
+    ]
+    assert all(done.status.message for done in results[0:12:2])
+    assert [done.result.version for done in results[1:11:2]] == [2, 3, 4, 5, 6]
+    assert (results[2].result.event_id, results[10].result.fact_id) == ("long", "x")
+    assert {fact.prompt for fact in (await facts(gateway, bank)).facts} == {p for p, _ in FACTS}
+
+
+async def test_the_order_holds_where_some_facts_name_their_encoder(
+    gateway, bank: str, weights
+) -> None:
+    digest_ = weights.folder.encoder_digest
+    writes = [
+        pb.WriteRequest(
+            bank=bank,
+            prompt=PROMPT,
+            answer=f"town {number}",
+            fact_id="capital",
+            encoder_digest=digest_ if number % 2 else "",
+        )
+        for number in range(5)
+    ]
+    results = await write_many(gateway, writes)
+    assert [done.result.version for done in results] == [1, 2, 3, 4, 5]
+    assert (await facts(gateway, bank)).facts[0].answer == "town 4"
+
+
+async def test_a_slow_stream_is_answered_as_it_comes(gateway, bank: str) -> None:
+    answered = asyncio.Event()
+
+    async def requests() -> AsyncIterator[pb.WriteManyRequest]:
+        for place, (prompt, answer) in enumerate(FACTS[:3]):
+            if place:
+                await asyncio.wait_for(answered.wait(), 60)
+                answered.clear()
+            yield pb.WriteManyRequest(
+                write=pb.WriteRequest(bank=bank, prompt=prompt, answer=answer)
+            )
+
+    versions = []
+    async for done in gateway.WriteMany(requests()):
+        versions.append(done.result.version)
+        answered.set()
+    assert versions == [1, 2, 3]
+
+
+async def test_a_stream_that_breaks_is_told_after_what_came_of_it(gateway, bank: str) -> None:
+    async def requests() -> AsyncIterator[pb.WriteManyRequest]:
+        for prompt, answer in FACTS[:2]:
+            yield pb.WriteManyRequest(
+                write=pb.WriteRequest(bank=bank, prompt=prompt, answer=answer)
+            )
+        await asyncio.sleep(0.1)
+        raise ConnectionResetError("the client went away")
+
+    versions = []
+    with pytest.raises(ConnectionResetError):
+        async with asyncio.timeout(60):
+            async for done in gateway.WriteMany(requests()):
+                versions.append(done.result.version)
+    assert versions == [1, 2]
+
+
+async def test_an_empty_stream_has_no_results(gateway) -> None:
+    assert await write_many(gateway, []) == []
