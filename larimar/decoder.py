@@ -220,7 +220,7 @@ class Decoder:
         ]
         while True:
             hidden_BTE = self.network.hidden(ids_BT, mask_BT, z_BC, cache)
-            logits_BV = self.network.logits(hidden_BTE[:, -1]).float().cpu()
+            logits_BV = self.network.logits(hidden_BTE[:, -1:]).float().cpu()[:, -1]
             pieces = [tail.step(logits_BV[row]) for row, tail in enumerate(tails)]
             yield pieces
             if all(tail.finished for tail in tails):

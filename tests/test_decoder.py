@@ -205,9 +205,9 @@ class Scripted(nn.Module):
         return torch.zeros(BUCKET_ROWS, ids_BT.shape[1], 1)
 
     def logits(self, hidden):
-        logits = torch.zeros(len(hidden), self._vocabulary)
+        logits = torch.zeros(len(hidden), 1, self._vocabulary)
         for row, tokens in enumerate(self._script):
-            logits[row, tokens[min(self._step, len(tokens) - 1)]] = 1.0
+            logits[row, 0, tokens[min(self._step, len(tokens) - 1)]] = 1.0
         return logits
 
 
