@@ -30,10 +30,23 @@ MARK = "LARIMAR_PIPELINE"
 STRAY_ROUNDS = 25
 
 
+def descendants(pid: int) -> list[int]:
+    """Every process that descends from one (Linux)."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = list(children.get(pid, []))
+    for member in found:
+        found.extend(children.get(member, []))
+    return found
+
+
 def strays(data_dir: str) -> list[int]:
     """Processes that some pipeline of a data directory started and that still run (Linux).
 
-    Ray's agents outlive a raylet that was killed; they carry our mark in their environment.
+    They carry our mark in their environment, but for Ray's agents, which write their title over it.
     """
     mark = f"{MARK}={data_dir}".encode()
     found = []
@@ -122,6 +135,7 @@ class Pipeline:
         """Ends all processes."""
         self._stopping.set()
         processes = [held.process for held in self._all() if held.process]
+        below = [pid for process in processes for pid in descendants(process.pid)]
         for process in processes:
             process.terminate()
         for process in processes:
@@ -130,6 +144,9 @@ class Pipeline:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for pid in below:  # Ray's agents take minutes to notice that their raylet is gone
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         end_strays(self._settings.data_dir)
 
     def _all(self) -> list[_Held]:

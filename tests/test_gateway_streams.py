@@ -25,16 +25,28 @@ from tests.gateway_calls import (
     write,
     write_many,
 )
+from tests.in_process import Door, Pipeline
 
 
-async def test_many_facts_have_versions_in_the_order_of_the_stream(gateway, bank: str) -> None:
-    """More than one batch, with replacements in the stream."""
-    count = BATCH_FACTS + 40
+async def test_many_facts_have_versions_in_the_order_of_the_stream(
+    pipeline: Pipeline, gateway, bank: str
+) -> None:
+    """Two batches, the first slow to append while the second is encoded; with replacements."""
+    count, appended = BATCH_FACTS + 40, []
+
+    async def slow_first(request, call):
+        appended.append(len(request.items))
+        if len(appended) == 1:
+            await asyncio.sleep(0.5)
+        return await call(request)
+
     writes = [
         pb.WriteRequest(bank=bank, prompt=f"Box {n % 100} holds", answer=f"item {n}")
         for n in range(count)
     ]
-    results = await write_many(gateway, writes)
+    slow = pipeline.gateway(memory=Door(pipeline.doors["memory"], Append=slow_first))
+    results = await write_many(slow, writes)
+    assert sum(appended) == count and 2 <= len(appended) < 10
     assert [done.result.version for done in results] == list(range(1, count + 1))
     for request, done in zip(writes, results, strict=True):
         assert done.result.fact_id == default_fact_id(request.prompt) and not done.status.code
