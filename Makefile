@@ -4,7 +4,7 @@ BIN := .venv/bin
 DATA_DIR ?= .larimar
 PORT ?= 9000
 
-.PHONY: help setup run test check up down protos bench chaos clean
+.PHONY: help setup run test check up down protos asyncapi bench chaos clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ down: setup ## stop the pipeline
 protos: setup ## generate larimar/v1 from protos/
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. --pyi_out=. protos/larimar/v1/*.proto
 
+asyncapi: setup ## generate docs/asyncapi.yaml from the code
+	$(BIN)/larimar asyncapi
+
 bench: setup ## run every benchmark, JSON to out/
 	$(BIN)/python -m benchmarks all --out out
 
@@ -43,4 +46,4 @@ clean: ## remove .venv and caches (not the data directory)
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis out
 
 chaos: setup ## many SIGKILL rounds, minutes to hours: make chaos ROUNDS=100
-	LARIMAR_CHAOS_ROUNDS=$(or $(ROUNDS),30) $(BIN)/python -m pytest -s tests/test_faults.py
+	LARIMAR_CHAOS_ROUNDS=$(or $(ROUNDS),30) $(BIN)/python -m pytest -s tests/test_faults*.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -50,9 +51,19 @@ class Name(StrEnum):
     ask = "ask"
     replay = "replay"
     decode = "decode"
+    append = "append"
+    ridge = "ridge"
+    drift = "drift"
+    forgetting = "forgetting"
+    recall = "recall"
+    exactness = "exactness"
+    chaos = "chaos"
+    powercut = "powercut"
     all = "all"
 
 
+FAULTS = (Name.chaos, Name.powercut)
+"""Proofs by many faults: `all` leaves them out, as they take long, and one of them needs root."""
 NAMES = tuple(name.value for name in Name if name is not Name.all)
 
 
@@ -64,19 +75,33 @@ def main(
         bool, typer.Option("--quick", help="Tiny sizes: does it run? The numbers say nothing.")
     ] = False,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="Pipelines without Ray.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Of chaos and powercut: faults to cause.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of chaos and powercut: repeats a run.")
+    ] = None,
 ) -> None:
     """Measures the pipeline against the bare work it does, in turns; compares medians.
 
-    Every benchmark starts what it needs, stops it again, and writes NAME.json (NAME-quick.json).
+    Every benchmark starts what it needs, stops it again, and writes NAME.json (NAME-quick.json);
+    where it has curves, a figure NAME.png beside it.
     """
+    more = {
+        what: value for what, value in (("rounds", rounds), ("seed", seed)) if value is not None
+    }
+    if more and name not in FAULTS:
+        raise typer.BadParameter(f"only {' and '.join(FAULTS)} have --rounds and --seed")
     os.environ.update(QUIET_ENVIRONMENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
     try:
-        for one in NAMES if name is Name.all else (name.value,):
-            document = measured(one, quick, use_ray=not no_ray)
+        every = [one for one in NAMES if one not in FAULTS]
+        for one in every if name is Name.all else (name.value,):
+            document = measured(one, quick, not no_ray, **more)
             path = out / f"{one}{'-quick' * quick}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            draw(one, document, path.with_suffix(".png"))
             if as_json:
                 emit(document)
             else:
@@ -87,11 +112,15 @@ def main(
         raise typer.Exit(1) from error
 
 
-def measured(name: str, quick: bool, use_ray: bool) -> dict[str, Any]:
-    """Runs one benchmark: its name, where it was run, and its results."""
+def measured(name: str, quick: bool, use_ray: bool, **more: int) -> dict[str, Any]:
+    """Runs one benchmark: its name, where it was run, and its results.
+
+    Args:
+        more: rounds and seed, for those that have them.
+    """
     module = importlib.import_module(f"benchmarks.{name}")
     before = os.getloadavg()[0]
-    report = module.run(quick, use_ray, lambda line: note(f"{name}: {line}"))
+    report = module.run(quick, use_ray, lambda line: note(f"{name}: {line}"), **more)
     results = report.results() | {
         "quick": quick,
         "load_average": {"before": before, "after": os.getloadavg()[0]},
@@ -103,6 +132,17 @@ def measured(name: str, quick: bool, use_ray: bool) -> dict[str, Any]:
         "commit": commit(),
         "results": results,
     }
+
+
+def draw(name: str, document: dict[str, Any], path: Path) -> None:
+    """Draws a benchmark's curves, if it has any; without matplotlib it says so and goes on."""
+    plot = getattr(importlib.import_module(f"benchmarks.{name}"), "plot", None)
+    if plot is None:
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        note(f"{name}: no figure without matplotlib; pip install 'larimar[dev]'")
+        return
+    plot(document, path)
 
 
 def machine() -> dict[str, Any]:
@@ -140,28 +180,29 @@ def commit() -> str:
 
 
 def shown(number: float) -> str:
-    """A number in three or four digits, or all before its point."""
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+    """A number in three or four digits, or all before its point while they can be read."""
+    return f"{number:,.0f}" if 1e3 <= abs(number) < 1e12 else f"{number:.4g}"
 
 
 def show(document: dict[str, Any]) -> None:
     """The tables of a result, for people."""
     results = document["results"]
     setting = ", ".join(f"{key} {value}" for key, value in results["setting"].items())
-    print_table(
-        ("measured", "min", "median", "max", "unit"),
-        [
-            (what, *(shown(one[key]) for key in ("min", "median", "max")), one["unit"])
-            for what, one in results["measured"].items()
-        ],
-        title=f"{document['name']}: {setting}",
-    )
+    say(f"{document['name']}: {setting}")
+    if results["measured"]:
+        print_table(
+            ("measured", "min", "median", "max", "unit"),
+            [
+                (what, *(shown(one[key]) for key in ("min", "median", "max")), one["unit"])
+                for what, one in results["measured"].items()
+            ],
+        )
     print_table(
         ("compared", "value", "aim", "met"),
         [
             (
                 what,
-                f"{one['value']:.3f} {one['unit']}".strip(),
+                f"{shown(one['value'])} {one['unit']}".strip(),
                 one.get("aim", "-"),
                 {True: "yes", False: "NO", None: "-"}[one.get("met")],
             )

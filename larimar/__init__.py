@@ -22,11 +22,21 @@ if TYPE_CHECKING:
         InvalidArgument,
         LarimarError,
         NotFound,
+        PermissionDenied,
         ResourceExhausted,
+        Unauthenticated,
         Unavailable,
     )
     from larimar.model import load
-    from larimar.results import Answer, Edit, FailedWrite, Score
+    from larimar.results import (
+        Answer,
+        Edit,
+        EraseReceipt,
+        FailedEdit,
+        FailedWrite,
+        MergeResult,
+        Score,
+    )
 
 __version__ = "0.1.0"
 
@@ -39,13 +49,18 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "Edit",
+    "EraseReceipt",
+    "FailedEdit",
     "FailedPrecondition",
     "FailedWrite",
     "InvalidArgument",
     "LarimarError",
+    "MergeResult",
     "NotFound",
+    "PermissionDenied",
     "ResourceExhausted",
     "Score",
+    "Unauthenticated",
     "Unavailable",
     "__version__",
     "connect",
@@ -61,7 +76,10 @@ _HOMES = {
     "load": "larimar.model",
     "Answer": "larimar.results",
     "Edit": "larimar.results",
+    "EraseReceipt": "larimar.results",
+    "FailedEdit": "larimar.results",
     "FailedWrite": "larimar.results",
+    "MergeResult": "larimar.results",
     "Score": "larimar.results",
 }
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-from larimar import batches, calls, messages
+from larimar import bank_messages, batches, calls, messages
+from larimar.aio_banks import AsyncBankMethods
 from larimar.calls import CONNECT_TIMEOUT_S, DEFAULT_BANK, DEFAULT_TARGET, DEFAULT_TIMEOUT_S
-from larimar.results import (
-    Answer,
-    BankInfo,
-    CheckpointResult,
-    DigestResult,
-    Edit,
-    Event,
-    Fact,
-    FailedWrite,
-    ReplayResult,
-    Score,
-    Status,
-)
+from larimar.client_documents import AsyncDocumentMethods
+from larimar.client_publishing import AsyncPublishingMethods
+from larimar.results import Answer, Edit, FailedEdit, FailedWrite, Score, Status
+from larimar.security import OPEN, Security
 from larimar.transport import AsyncConnection
 from larimar.v1 import larimar_pb2 as pb
 
@@ -29,12 +21,21 @@ def connect_async(
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    api_key: str | None = None,
+    tls_ca: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
 ) -> AsyncClient:
     """As `larimar.connect`, for asyncio: awaited, entered with ``async with``, or used as it is."""
-    return AsyncClient(target, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+    return AsyncClient(
+        target,
+        timeout_s=timeout_s,
+        connect_timeout_s=connect_timeout_s,
+        security=Security(api_key, tls_ca, tls_cert, tls_key),
+    )
 
 
-class AsyncClient:
+class AsyncClient(AsyncBankMethods, AsyncDocumentMethods, AsyncPublishingMethods):
     """The calls of `Client`, awaited; for one event loop. Times and errors are the same."""
 
     def __init__(
@@ -43,8 +44,9 @@ class AsyncClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        security: Security = OPEN,
     ) -> None:
-        self._connection = AsyncConnection(target, timeout_s, connect_timeout_s)
+        self._connection = AsyncConnection(target, timeout_s, connect_timeout_s, security)
 
     @property
     def target(self) -> str:
@@ -77,11 +79,19 @@ class AsyncClient:
         event_id: str | None = None,
         rephrasings: Sequence[str] = (),
         encoder_digest: str | None = None,
+        expected_version: int | None = None,
         timeout_s: float | None = None,
     ) -> Edit:
         """Writes a fact, in one shot; see `Client.write`."""
         request = messages.write_request(
-            prompt, answer, bank, fact_id, event_id, rephrasings, encoder_digest
+            prompt,
+            answer,
+            bank,
+            fact_id,
+            event_id,
+            rephrasings,
+            encoder_digest,
+            expected_version,
         )
         response = await self._connection.call("Write", request, timeout_s, request.event_id)
         return messages.edit(response, own_event_id=not event_id)
@@ -127,6 +137,34 @@ class AsyncClient:
         response = await self._connection.call("Forget", request, timeout_s, request.event_id)
         return messages.edit(response, own_event_id=not event_id)
 
+    async def edit(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        bank: str = DEFAULT_BANK,
+        timeout_s: float | None = None,
+    ) -> list[Edit | FailedEdit]:
+        """Writes, forgets and censors in one append, atomically; see `Client.edit`."""
+        request = bank_messages.edit_request(items, bank)
+        response = await self._connection.call(
+            "Edit", request, timeout_s, bank_messages.event_ids(request)
+        )
+        return bank_messages.edit_results(items, response)
+
+    async def censor(
+        self,
+        prompt: str,
+        *,
+        bank: str = DEFAULT_BANK,
+        event_id: str | None = None,
+        rephrasings: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> Edit:
+        """Writes "unknown" as the answer of a prompt; see `Client.censor`."""
+        request = bank_messages.censor_request(prompt, bank, event_id, rephrasings)
+        response = await self._connection.call("Censor", request, timeout_s, request.event_id)
+        return messages.edit(response, own_event_id=not event_id)
+
     # Reads
 
     async def ask(
@@ -141,11 +179,17 @@ class AsyncClient:
         stop: Sequence[str] = (),
         min_version: int = 0,
         no_memory: bool = False,
+        at: int = 0,
+        allow_stale: bool = False,
+        noise: float = 0.0,
+        noise_seed: int = 0,
         timeout_s: float | None = None,
     ) -> Answer:
         """Answers a prompt: from memory in scope, else as the plain decoder; see `Client.ask`."""
         sampling = messages.sampling(max_tokens, temperature, top_p, seed, stop)
-        request = messages.ask_request(prompt, bank, sampling, min_version, no_memory)
+        request = messages.ask_request(
+            prompt, bank, sampling, min_version, no_memory, at, allow_stale, noise, noise_seed
+        )
         return await self._connection.answer(request, timeout_s)
 
     def ask_stream(
@@ -160,11 +204,17 @@ class AsyncClient:
         stop: Sequence[str] = (),
         min_version: int = 0,
         no_memory: bool = False,
+        at: int = 0,
+        allow_stale: bool = False,
+        noise: float = 0.0,
+        noise_seed: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncIterator[str | Answer]:
         """As `ask`, a piece of text at a time; last, the whole; see `Client.ask_stream`."""
         sampling = messages.sampling(max_tokens, temperature, top_p, seed, stop)
-        request = messages.ask_request(prompt, bank, sampling, min_version, no_memory)
+        request = messages.ask_request(
+            prompt, bank, sampling, min_version, no_memory, at, allow_stale, noise, noise_seed
+        )
         return self._connection.pieces(request, timeout_s)
 
     async def score(
@@ -175,6 +225,8 @@ class AsyncClient:
         bank: str = DEFAULT_BANK,
         min_version: int = 0,
         no_memory: bool = False,
+        at: int = 0,
+        allow_stale: bool = False,
         timeout_s: float | None = None,
     ) -> Score:
         """Log probabilities of candidate answers, with the same scope and memory as `ask`."""
@@ -185,111 +237,12 @@ class AsyncClient:
             candidates=candidates,
             min_version=min_version,
             no_memory=no_memory,
+            at_version=at,
+            allow_stale=allow_stale,
         )
         return messages.score(candidates, await self._connection.call("Score", request, timeout_s))
 
-    # Banks
-
-    async def create_bank(
-        self,
-        bank: str,
-        *,
-        addressing: str = "slots",
-        slots: int = 0,
-        timeout_s: float | None = None,
-    ) -> BankInfo:
-        """Makes a bank; see `Client.create_bank`."""
-        request = messages.build(
-            pb.CreateBankRequest,
-            bank=bank,
-            addressing=messages.addressing_number(addressing),
-            slots=slots,
-        )
-        response = await self._connection.call("CreateBank", request, timeout_s)
-        return messages.bank_info(response.info, response.created)
-
-    async def list_banks(self, *, timeout_s: float | None = None) -> list[BankInfo]:
-        """All banks, by name."""
-        response = await self._connection.call("ListBanks", pb.ListBanksRequest(), timeout_s)
-        return [messages.bank_info(one) for one in response.banks]
-
-    async def get_bank(
-        self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None
-    ) -> BankInfo:
-        """One bank; raises NotFound for an unknown one."""
-        request = messages.build(pb.GetBankRequest, bank=bank)
-        return messages.bank_info((await self._connection.call("GetBank", request, timeout_s)).info)
-
-    async def delete_bank(self, bank: str, *, timeout_s: float | None = None) -> None:
-        """Removes a bank and all it holds; raises NotFound for an unknown one."""
-        request = messages.build(pb.DeleteBankRequest, bank=bank)
-        await self._connection.call("DeleteBank", request, timeout_s)
-
-    # What a bank holds
-
-    async def facts(
-        self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None
-    ) -> AsyncIterator[Fact]:
-        """Live facts in order of fact id, fetched a page at a time."""
-        after = None
-        while after != "":
-            request = messages.build(
-                pb.ListFactsRequest, bank=bank, after=after, page_size=calls.PAGE_SIZE
-            )
-            page = await self._connection.call("ListFacts", request, timeout_s)
-            for one in page.facts:
-                yield messages.fact(one)
-            after = page.next_after
-
-    async def fact(
-        self, fact_id: str, *, bank: str = DEFAULT_BANK, timeout_s: float | None = None
-    ) -> Fact:
-        """One live fact; raises NotFound when there is none of this id."""
-        request = messages.build(pb.ListFactsRequest, bank=bank, fact_id=fact_id)
-        response = await self._connection.call("ListFacts", request, timeout_s)
-        return messages.one_fact(response, fact_id, bank)
-
-    async def events(
-        self, bank: str = DEFAULT_BANK, *, after: int = 0, timeout_s: float | None = None
-    ) -> AsyncIterator[Event]:
-        """Entries of the log past version `after`, in order, fetched a page at a time."""
-        while True:
-            request = messages.build(
-                pb.ListEventsRequest, bank=bank, after_version=after, page_size=calls.PAGE_SIZE
-            )
-            page = await self._connection.call("ListEvents", request, timeout_s)
-            for one in page.events:
-                yield messages.event(one)
-            if not page.events or page.events[-1].version >= page.version:
-                return
-            after = page.events[-1].version
-
-    async def digest(
-        self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None
-    ) -> DigestResult:
-        """The digest of a bank at its newest version."""
-        request = messages.build(pb.DigestRequest, bank=bank)
-        return messages.plain(
-            DigestResult, await self._connection.call("Digest", request, timeout_s)
-        )
-
-    async def replay(
-        self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None
-    ) -> ReplayResult:
-        """Rebuilds a bank from its log alone and compares it with the one that serves."""
-        request = messages.build(pb.ReplayRequest, bank=bank)
-        return messages.plain(
-            ReplayResult, await self._connection.call("Replay", request, timeout_s)
-        )
-
-    async def checkpoint(
-        self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None
-    ) -> CheckpointResult:
-        """Saves a checkpoint of a bank."""
-        request = messages.build(pb.CheckpointRequest, bank=bank)
-        return messages.plain(
-            CheckpointResult, await self._connection.call("Checkpoint", request, timeout_s)
-        )
+    # The pipeline
 
     async def status(self, *, timeout_s: float | None = None) -> Status:
         """What is running, and of which model."""

@@ -21,6 +21,8 @@ from larimar.errors import (
 DEFAULT_TARGET = "localhost:9000"
 DEFAULT_BANK = "default"
 DEFAULT_TIMEOUT_S = 30.0
+# Time of what may go over a whole log: a merge, an export, an import, an erasure with its proof.
+LONG_TIMEOUT_S = 3600.0
 # A pipeline on the same network answers a connection in milliseconds.
 CONNECT_TIMEOUT_S = 5.0
 # Back-off between attempts doubles from the first to the longest, each halved at random.
@@ -30,6 +32,8 @@ LONGEST_PAUSE_S = 2.0
 MAX_MESSAGE_BYTES = 8 * 2**20
 # Facts and events of a page stay far below the message limit.
 PAGE_SIZE = 200
+# Events of one fact: all that one message may list.
+HISTORY_SIZE = 1000
 # Facts of `write_many` that are sent and not yet acknowledged, at most.
 MAX_IN_FLIGHT = 256
 # Trailing metadata of an error: the reason, a word for programs.

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from larimar import batches, calls, messages
-from larimar.calls import CONNECT_TIMEOUT_S, DEFAULT_BANK, DEFAULT_TARGET, DEFAULT_TIMEOUT_S
-from larimar.results import (
-    Answer,
-    BankInfo,
-    CheckpointResult,
-    DigestResult,
-    Edit,
-    Event,
-    Fact,
-    FailedWrite,
-    ReplayResult,
-    Score,
-    Status,
+from larimar import bank_messages, batches, calls, messages
+from larimar.calls import (
+    CONNECT_TIMEOUT_S,
+    DEFAULT_BANK,
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
 )
+from larimar.client_banks import BankMethods
+from larimar.client_documents import DocumentMethods
+from larimar.client_publishing import PublishingMethods
+from larimar.results import Answer, Edit, FailedEdit, FailedWrite, Score, Status
+from larimar.security import OPEN, Security
 from larimar.transport import Connection
 from larimar.v1 import larimar_pb2 as pb
 
@@ -30,6 +27,10 @@ def connect(
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    api_key: str | None = None,
+    tls_ca: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
 ) -> Client:
     """A client of the pipeline at ``HOST:PORT``. Nothing is sent before the first call.
 
@@ -37,14 +38,24 @@ def connect(
         timeout_s: deadline of each call, attempts and pauses included; every method
             takes another one.
         connect_timeout_s: how long the first call waits for something to answer.
+        api_key: goes with every call; it can be read on the way unless TLS is used.
+        tls_ca: PEM file of the authorities that the pipeline's certificate must come from, or
+            "system" for those of this machine; None connects in plain text.
+        tls_cert, tls_key: PEM files of the certificate to show, where the pipeline asks for one.
 
     Raises:
-        InvalidArgument: the target is no ``HOST:PORT``, or a timeout is not positive.
+        InvalidArgument: the target is no ``HOST:PORT``, a timeout is not positive, or a file
+            of TLS cannot be used.
     """
-    return Client(target, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s)
+    return Client(
+        target,
+        timeout_s=timeout_s,
+        connect_timeout_s=connect_timeout_s,
+        security=Security(api_key, tls_ca, tls_cert, tls_key),
+    )
 
 
-class Client:
+class Client(BankMethods, DocumentMethods, PublishingMethods):
     """The pipeline's calls, blocking. Threads may share one client.
 
     Every call has a deadline and is attempted again, with a growing pause, for as long
@@ -59,8 +70,9 @@ class Client:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        security: Security = OPEN,
     ) -> None:
-        self._connection = Connection(target, timeout_s, connect_timeout_s)
+        self._connection = Connection(target, timeout_s, connect_timeout_s, security)
 
     @property
     def target(self) -> str:
@@ -89,21 +101,31 @@ class Client:
         event_id: str | None = None,
         rephrasings: Sequence[str] = (),
         encoder_digest: str | None = None,
+        expected_version: int | None = None,
         timeout_s: float | None = None,
     ) -> Edit:
         """Writes a fact, in one shot. When it returns, the fact is durable.
 
         Without a `fact_id` the fact is known by its prompt: the same prompt again
         replaces its answer. With `encoder_digest` the write is refused unless that
-        encoder serves.
+        encoder serves; with `expected_version`, unless the fact's newest event has that
+        version (0: it has none), so that nobody's edit is overwritten unseen.
 
         Raises:
             Conflict: the event id belongs to another edit.
+            FailedPrecondition: FACT_CHANGED, the fact has another version than expected.
             DeadlineExceeded, Unavailable: the outcome is unknown; the message names the
                 event id to retry with.
         """
         request = messages.write_request(
-            prompt, answer, bank, fact_id, event_id, rephrasings, encoder_digest
+            prompt,
+            answer,
+            bank,
+            fact_id,
+            event_id,
+            rephrasings,
+            encoder_digest,
+            expected_version,
         )
         response = self._connection.call("Write", request, timeout_s, request.event_id)
         return messages.edit(response, own_event_id=not event_id)
@@ -156,6 +178,42 @@ class Client:
         response = self._connection.call("Forget", request, timeout_s, request.event_id)
         return messages.edit(response, own_event_id=not event_id)
 
+    def edit(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        bank: str = DEFAULT_BANK,
+        timeout_s: float | None = None,
+    ) -> list[Edit | FailedEdit]:
+        """Writes, forgets and censors in one append, atomically; a result for each, in order.
+
+        An item is ``{"write": {...}}`` with the fields of `write`, ``{"forget": {"fact_id": ...}}``
+        or ``{"censor": {"prompt": ...}}``; each may have an ``event_id``. At most 256. An item that
+        is refused changes nothing, and the others are made; later items see earlier ones.
+
+        Raises:
+            InvalidArgument: an item or one of its texts is malformed; nothing was made.
+        """
+        request = bank_messages.edit_request(items, bank)
+        response = self._connection.call(
+            "Edit", request, timeout_s, bank_messages.event_ids(request)
+        )
+        return bank_messages.edit_results(items, response)
+
+    def censor(
+        self,
+        prompt: str,
+        *,
+        bank: str = DEFAULT_BANK,
+        event_id: str | None = None,
+        rephrasings: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> Edit:
+        """Writes "unknown" as the answer of a prompt, also for what only the base model knows."""
+        request = bank_messages.censor_request(prompt, bank, event_id, rephrasings)
+        response = self._connection.call("Censor", request, timeout_s, request.event_id)
+        return messages.edit(response, own_event_id=not event_id)
+
     # Reads
 
     def ask(
@@ -170,17 +228,28 @@ class Client:
         stop: Sequence[str] = (),
         min_version: int = 0,
         no_memory: bool = False,
+        at: int = 0,
+        allow_stale: bool = False,
+        noise: float = 0.0,
+        noise_seed: int = 0,
         timeout_s: float | None = None,
     ) -> Answer:
         """Answers a prompt: from memory in scope, else as the plain decoder.
 
         0 means the service's default; temperature 0 is greedy.
 
+        Args:
+            at: answers as of this version; 0 is the newest.
+            allow_stale: with the store down, answers from what a replica holds, and says so.
+            noise: standard deviation of normal noise on the address, drawn under `noise_seed`.
+
         Raises:
-            FailedPrecondition: `min_version` is not written yet.
+            FailedPrecondition: `min_version` or `at` is not written yet.
         """
         sampling = messages.sampling(max_tokens, temperature, top_p, seed, stop)
-        request = messages.ask_request(prompt, bank, sampling, min_version, no_memory)
+        request = messages.ask_request(
+            prompt, bank, sampling, min_version, no_memory, at, allow_stale, noise, noise_seed
+        )
         return self._connection.answer(request, timeout_s)
 
     def ask_stream(
@@ -195,6 +264,10 @@ class Client:
         stop: Sequence[str] = (),
         min_version: int = 0,
         no_memory: bool = False,
+        at: int = 0,
+        allow_stale: bool = False,
+        noise: float = 0.0,
+        noise_seed: int = 0,
         timeout_s: float | None = None,
     ) -> Iterator[str | Answer]:
         """As `ask`, a piece of text at a time as it comes; last, the whole `Answer`.
@@ -202,7 +275,9 @@ class Client:
         A stream that breaks after its first piece is not attempted again.
         """
         sampling = messages.sampling(max_tokens, temperature, top_p, seed, stop)
-        request = messages.ask_request(prompt, bank, sampling, min_version, no_memory)
+        request = messages.ask_request(
+            prompt, bank, sampling, min_version, no_memory, at, allow_stale, noise, noise_seed
+        )
         return self._connection.pieces(request, timeout_s)
 
     def score(
@@ -213,6 +288,8 @@ class Client:
         bank: str = DEFAULT_BANK,
         min_version: int = 0,
         no_memory: bool = False,
+        at: int = 0,
+        allow_stale: bool = False,
         timeout_s: float | None = None,
     ) -> Score:
         """Log probabilities of candidate answers, with the same scope and memory as `ask`."""
@@ -223,103 +300,12 @@ class Client:
             candidates=candidates,
             min_version=min_version,
             no_memory=no_memory,
+            at_version=at,
+            allow_stale=allow_stale,
         )
         return messages.score(candidates, self._connection.call("Score", request, timeout_s))
 
-    # Banks
-
-    def create_bank(
-        self,
-        bank: str,
-        *,
-        addressing: str = "slots",
-        slots: int = 0,
-        timeout_s: float | None = None,
-    ) -> BankInfo:
-        """Makes a bank; the same configuration again is the same bank.
-
-        `addressing` is ``slots``, ``pinv`` or ``gaussian``; `slots` is K of the latter two.
-
-        Raises:
-            Conflict: the name is taken by another configuration.
-        """
-        request = messages.build(
-            pb.CreateBankRequest,
-            bank=bank,
-            addressing=messages.addressing_number(addressing),
-            slots=slots,
-        )
-        response = self._connection.call("CreateBank", request, timeout_s)
-        return messages.bank_info(response.info, response.created)
-
-    def list_banks(self, *, timeout_s: float | None = None) -> list[BankInfo]:
-        """All banks, by name."""
-        response = self._connection.call("ListBanks", pb.ListBanksRequest(), timeout_s)
-        return [messages.bank_info(one) for one in response.banks]
-
-    def get_bank(self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None) -> BankInfo:
-        """One bank; raises NotFound for an unknown one."""
-        request = messages.build(pb.GetBankRequest, bank=bank)
-        return messages.bank_info(self._connection.call("GetBank", request, timeout_s).info)
-
-    def delete_bank(self, bank: str, *, timeout_s: float | None = None) -> None:
-        """Removes a bank and all it holds; raises NotFound for an unknown one."""
-        request = messages.build(pb.DeleteBankRequest, bank=bank)
-        self._connection.call("DeleteBank", request, timeout_s)
-
-    # What a bank holds
-
-    def facts(self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None) -> Iterator[Fact]:
-        """Live facts in order of fact id, fetched a page at a time."""
-        after = None
-        while after != "":
-            request = messages.build(
-                pb.ListFactsRequest, bank=bank, after=after, page_size=calls.PAGE_SIZE
-            )
-            page = self._connection.call("ListFacts", request, timeout_s)
-            yield from map(messages.fact, page.facts)
-            after = page.next_after
-
-    def fact(
-        self, fact_id: str, *, bank: str = DEFAULT_BANK, timeout_s: float | None = None
-    ) -> Fact:
-        """One live fact; raises NotFound when there is none of this id."""
-        request = messages.build(pb.ListFactsRequest, bank=bank, fact_id=fact_id)
-        response = self._connection.call("ListFacts", request, timeout_s)
-        return messages.one_fact(response, fact_id, bank)
-
-    def events(
-        self, bank: str = DEFAULT_BANK, *, after: int = 0, timeout_s: float | None = None
-    ) -> Iterator[Event]:
-        """Entries of the log past version `after`, in order, fetched a page at a time."""
-        while True:
-            request = messages.build(
-                pb.ListEventsRequest, bank=bank, after_version=after, page_size=calls.PAGE_SIZE
-            )
-            page = self._connection.call("ListEvents", request, timeout_s)
-            yield from map(messages.event, page.events)
-            if not page.events or page.events[-1].version >= page.version:
-                return
-            after = page.events[-1].version
-
-    def digest(self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None) -> DigestResult:
-        """The digest of a bank at its newest version."""
-        request = messages.build(pb.DigestRequest, bank=bank)
-        return messages.plain(DigestResult, self._connection.call("Digest", request, timeout_s))
-
-    def replay(self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None) -> ReplayResult:
-        """Rebuilds a bank from its log alone and compares it with the one that serves."""
-        request = messages.build(pb.ReplayRequest, bank=bank)
-        return messages.plain(ReplayResult, self._connection.call("Replay", request, timeout_s))
-
-    def checkpoint(
-        self, bank: str = DEFAULT_BANK, *, timeout_s: float | None = None
-    ) -> CheckpointResult:
-        """Saves a checkpoint of a bank."""
-        request = messages.build(pb.CheckpointRequest, bank=bank)
-        return messages.plain(
-            CheckpointResult, self._connection.call("Checkpoint", request, timeout_s)
-        )
+    # The pipeline
 
     def status(self, *, timeout_s: float | None = None) -> Status:
         """What is running, and of which model."""

@@ -58,6 +58,13 @@ class Conflict(LarimarError):
     default_reason = "CONFLICT"
 
 
+class PermissionDenied(LarimarError):
+    """The API key lacks the scope that the call needs. Nothing was changed."""
+
+    code = 7
+    default_reason = "PERMISSION_DENIED"
+
+
 class ResourceExhausted(LarimarError):
     """A queue is full or a quota is spent. Nothing was changed; retry later."""
 
@@ -88,6 +95,13 @@ class DataLoss(LarimarError):
     default_reason = "DATA_LOSS"
 
 
+class Unauthenticated(LarimarError):
+    """The call came without an API key, or with one that does not count. Nothing was changed."""
+
+    code = 16
+    default_reason = "UNAUTHENTICATED"
+
+
 class Cancelled(LarimarError):
     """The caller went away."""
 
@@ -101,10 +115,12 @@ _CLASSES: tuple[type[LarimarError], ...] = (
     DeadlineExceeded,
     NotFound,
     Conflict,
+    PermissionDenied,
     ResourceExhausted,
     FailedPrecondition,
     Unavailable,
     DataLoss,
+    Unauthenticated,
     Cancelled,
 )
 BY_CODE: dict[int, type[LarimarError]] = {cls.code: cls for cls in _CLASSES}

@@ -73,6 +73,7 @@ class Kind(StrEnum):
 
     WRITE = "W"
     FORGET = "F"
+    ERASE = "E"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +195,11 @@ class Event:
     time_ms: int
     """Milliseconds since the Unix epoch, by the store's clock."""
     payload_sha256: str
-    """Salted SHA-256 of the payload, in hex; empty for FORGET."""
+    """Salted SHA-256 of the payload, in hex; empty for FORGET and ERASE."""
     chain: str
     """`next_chain` of the entry before and this one."""
+    previous: int = 0
+    """Version of the event before this one that concerns the same fact; 0 for none."""
 
 
 def next_chain(
@@ -207,13 +210,17 @@ def next_chain(
     event_id: str,
     time_ms: int,
     payload_sha256: str,
+    previous_version: int = 0,
 ) -> str:
     """The chain value of an entry: SHA-1, in hex, over the previous value and the entry's fields.
 
     The fields are joined by NUL, numbers in decimal; the previous value of version 1 is "". The
     store's append script computes exactly the same.
     """
-    parts = (previous, str(version), kind, fact_id, event_id, str(time_ms), payload_sha256)
+    parts = (
+        previous, str(version), kind, fact_id, event_id, str(time_ms), payload_sha256,
+        str(previous_version),
+    )  # fmt: skip
     return hashlib.sha1("\0".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -246,14 +253,14 @@ def decide(kind: str, status: str | None) -> LarimarError | None:
     """Whether an event may follow, given what its fact is now; None if it may, else the error.
 
     Args:
-        kind: WRITE or FORGET.
+        kind: WRITE, FORGET or ERASE.
         status: None for a fact never written, else "live", "forgotten" or "erased".
     """
     if status == "erased":
         return FailedPrecondition(
             "the fact was erased and its id is retired; write under another fact id", "ERASED"
         )
-    if kind == Kind.WRITE or status == "live":
+    if kind == Kind.WRITE or status == "live" or (kind == Kind.ERASE and status == "forgotten"):
         return None
     if status is None:
         return NotFound("no such fact was ever written; list the bank's facts", "UNKNOWN_FACT")

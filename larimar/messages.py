@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from larimar import results
 from larimar.calls import MAX_MESSAGE_BYTES
 from larimar.errors import InvalidArgument, LarimarError, NotFound
+from larimar.passages import PIECE_CHARS, Passage, pieces
 from larimar.v1 import common_pb2, decoder_pb2, larimar_pb2, memory_pb2
 
 _ADDRESSINGS = {
@@ -20,7 +21,11 @@ _ADDRESSINGS = {
     "gaussian": common_pb2.ADDRESSING_GAUSSIAN,
 }
 _ADDRESSING_NAMES = {number: name for name, number in _ADDRESSINGS.items()}
-_KIND_NAMES = {common_pb2.EVENT_KIND_WRITE: "WRITE", common_pb2.EVENT_KIND_FORGET: "FORGET"}
+_KIND_NAMES = {
+    common_pb2.EVENT_KIND_WRITE: "WRITE",
+    common_pb2.EVENT_KIND_FORGET: "FORGET",
+    common_pb2.EVENT_KIND_ERASE: "ERASE",
+}
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -70,6 +75,7 @@ def write_request(
     event_id: str | None,
     rephrasings: Sequence[str],
     encoder_digest: str | None,
+    expected_version: int | None = None,
 ) -> larimar_pb2.WriteRequest:
     """A WRITE; an event id is made when there is none."""
     return build(
@@ -81,6 +87,7 @@ def write_request(
         fact_id=fact_id,
         event_id=event_id or new_event_id(),
         encoder_digest=encoder_digest,
+        expected_version=expected_version,
     )
 
 
@@ -134,6 +141,10 @@ def ask_request(
     sampling: decoder_pb2.Sampling,
     min_version: int,
     no_memory: bool,
+    at: int,
+    allow_stale: bool,
+    noise: float,
+    noise_seed: int,
 ) -> larimar_pb2.AskRequest:
     """A question to a bank, or to the plain decoder."""
     return build(
@@ -143,6 +154,10 @@ def ask_request(
         sampling=sampling,
         min_version=min_version,
         no_memory=no_memory,
+        at_version=at,
+        allow_stale=allow_stale,
+        noise=noise,
+        noise_seed=noise_seed,
     )
 
 
@@ -154,7 +169,8 @@ def addressing_number(name: str) -> int:
 
 
 def edit(
-    response: larimar_pb2.WriteResponse | larimar_pb2.ForgetResponse, own_event_id: bool
+    response: larimar_pb2.WriteResponse | larimar_pb2.ForgetResponse | larimar_pb2.CensorResponse,
+    own_event_id: bool,
 ) -> results.Edit:
     """An acknowledged edit; under an event id of this call's own it is no duplicate."""
     return results.Edit(
@@ -189,6 +205,7 @@ def _provenance(source: larimar_pb2.Provenance) -> dict[str, Any]:
         "fact_id": source.fact_id or None,
         "version": source.version,
         "bank": source.bank,
+        "stale": source.stale,
     }
 
 
@@ -235,6 +252,8 @@ def event(message: common_pb2.Event) -> results.Event:
         time_ms=message.time_ms,
         payload_sha256=message.payload_sha256,
         chain=message.chain,
+        previous_version=message.previous_version,
+        erased=message.erased,
     )
 
 
@@ -247,7 +266,15 @@ def bank_info(message: memory_pb2.BankInfo, created: bool = False) -> results.Ba
         if name in message.config.DESCRIPTOR.fields_by_name
     }
     settings["addressing"] = _ADDRESSING_NAMES.get(message.config.addressing, "unknown")
-    return results.BankInfo(**settings, **counts, state_bytes=message.state_bytes)
+    origin = plain(results.Origin, message.origin) if message.HasField("origin") else None
+    return results.BankInfo(
+        **settings,
+        **counts,
+        state_bytes=message.state_bytes,
+        erase_count=message.erase_count,
+        fill=message.fill,
+        origin=origin,
+    )
 
 
 def plain(result_type: type[T], message: Message) -> T:
@@ -267,4 +294,52 @@ def status(message: larimar_pb2.GetStatusResponse) -> results.Status:
         encoder_digest=message.encoder_digest,
         scope_digest=message.scope_digest,
         version=message.version,
+    )
+
+
+def ingest_requests(
+    text: str, document: str, bank: str, passage_words: int
+) -> Iterator[larimar_pb2.IngestRequest]:
+    """A document in pieces, and last the end that forgets what a longer one left behind.
+
+    Raises:
+        InvalidArgument: the text is blank: a document is emptied by forgetting its passages.
+    """
+    if not text.strip():
+        raise InvalidArgument(f"document {document!r} is empty: give it a text", "EMPTY_TEXT")
+    for piece in (*pieces(text, PIECE_CHARS), Passage(len(text), "")):
+        yield build(
+            larimar_pb2.IngestRequest,
+            bank=bank,
+            document=document,
+            text=piece.text,
+            offset=piece.offset,
+            passage_words=passage_words,
+        )
+
+
+def ingested(
+    before: results.IngestResult | None,
+    request: larimar_pb2.IngestRequest,
+    response: larimar_pb2.IngestResponse,
+) -> results.IngestResult:
+    """How far a document has come with one more piece."""
+    return results.IngestResult(
+        bank=response.bank,
+        document=response.document,
+        passages=response.passages + (before.passages if before else 0),
+        duplicates=response.duplicates + (before.duplicates if before else 0),
+        characters=request.offset + len(request.text),
+        version=response.version,
+    )
+
+
+def recalled(response: larimar_pb2.RecallResponse) -> results.RecallResult:
+    """An answer from passages."""
+    return results.RecallResult(
+        text=response.text,
+        passages=tuple(plain(results.Passage, one) for one in response.passages),
+        levels=response.levels,
+        version=response.version,
+        bank=response.bank,
     )

@@ -23,16 +23,21 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class FailedWrite:
-    """One fact of `write_many` that was not acknowledged; the others are not affected."""
+class FailedEdit:
+    """One item of `edit` that changed nothing; the others are not affected."""
 
     index: int
-    """Place in what was given to `write_many`, from 0."""
+    """Place in what was given to the call, from 0."""
     fact_id: str
     event_id: str
-    """Write the fact again under this event id where `error.retry_safe` says so."""
+    """Make the edit again under this event id where `error.retry_safe` says so."""
     bank: str
     error: LarimarError
+
+
+@dataclass(frozen=True, slots=True)
+class FailedWrite(FailedEdit):
+    """One fact of `write_many` that was not acknowledged; the others are not affected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,9 @@ class Answer:
     finish_reason: str = ""
     """``stop`` or ``length``."""
     tokens: int = 0
+    stale: bool = False
+    """Whether the store did not answer, so that newer edits may be missing; only where the call
+    allowed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Score:
     fact_id: str | None
     version: int
     bank: str
+    stale: bool = False
 
     @property
     def best(self) -> CandidateScore:
@@ -105,12 +114,26 @@ class Event:
 
     version: int
     kind: str
-    """``WRITE`` or ``FORGET``."""
+    """``WRITE``, ``FORGET`` or ``ERASE``."""
     fact_id: str
     event_id: str
     time_ms: int
     """Milliseconds since the Unix epoch, by the store's clock."""
     payload_sha256: str
+    chain: str
+    previous_version: int = 0
+    """Version of the event before this one that concerns the same fact; 0 for none."""
+    erased: bool = False
+    """Whether the fact was erased since: the entry counts for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a fork comes from."""
+
+    bank: str
+    version: int
+    """The last version that the fork shares with that bank."""
     chain: str
 
 
@@ -140,7 +163,13 @@ class BankInfo:
     scope_digest: str
     config_digest: str
     created: bool = False
-    """Whether the call that gave this made the bank; only `create_bank` can."""
+    """Whether the call that gave this made the bank; only `create_bank` and `fork` can."""
+    erase_count: int = 0
+    """Facts ever erased from the bank and its forks."""
+    fill: float = 0.0
+    """N / K of a pinv or gaussian bank, rephrasings counted; 0 for a slots bank."""
+    origin: Origin | None = None
+    """None for a bank that is not a fork."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +180,8 @@ class DigestResult:
     version: int
     facts: int
     digest: str
+    erase_count: int = 0
+    """Digests compare at equal version and equal erase count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +208,136 @@ class CheckpointResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasedBank:
+    """What an erasure did to one bank of the family."""
+
+    bank: str
+    versions: tuple[int, ...]
+    """Versions of the ERASE events; empty where the facts were never known."""
+    version: int
+    erase_count: int
+    digest: str
+    """After the erasure."""
+    replay_matches: bool
+    """Whether a replay from nothing gave the served digest and bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EraseScan:
+    """The search for what was erased in the store's keys and files."""
+
+    keys: int
+    files: int
+    bytes: int
+    found: int
+    """Places that hold a text or vector of the facts; 0 after a complete erasure."""
+    found_before: int
+    """The same before the erasure: a search that never finds anything proves nothing."""
+    not_searched: str
+    """Why files or keys were not searched; empty when they were."""
+
+
+ERASE_STEPS = ("APPENDED", "CHECKPOINTED", "REMOVED", "REWRITTEN", "DONE")
+"""What an erasure goes through, in order; from the first on nobody reads the facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class EraseReceipt:
+    """The proof of an erasure. Holds no text and no fact id, so that it may be kept."""
+
+    event_id: str
+    bank: str
+    step: str
+    """The last of `ERASE_STEPS` that was done."""
+    fact_id_sha256: tuple[str, ...]
+    banks: tuple[ErasedBank, ...]
+    payloads_removed: int
+    checkpoints_removed: int
+    queue_entries_removed: int
+    scan: EraseScan | None
+    """None before anything was searched."""
+    started_ms: int
+    finished_ms: int
+    failure: str
+    """Why the erasure does not go on; it is tried again. Empty otherwise."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step == ERASE_STEPS[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeConflict:
+    """A fact that both banks of a merge have changed since they parted, each in its own way.
+
+    The versions are those of its live WRITE at the fork point and in each bank; 0: not live.
+    """
+
+    fact_id: str
+    base_version: int
+    target_version: int
+    source_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What a merge did to its target, or would do."""
+
+    merge_id: str
+    source: str
+    target: str
+    base_version: int
+    """Where the two parted."""
+    source_version: int
+    target_version: int
+    """The versions that were compared."""
+    written: int
+    forgotten: int
+    conflicts: tuple[MergeConflict, ...]
+    """However they were resolved; the first thousand."""
+    conflict_count: int
+    overtaken: tuple[str, ...]
+    """Facts that somebody changed in the target meanwhile, and that the merge left alone."""
+    version: int
+    """Of the target, afterwards."""
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FactChange:
+    """A fact that differs between two states."""
+
+    kind: str
+    """``ADDED``, ``REMOVED`` or ``CHANGED``."""
+    fact_id: str
+    before: Fact | None
+    after: Fact | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """A bank's log in a folder."""
+
+    bank: str
+    folder: str
+    version: int
+    digest: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """A bank made of an archive."""
+
+    info: BankInfo
+    digest: str
+    erased_again: int
+    """Facts of the archive that had been erased here since it was made, and were again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceInfo:
     """One service of the pipeline; `detail` says what it holds, or why it is not ready."""
 
@@ -196,3 +357,54 @@ class Status:
     encoder_digest: str = ""
     scope_digest: str = ""
     version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """How far a document has been written."""
+
+    bank: str
+    document: str
+    passages: int
+    """Live passages of what was sent so far."""
+    duplicates: int
+    """Those of them that stood there already."""
+    characters: int
+    """Of the document, sent so far."""
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A passage that an answer rests on, or another fact that was read with them."""
+
+    document: str
+    """Empty for a fact that is no passage."""
+    offset: int
+    """Where it begins in the document, in characters."""
+    length: int
+    text: str
+    weight: float
+    """Its share of what was read; all shares add up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecallResult:
+    """A text decoded from the passages of a bank, and the passages with the largest weights."""
+
+    text: str
+    passages: tuple[Passage, ...]
+    """Largest weight first."""
+    levels: int
+    """How many times read-outs were read, the passages themselves included."""
+    version: int
+    bank: str
+
+
+@dataclass(frozen=True, slots=True)
+class DreamResult:
+    """Texts that a memory generates when nothing is asked."""
+
+    texts: tuple[str, ...]
+    version: int
+    bank: str

@@ -1,4 +1,4 @@
-"""A state as tensors for a checkpoint, and back. Pure: what is done with them is the caller's.
+"""A state as tensors for a checkpoint, and back; its folded bytes. Pure: no I/O.
 
 F live facts in order of fact id, R rows of all of them, A address size, C value size, S scope size.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +17,11 @@ from larimar.errors import DataLoss, LarimarError
 from larimar.memory import BankConfig
 
 if TYPE_CHECKING:
-    from larimar.state import BankState, LiveFact
+    from larimar.state import BankState
 
 FORMAT = "larimar-state-1"
+HASHED_FACTS = 1024
+"""Facts whose folded bytes are put together and hashed at a time."""
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -29,28 +32,29 @@ def save(state: BankState) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     (F, how many each has); slots: addresses (R, A) and values (F, C); pinv and gaussian: C and B;
     with the scope part: scope (R, S).
     """
-    config, facts = state.config, list(state.live())
-    names = [fact.fact_id.encode() for fact in facts]
-    hashes = b"".join(fact.sha256 for fact in facts)
+    ids = sorted(state.facts)
+    slots = state.facts.slots_of(ids)
+    names = [fact_id.encode() for fact_id in ids]
+    versions, sha256, rows = state.facts.columns(slots)
     tensors = {
         "fact_ids": np.frombuffer(b"".join(names), np.uint8),
         "fact_id_sizes": np.array([len(name) for name in names], "<i4"),
-        "payload_sha256": np.frombuffer(hashes, np.uint8).reshape(-1, 32),
-        "versions": np.array([fact.version for fact in facts], "<i8"),
-        "rows": np.array([fact.rows for fact in facts], "<i4"),
+        "payload_sha256": sha256,
+        "versions": versions.astype("<i8", copy=False),
+        "rows": rows.astype("<i4", copy=False),
     }
     if state.sums is not None:
         tensors |= {"C": state.sums.c_KK.numpy().copy(), "B": state.sums.b_KC.numpy().copy()}
-    elif "memory" in state.parts:
-        addresses = [np.zeros((0, config.prompt_size), "<i4"), *(fact.addresses for fact in facts)]
-        values = [np.zeros((0, config.value_size), "<i4"), *(fact.value[None] for fact in facts)]
-        tensors |= {"addresses": np.concatenate(addresses), "values": np.concatenate(values)}
-    if "scope" in state.parts:
-        scope = [np.zeros((0, config.scope_size), "<i4"), *(fact.scope for fact in facts)]
-        tensors["scope"] = np.concatenate(scope)
+    if state.addresses is not None and state.values is not None:
+        tensors |= {
+            "addresses": state.addresses.rows_of(slots),
+            "values": state.values.take(slots),
+        }
+    if state.scope is not None:
+        tensors["scope"] = state.scope.rows_of(slots)
     metadata = {
         "format": FORMAT,
-        "config": config.to_json(),
+        "config": state.config.to_json(),
         "parts": ",".join(state.parts),
         "version": str(state.version),
         "chain": state.chain,
@@ -75,9 +79,7 @@ def restore(cls: type[BankState], tensors: Tensors, metadata: Mapping[str, str])
         state = cls(BankConfig.from_json(metadata["config"]), metadata["parts"].split(","))
         state.version, state.chain = int(metadata["version"]), metadata["chain"]
         state.erase_count = int(metadata["erase_count"])
-        state.place(_facts_of(tensors))
-        if state.sums is not None:
-            state.sums.load(tensors["C"], tensors["B"])
+        _fill(state, tensors)
     except (KeyError, ValueError, TypeError, AttributeError, LarimarError) as error:
         raise DataLoss(f"a checkpoint cannot be read: {error}", "BAD_CHECKPOINT") from error
     if state.digest() != metadata["digest"]:
@@ -85,34 +87,51 @@ def restore(cls: type[BankState], tensors: Tensors, metadata: Mapping[str, str])
     return state
 
 
-def _facts_of(tensors: Tensors) -> Iterator[LiveFact]:
-    from larimar.state import NO_VECTOR, LiveFact
+def _fill(state: BankState, tensors: Tensors) -> None:
+    """Puts a checkpoint's facts into a new state."""
+    counts = tensors["rows"]
+    names = tensors["fact_ids"].tobytes()
+    edges = accumulate(tensors["fact_id_sizes"].tolist(), initial=0)
+    ids = [names[low:high].decode() for low, high in pairwise(edges)]
+    slots = state.facts.add(ids, tensors["versions"], tensors["payload_sha256"], counts)
+    state.row_count = int(counts.sum())
+    if state.sums is not None:
+        state.sums.load(tensors["C"], tensors["B"])
+    if state.addresses is not None and state.values is not None:
+        state.addresses.put(slots, counts, tensors["addresses"])
+        state.values.reserve(len(slots))
+        state.values.put(slots, tensors["values"])
+    if state.scope is not None:
+        state.scope.put(slots, counts, tensors["scope"])
 
-    rows = tensors["rows"].tolist()
-    if not rows:
+
+def hash_folded(state: BankState, part: str, hasher: hashlib._Hash) -> None:
+    """Feeds a part's folded bytes, as `BankState.folded_sha256` states them."""
+    if part == "memory" and state.sums is not None:
+        for total in (state.sums.c_KK, state.sums.b_KC):
+            hasher.update(total.numpy().astype("<i8", copy=False).tobytes())
         return
-    absent = [NO_VECTOR] * len(rows)
-    columns = [
-        [name.tobytes().decode() for name in _split(tensors["fact_ids"], tensors["fact_id_sizes"])],
-        tensors["versions"].tolist(),
-        [row.tobytes() for row in tensors["payload_sha256"]],
-        rows,
-        _split(tensors["addresses"], rows) if "addresses" in tensors else absent,
-        tensors.get("values", absent),
-        _split(tensors["scope"], rows) if "scope" in tensors else absent,
-    ]
-    for fact in zip(*columns, strict=True):
-        yield LiveFact(*fact)
-
-
-def _split(array: np.ndarray, sizes: np.ndarray | list[int]) -> list[np.ndarray]:
-    return np.split(array, np.cumsum(sizes)[:-1])
+    ids = sorted(state.facts)
+    for low in range(0, len(ids), HASHED_FACTS):
+        slots = state.facts.slots_of(ids[low : low + HASHED_FACTS])
+        if part == "scope" and state.scope is not None:
+            hasher.update(state.scope.rows_of(slots).tobytes())
+        elif state.addresses is not None and state.values is not None:
+            counts = state.facts.rows[slots].astype("<i8")
+            rows, values = state.addresses.rows_of(slots), state.values.take(slots)
+            record, row = bytearray(), 0
+            for number, count in enumerate(counts.tolist()):
+                record += rows[row : row + count].data
+                record += counts[number : number + 1].data
+                record += values[number].data
+                row += count
+            hasher.update(record)
 
 
 def _sha256_of(tensors: Tensors, metadata: Mapping[str, str]) -> str:
     hasher = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(tensors):
-        array = tensors[name]
+        array = np.ascontiguousarray(tensors[name])
         hasher.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        hasher.update(array.tobytes())
+        hasher.update(array.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()

@@ -6,51 +6,40 @@ Q queries, C value size, D prompt-latent size, S scope size, R = 1 + rephrasings
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from larimar import saved
-from larimar.errors import DataLoss, FailedPrecondition, ResourceExhausted
+from larimar import dreams, saved
+from larimar.blocks import Blocks
+from larimar.errors import DataLoss, FailedPrecondition, InvalidArgument, ResourceExhausted
+from larimar.facts import FACT_BYTES, Facts
 from larimar.memory import BankConfig, Event, Kind
 from larimar.payload import Payload, fixed_point
-from larimar.rows import ReadOut, Rows, weigh
+from larimar.readout import Items, ReadOut, weigh
+from larimar.rows import CANDIDATES, Rows
 
 MAX_ROWS = (1 << 23) - 1
 """Rows a bank holds, rephrasings counted: 2^23 products of 2^40 would reach past int64."""
 PARTS = ("memory", "scope")
-FACT_BYTES = 400
-"""What one fact takes in the fact table, roughly, beside its vectors."""
-
-NO_VECTOR = np.zeros(0, "<i4")
 Entry = tuple[Event, Payload | None]
-
-
-class LiveFact(NamedTuple):
-    """What a state holds of a live fact; no vectors where a part is not held, or is in the sums."""
-
-    fact_id: str
-    version: int
-    sha256: bytes
-    rows: int
-    addresses: np.ndarray
-    value: np.ndarray
-    scope: np.ndarray
 
 
 class BankState:
     """C, B and hence M, the scope rows and the fact table, folded from a log up to a version.
 
     A function of the configuration and of the set of live facts alone: order, batching,
-    replacements and forgets leave no trace in digest, folded bytes or reads. Not thread-safe.
+    replacements, forgets and erases leave no trace in digest, folded bytes or reads. (The reads of
+    a slots bank past `rows.INDEX_ROWS` rows come from an approximate index.) Not thread-safe.
 
     Attributes:
         config: the bank's configuration.
         parts: which of "memory" and "scope" are held.
         version: of the last event folded; 0 for none.
         chain: its chain value; "" for none.
-        erase_count: how often the bank's history was rewritten.
+        erased: ids of the facts that were erased: no event of theirs is folded any more.
+        erase_count: how many those are; a restored state has the count before it has the ids.
         facts: fact id -> (version of its live WRITE, SHA-256 of its payload).
         row_count: reference rows of the live facts, rephrasings counted.
         sums: the exact sums of a pinv or gaussian bank, or None.
@@ -63,20 +52,18 @@ class BankState:
         self.parts = tuple(part for part in PARTS if part in parts)
         self.version = 0
         self.chain = ""
+        self.erased: set[str] = set()
         self.erase_count = 0
-        self.facts: dict[str, tuple[int, bytes]] = {}
+        self.facts = Facts()
         self.row_count = 0
-        self._slot: dict[str, int] = {}
-        self._ids: list[str] = []
-        self._rows_in: list[int] = []
-        self._free: list[int] = []
-        self._values: list[np.ndarray] = []
-        self._addresses: Rows | None = None
         self.sums: Any = None
-        self._scope = Rows(config.scope_size) if "scope" in self.parts else None
+        self.addresses: Rows | None = None
+        self.values: Blocks | None = None
+        self.scope = Rows(config.scope_size, by_cosine=True) if "scope" in self.parts else None
         self._known: dict[str, str] = {}
         if "memory" in self.parts and config.addressing == "slots":
-            self._addresses = Rows(config.prompt_size)
+            self.addresses = Rows(config.prompt_size)
+            self.values = Blocks(config.value_size, "<i4")
         elif "memory" in self.parts:
             from larimar.sums import ExactSums
 
@@ -89,9 +76,13 @@ class BankState:
     @property
     def bytes_held(self) -> int:
         """Bytes in memory, room for growth counted and the fact table estimated."""
-        held = [part for part in (self._addresses, self.sums, self._scope) if part is not None]
-        values = 4 * self.config.value_size * len(self.facts) * (self._addresses is not None)
-        return sum(part.nbytes for part in held) + values + FACT_BYTES * len(self.facts)
+        held = (self.addresses, self.values, self.sums, self.scope)
+        return sum(part.nbytes for part in held if part is not None) + FACT_BYTES * len(self.facts)
+
+    @property
+    def fill(self) -> float:
+        """Rows over K of a pinv or gaussian bank, past which recall degrades; 0 in a slots bank."""
+        return self.row_count / self.config.slots if self.config.slots else 0.0
 
     def check_capacity(self, rows: int) -> None:
         """Refuses rows, rephrasings counted, that the bank could not hold exactly.
@@ -110,21 +101,27 @@ class BankState:
 
         Subtracting a fact from the sums takes its vectors; a slots bank just drops its rows.
         """
+        return self.needs_of(event.fact_id for event, _ in entries)
+
+    def needs_of(self, fact_ids: Iterable[str]) -> list[int]:
+        """Versions of the payloads that `erase` of these facts must be given as `old`."""
         if self.sums is None:
             return []
-        touched = {event.fact_id for event, _ in entries}
-        return sorted(self.facts[fact_id][0] for fact_id in touched if fact_id in self.facts)
+        live = {fact_id for fact_id in fact_ids if fact_id in self.facts}
+        return sorted(self.facts[fact_id][0] for fact_id in live)
 
     def fold(self, entries: Sequence[Entry], old: Mapping[int, Payload] | None = None) -> None:
         """Applies entries in log order; writing a live fact replaces it, as one event.
 
         Only a batch's net effect on each fact is computed, so a fact written and forgotten within
-        it costs nothing.
+        it costs nothing. An ERASE erases its fact (see `erase`), for the entries before it in the
+        batch too; of the entries of an erased fact nothing but version and chain is taken.
 
         Cost: O(1) an event in a slots bank; in a fixed-size bank O(K (K + C)) a row.
 
         Args:
-            entries: events with the payloads of their WRITEs, from this version + 1 on.
+            entries: events with the payloads of their WRITEs, from this version + 1 on; the
+                payload of an erased fact may be None.
             old: payloads by version, at least those of `needs`.
 
         Raises:
@@ -134,46 +131,51 @@ class BankState:
         """
         if not entries:
             return
-        net = self._net(entries)
-        gone = [fact_id for fact_id in net if fact_id in self.facts]
+        doomed = {event.fact_id for event, _ in entries if event.kind == Kind.ERASE} - self.erased
+        net = self._net(entries, doomed)
+        gone = [fact_id for fact_id in (*net, *doomed) if fact_id in self.facts]
         new = [(version, payload) for version, payload in net.values() if payload is not None]
         subtracted = self._subtracted(gone, old or {})
-        slots = [self._slot[fact_id] for fact_id in gone]
-        freed = sum(self._rows_in[slot] for slot in slots)
+        freed = int(self.facts.rows[self.facts.slots_of(gone)].sum())
         self.check_capacity(sum(payload.rows for _, payload in new) - freed)
 
-        if self.sums is not None:
-            self.sums.change([payload for _, payload in new], 1)
-            self.sums.change(subtracted, -1)
-        for rows in (self._addresses, self._scope):
-            if rows is not None:
-                rows.drop(slots)
-        for fact_id, slot in zip(gone, slots, strict=True):
-            del self.facts[fact_id], self._slot[fact_id]
-            self._ids[slot] = ""
-            if self._addresses is not None:
-                self._values[slot] = NO_VECTOR
-        self._free.extend(slots)
-        self.row_count -= freed
-        self.place(
-            LiveFact(
-                p.fact_id, version, bytes.fromhex(p.sha256), p.rows, p.addresses, p.value, p.scope
-            )
-            for version, p in new
-        )
+        self._change(gone, subtracted, new)
+        self.erased |= doomed
+        self.erase_count += len(doomed)
         self.version = entries[-1][0].version
         self.chain = entries[-1][0].chain
-        self._known.clear()
 
-    def _net(self, entries: Sequence[Entry]) -> dict[str, tuple[int, Payload | None]]:
+    def erase(self, fact_ids: Collection[str], old: Mapping[int, Payload]) -> None:
+        """Removes facts for good: the state becomes one in which they were never written.
+
+        Version and chain stay; from here on `fold` takes nothing of these facts' events. A state
+        restored from a checkpoint is given all facts ever erased, whether it held them or not.
+
+        Args:
+            old: payloads by version, at least those of `needs_of`.
+
+        Raises:
+            DataLoss: a payload is missing or not what was written. The state is unchanged.
+        """
+        gone = [fact_id for fact_id in dict.fromkeys(fact_ids) if fact_id in self.facts]
+        self._change(gone, self._subtracted(gone, old), [])
+        self.erased.update(fact_ids)
+        self.erase_count = len(self.erased)
+
+    def _net(
+        self, entries: Sequence[Entry], doomed: set[str]
+    ) -> dict[str, tuple[int, Payload | None]]:
         """What becomes of each fact that the entries touch, after checking every entry."""
         net: dict[str, tuple[int, Payload | None]] = {}
-        version = self.version
+        version, erased = self.version, self.erased
+        sizes = (self.config.address_size, self.config.value_size, self.config.scope_size)
         for event, payload in entries:
             version += 1
             if event.version != version:
                 raise DataLoss(f"the log has version {event.version} in place of {version}", "GAP")
             fact_id = event.fact_id
+            if fact_id in erased or fact_id in doomed:
+                continue
             if event.kind == Kind.FORGET:
                 live = net[fact_id][1] is not None if fact_id in net else fact_id in self.facts
                 if not live:
@@ -181,19 +183,11 @@ class BankState:
                 net[fact_id] = (version, None)
             elif payload is None:
                 raise DataLoss(f"the payload of version {version} is missing", "MISSING_PAYLOAD")
-            elif payload.fact_id != fact_id or not self._fits(payload):
+            elif payload.fact_id != fact_id or payload.sizes != sizes:
                 raise DataLoss(f"the payload of version {version} is not its own", "BAD_PAYLOAD")
             else:
                 net[fact_id] = (version, payload)
         return net
-
-    def _fits(self, payload: Payload) -> bool:
-        config = self.config
-        return (
-            payload.addresses.shape[1] == config.address_size
-            and payload.value.shape[0] == config.value_size
-            and payload.scope.shape[1] == config.scope_size
-        )
 
     def _subtracted(self, gone: list[str], old: Mapping[int, Payload]) -> list[Payload]:
         if self.sums is None:
@@ -204,46 +198,40 @@ class BankState:
             payload = old.get(version)
             if payload is None:
                 raise DataLoss(f"the payload of version {version} is missing", "MISSING_PAYLOAD")
-            if bytes.fromhex(payload.sha256) != sha256:
+            if payload.digest != sha256:
                 raise DataLoss(f"the payload of version {version} is not its own", "BAD_PAYLOAD")
             payloads.append(payload)
         return payloads
 
-    def place(self, facts: Iterable[LiveFact]) -> None:
-        """Gives each new fact a slot, and the slot its rows and its value where parts are held.
-
-        The sums of a fixed-size bank are not changed.
-        """
-        slots, facts = [], list(facts)
-        for fact in facts:
-            slot = self._free.pop() if self._free else len(self._ids)
-            slots.append(slot)
-            self._ids[slot : slot + 1] = [fact.fact_id]
-            self._rows_in[slot : slot + 1] = [fact.rows]
-            self._slot[fact.fact_id] = slot
-            self.facts[fact.fact_id] = (fact.version, fact.sha256)
-            self.row_count += fact.rows
-            if self._addresses is not None:
-                self._values[slot : slot + 1] = [fact.value.copy()]
-        if self._addresses is not None:
-            self._addresses.put(slots, [fact.addresses for fact in facts])
-        if self._scope is not None:
-            self._scope.put(slots, [fact.scope for fact in facts])
-
-    def live(self) -> Iterator[LiveFact]:
-        """The live facts in order of fact id."""
-        for fact_id in sorted(self.facts):
-            version, sha256 = self.facts[fact_id]
-            slot = self._slot[fact_id]
-            yield LiveFact(
-                fact_id,
-                version,
-                sha256,
-                self._rows_in[slot],
-                NO_VECTOR if self._addresses is None else self._addresses.rows_of(slot),
-                NO_VECTOR if self._addresses is None else self._values[slot],
-                NO_VECTOR if self._scope is None else self._scope.rows_of(slot),
-            )
+    def _change(
+        self, gone: list[str], subtracted: list[Payload], new: list[tuple[int, Payload]]
+    ) -> None:
+        """Takes facts out and puts facts in."""
+        self._known.clear()
+        if gone:
+            slots = self.facts.remove(gone)
+            self.row_count -= int(self.facts.rows[slots].sum())
+            for rows in (self.addresses, self.scope):
+                if rows is not None:
+                    rows.drop(slots)
+        payloads = [payload for _, payload in new]
+        if payloads:
+            counts = np.array([payload.rows for payload in payloads], np.int32)
+            hashes = b"".join(payload.digest for payload in payloads)
+            versions = np.array([version for version, _ in new], np.int64)
+            ids = [payload.fact_id for payload in payloads]
+            sha256 = np.frombuffer(hashes, np.uint8).reshape(-1, 32)
+            slots = self.facts.add(ids, versions, sha256, counts)
+            self.row_count += int(counts.sum())
+            if self.addresses is not None and self.values is not None:
+                self.addresses.put(slots, counts, np.concatenate([p.addresses for p in payloads]))
+                self.values.reserve(len(self.facts.ids))
+                self.values.put(slots, np.stack([payload.value for payload in payloads]))
+            if self.scope is not None:
+                self.scope.put(slots, counts, np.concatenate([p.scope for p in payloads]))
+        if self.sums is not None:
+            self.sums.change(payloads, 1)
+            self.sums.change(subtracted, -1)
 
     def keep_only(self, parts: Sequence[str]) -> None:
         """Lets go of the parts that are not named.
@@ -257,38 +245,69 @@ class BankState:
             )
         self.parts = tuple(part for part in PARTS if part in parts)
         if "memory" not in parts:
-            self._addresses, self._values, self.sums = None, [], None
+            self.addresses = self.values = self.sums = None
         if "scope" not in parts:
-            self._scope = None
+            self.scope = None
         self._known.clear()
 
-    def read(self, prompt_latents: Any) -> list[ReadOut]:
+    def check_part(self, part: str) -> None:
+        """Refuses what takes a part that this state does not hold.
+
+        Raises:
+            FailedPrecondition: PART_NOT_HELD.
+        """
+        if part not in self.parts:
+            raise FailedPrecondition(f"this follower holds no {part} part", "PART_NOT_HELD")
+
+    def check_readable(self) -> None:
+        """Refuses a read of a memory that is not held or holds nothing.
+
+        Raises:
+            FailedPrecondition: PART_NOT_HELD or EMPTY_BANK.
+        """
+        self.check_part("memory")
+        if not self.facts:
+            raise FailedPrecondition("the bank is empty; write a fact first", "EMPTY_BANK")
+
+    def read(self, prompt_latents: Any, noise: float = 0.0, seed: int = 0) -> list[ReadOut]:
         """Reads the memory with query latents (Q, D) float32: z = w M each.
 
         In a slots bank w weighs the nearest reference rows by equations 7-8.
 
+        Args:
+            noise: standard deviation of normal noise added to w; in a slots bank to the weights of
+                the CANDIDATES rows that are weighed, nearest first. Every query of a call gets the
+                same noise, so that one reads the same bytes alone and among others.
+            seed: of the noise.
+
         Raises:
             FailedPrecondition: the bank is empty, or this state holds no memory part.
-            InvalidArgument: a wrong shape, not finite, or (slots) out of the bank's range.
+            InvalidArgument: a wrong shape, not finite, or (slots) out of the bank's range; a noise
+                or a seed below 0.
+
+        Source: [L] appendix G for the noise.
         """
+        self.check_readable()
         config, queries = self.config, np.asarray(prompt_latents)
-        if "memory" not in self.parts:
-            raise FailedPrecondition("this follower holds no memory part", "PART_NOT_HELD")
-        if not self.facts:
-            raise FailedPrecondition("the bank is empty; write a fact first", "EMPTY_BANK")
+        if not (np.isfinite(noise) and noise >= 0):
+            raise InvalidArgument(f"noise must be a finite number from 0 on, not {noise}")
+        weighed = CANDIDATES if self.sums is None else config.slots
+        added = noise * dreams.normals(weighed, seed) if noise else None
         if not len(queries):
             return []
-        if self._addresses is None:
+        if self.sums is not None:
             from larimar.sums import addresses_of
 
             w_QK = addresses_of(config, queries, len(queries))
+            w_QK = w_QK if added is None else w_QK + added
             return [ReadOut(value, "", 0.0) for value in self.sums.read(w_QK)]
+        assert self.addresses is not None and self.values is not None
         shape = (len(queries), config.prompt_size)
         fixed = fixed_point("prompt_latents", queries, config.prompt_bits, shape)
-        nearest = self._addresses.nearest(fixed.astype(np.int64), self._ids)
+        values, ids = self.values, self.facts.ids
         return [
-            weigh(near, self._values, self._ids, config.alpha, config.value_bits)
-            for near in nearest
+            weigh(near, values, ids, config.alpha, config.value_bits, added)
+            for near in self.addresses.nearest(fixed.astype(np.int64), ids)
         ]
 
     def detect(self, scope_vectors: Any) -> list[tuple[float, str]]:
@@ -302,60 +321,83 @@ class BankState:
 
         Source: [L] section 4, external scope detection.
         """
-        if self._scope is None:
-            raise FailedPrecondition("this follower holds no scope part", "PART_NOT_HELD")
+        self.check_part("scope")
+        assert self.scope is not None
         config, queries = self.config, np.asarray(scope_vectors)
         shape = (len(queries), config.scope_size)
         fixed = fixed_point("scope_vectors", queries, config.scope_bits, shape)
         if not self.facts:
             return [(-1.0, "")] * len(queries)
-        nearest = self._scope.most_similar(fixed.astype(np.int64), self._ids)
-        return [(score, self._ids[slot]) for score, slot in nearest]
+        nearest = self.scope.most_similar(fixed.astype(np.int64), self.facts.ids)
+        return [(score, self.facts.ids[slot]) for score, slot in nearest]
+
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        """Dreams of what is stored: `dreams.sample` of this state."""
+        return dreams.sample(self, count, seed)
+
+    def items(self, prefix: str) -> Items:
+        """What a slots bank holds of the facts whose id begins with a prefix, in order of fact id.
+
+        Cost: O(live facts) to find them.
+
+        Raises:
+            FailedPrecondition: this state holds no memory part, or the bank is not a slots bank.
+        """
+        self.check_part("memory")
+        if self.addresses is None or self.values is None:
+            raise FailedPrecondition(
+                "a pinv or gaussian bank keeps no fact's own vectors; use a slots bank", "NOT_SLOTS"
+            )
+        ids = sorted(fact_id for fact_id in self.facts if fact_id.startswith(prefix))
+        slots = self.facts.slots_of(ids)
+        return Items(
+            ids,
+            self.addresses.first_rows_of(slots),
+            self.values.take(slots),
+            self.config.prompt_bits,
+            self.config.value_bits,
+        )
 
     def digest(self) -> str:
         """SHA-256, in hex, over the configuration's digest and sorted (fact id, payload SHA-256).
 
         Equal sets of facts have equal digests, whatever the order, batching, bank or restart.
+
+        Cost: O(live facts) once a version; about 1 s for a million.
         """
         if "digest" not in self._known:
             hasher = hashlib.sha256(self.config.digest.encode())
-            for fact_id in sorted(self.facts):
-                name = fact_id.encode()
-                hasher.update(len(name).to_bytes(4, "little") + name + self.facts[fact_id][1])
+            self.facts.hash_into(hasher)
             self._known["digest"] = hasher.hexdigest()
         return self._known["digest"]
 
-    def folded_sha256(self) -> str:
+    def folded_sha256(self, part: str | None = None) -> str:
         """SHA-256, in hex, of the folded bytes: little-endian, in order of fact id.
 
-        Slots: each fact's rows (int32), count of rows (int64) and value (int32). Pinv and gaussian:
-        C, then B (int64). Then, with the scope part, each fact's scope rows (int32).
-        """
-        if "folded" not in self._known:
-            hasher = hashlib.sha256()
-            for array in self._folded():
-                hasher.update(array.tobytes())
-            self._known["folded"] = hasher.hexdigest()
-        return self._known["folded"]
+        "memory" in a slots bank: each fact's rows (int32), count of rows (int64) and value (int32);
+        else C, then B (int64). "scope": each fact's rows (int32). All held parts follow each other.
 
-    def _folded(self) -> Iterator[np.ndarray]:
-        if self.sums is not None:
-            yield self.sums.c_KK.numpy().astype("<i8", copy=False)
-            yield self.sums.b_KC.numpy().astype("<i8", copy=False)
-        facts = list(self.live())
-        if self._addresses is not None:
-            for fact in facts:
-                yield fact.addresses
-                yield np.array(fact.rows, "<i8")
-                yield fact.value
-        if self._scope is not None:
-            for fact in facts:
-                yield fact.scope
+        Args:
+            part: that part alone; None for all parts held.
+
+        Raises:
+            FailedPrecondition: the part is not held.
+        """
+        parts = self.parts if part is None else (part,)
+        name = f"folded {','.join(parts)}"
+        if name not in self._known:
+            hasher = hashlib.sha256()
+            for one in parts:
+                self.check_part(one)
+                saved.hash_folded(self, one, hasher)
+            self._known[name] = hasher.hexdigest()
+        return self._known[name]
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """The whole state for a checkpoint: tensors in order of fact id, and metadata.
+        """The parts held for a checkpoint: tensors in order of fact id, and metadata.
 
-        Equal states give equal tensors, whatever their history.
+        Equal states give equal tensors, whatever their history. The erase count is saved; which
+        facts were erased is not.
         """
         return saved.save(self)
 
@@ -363,7 +405,7 @@ class BankState:
     def from_tensors(
         cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
     ) -> BankState:
-        """The state that `to_tensors` saved.
+        """The state that `to_tensors` saved; `erase` gives it back the facts that were erased.
 
         Raises:
             DataLoss: damaged, or saved in another format.

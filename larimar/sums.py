@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from larimar.algebra import exact_sums, reference_memory
+from larimar.algebra import EXACT_ROWS, reference_memory
 from larimar.errors import InvalidArgument
 from larimar.rows import gaussian_weights
 
 if TYPE_CHECKING:
     from larimar.memory import BankConfig
     from larimar.payload import Payload
-
-FEW_ROWS = 8
-"""Up to here integer products straight into the sums are faster than a GEMM."""
 
 
 def addresses_of(config: BankConfig, prompt_latents: Any, rows: int) -> np.ndarray:
@@ -43,7 +40,7 @@ def addresses_of(config: BankConfig, prompt_latents: Any, rows: int) -> np.ndarr
     if config.addressing == "pinv":
         map_DK = _pinv_map(*reference)
         return np.stack([np.einsum("d,dk->k", z, map_DK) for z in z_RD])
-    m_ref_KD = _reference(*reference)
+    m_ref_KD = _unit_reference(*reference)
     return np.stack([_gaussian(z, m_ref_KD, config.alpha) for z in z_RD])
 
 
@@ -55,6 +52,18 @@ def _gaussian(z_D: np.ndarray, m_ref_KD: np.ndarray, alpha: float) -> np.ndarray
 @lru_cache(maxsize=8)
 def _reference(seed: int, slots: int, size: int) -> np.ndarray:
     return reference_memory(seed, slots, size).numpy()
+
+
+@lru_cache(maxsize=8)
+def _unit_reference(seed: int, slots: int, size: int) -> np.ndarray:
+    """The reference memory with rows of length 1.
+
+    The lengths of random rows differ by more than their angles to a latent do: whatever the query,
+    the shortest rows would be the nearest. Of 512 CounterFact prompts, 37 of 512 random rows were
+    the nearest to all, and 7 % read their own fact; with rows of one length 70 % do.
+    """
+    m_ref_KD = _reference(seed, slots, size)
+    return m_ref_KD / np.sqrt(np.einsum("kd,kd->k", m_ref_KD, m_ref_KD))[:, None]
 
 
 @lru_cache(maxsize=8)
@@ -112,21 +121,27 @@ class ExactSums:
     def change(self, payloads: Sequence[Payload], sign: int) -> None:
         """Adds (sign 1) or subtracts (sign -1) facts: each of its addresses with its value.
 
-        Cost: 1.5 ms for one fact, 0.2 ms each in large batches (K = 512, C = 1,920, 2 busy cores).
+        A float64 product of whole numbers is exact while no partial sum passes 2^53: EXACT_ROWS
+        rows at a time, on any number of threads.
+
+        Cost: 12 us a fact in batches of 1,000 (K = 512, C = 768, 2 cores), 1.5 ms for one alone.
         """
-        if not payloads:
-            return
-        rows = [payload.rows for payload in payloads]
-        a = torch.from_numpy(np.concatenate([payload.addresses for payload in payloads]))
-        values = np.stack([payload.value for payload in payloads])
-        v = torch.from_numpy(np.repeat(values, rows, axis=0))
-        if len(a) <= FEW_ROWS:
-            self.c_KK.addmm_(a.mT.long(), a.long(), alpha=sign)
-            self.b_KC.addmm_(a.mT.long(), v.long(), alpha=sign)
-        else:
-            c_KK, b_KC = exact_sums(a, v)
-            self.c_KK.add_(c_KK, alpha=sign)
-            self.b_KC.add_(b_KC, alpha=sign)
+        rows = np.array([payload.rows for payload in payloads])
+        ends = np.cumsum(rows)
+        low = 0
+        while low < len(payloads):
+            done = int(ends[low - 1]) if low else 0
+            high = int(np.searchsorted(ends, done + EXACT_ROWS, side="right"))
+            some = payloads[low:high]
+            a_RK = np.concatenate([payload.addresses for payload in some], dtype=np.float64)
+            v_RC = np.array([payload.value for payload in some], np.float64)
+            if len(a_RK) > len(some):
+                v_RC = np.repeat(v_RC, rows[low:high], axis=0)
+            for total, product in ((self.c_KK, a_RK.T @ a_RK), (self.b_KC, a_RK.T @ v_RC)):
+                (np.add if sign > 0 else np.subtract)(
+                    total.numpy(), product.astype(np.int64), out=total.numpy()
+                )
+            low = high
         self._solved = None
 
     def load(self, c_KK: np.ndarray, b_KC: np.ndarray) -> None:
@@ -137,8 +152,8 @@ class ExactSums:
         """
         if c_KK.shape != self.c_KK.shape or b_KC.shape != self.b_KC.shape:
             raise ValueError("the sums are of another size than the bank's")
-        self.c_KK.copy_(torch.from_numpy(np.array(c_KK)))
-        self.b_KC.copy_(torch.from_numpy(np.array(b_KC)))
+        self.c_KK.numpy()[...] = c_KK
+        self.b_KC.numpy()[...] = b_KC
         self._solved = None
 
     def read(self, w_QK: np.ndarray) -> np.ndarray:

@@ -8,8 +8,10 @@ come, as the classes of `larimar.errors`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -18,7 +20,14 @@ from google.protobuf.message import Message
 from larimar import batches, calls, messages
 from larimar.errors import FailedPrecondition, LarimarError, Unavailable
 from larimar.results import Answer, Edit, FailedWrite
-from larimar.v1.larimar_pb2 import AskRequest, AskResponse
+from larimar.security import OPEN, Security, why_unreachable
+from larimar.v1.larimar_pb2 import (
+    AskRequest,
+    AskResponse,
+    CloudEvent,
+    PublishManyRequest,
+    PublishManyResponse,
+)
 from larimar.v1.larimar_pb2_grpc import LarimarStub
 
 T = TypeVar("T")
@@ -29,10 +38,18 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 
 class _Terms:
-    """Target and timeouts of a connection."""
+    """Target, timeouts and security of a connection."""
 
-    def __init__(self, target: str, timeout_s: float, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        target: str,
+        timeout_s: float,
+        connect_timeout_s: float,
+        security: Security = OPEN,
+    ) -> None:
         self.target = calls.check_target(target)
+        self.security = security
+        self.credentials = security.credentials()
         self.timeout_s = calls.check_timeout(timeout_s)
         self.connect_timeout_s = calls.check_timeout(connect_timeout_s)
         self.reached = False
@@ -45,13 +62,34 @@ class _Terms:
         return calls.Budget(self.timeout_s if timeout_s is None else calls.check_timeout(timeout_s))
 
 
+class _KeyedStub:
+    """A generated stub whose calls carry metadata."""
+
+    def __init__(self, channel: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._stub = LarimarStub(channel)
+        self._metadata = metadata
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return functools.partial(getattr(self._stub, method), metadata=self._metadata)
+
+
 class Connection(_Terms):
     """A blocking channel to a pipeline; threads may share it."""
 
-    def __init__(self, target: str, timeout_s: float, connect_timeout_s: float) -> None:
-        super().__init__(target, timeout_s, connect_timeout_s)
-        self._channel = grpc.insecure_channel(self.target, options=calls.CHANNEL_OPTIONS)
-        self._stub = LarimarStub(self._channel)
+    def __init__(
+        self,
+        target: str,
+        timeout_s: float,
+        connect_timeout_s: float,
+        security: Security = OPEN,
+    ) -> None:
+        super().__init__(target, timeout_s, connect_timeout_s, security)
+        self._channel = (
+            grpc.insecure_channel(self.target, options=calls.CHANNEL_OPTIONS)
+            if self.credentials is None
+            else grpc.secure_channel(self.target, self.credentials, calls.CHANNEL_OPTIONS)
+        )
+        self._stub: Any = _KeyedStub(self._channel, security.metadata)
 
     def close(self) -> None:
         """Ends the channel and every call on it."""
@@ -110,6 +148,32 @@ class Connection(_Terms):
                     raise error
                 time.sleep(pause)
 
+    def publish_group(
+        self, events: Sequence[CloudEvent], timeout_s: float | None
+    ) -> Iterator[PublishManyResponse]:
+        """A result for each event, in order, over as many streams as it takes."""
+        budget, left = self.budget(timeout_s), deque(events)
+        while left:
+            self._reach(budget)
+            requests = (PublishManyRequest(event=event) for event in tuple(left))
+            call = self._stub.PublishMany(requests, timeout=budget.remaining_s())
+            try:
+                for response in call:
+                    _raise_transient(response)
+                    left.popleft()
+                    yield response
+                return
+            except grpc.RpcError as raised:
+                error: LarimarError = calls.to_error(raised, self.target, budget)
+            except LarimarError as raised:
+                error = raised
+            finally:
+                call.cancel()
+            pause = budget.pause_s(error)
+            if pause is None:
+                raise budget.outcome(error)
+            time.sleep(pause)
+
     def _reach(self, budget: calls.Budget) -> None:
         """Waits until something answers, be it with an error; raises Unavailable else."""
         if self.reached:
@@ -120,7 +184,7 @@ class Connection(_Terms):
             knock(b"", wait_for_ready=True, timeout=timeout)
         except grpc.RpcError as raised:
             if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise calls.unreachable(self.target) from None
+                raise why_unreachable(self.target, self.security) from None
         self.reached = True
 
     def _retry(self, attempt: Callable[[calls.Budget], T], timeout_s: float | None) -> T:
@@ -155,8 +219,14 @@ class Connection(_Terms):
 class AsyncConnection(_Terms):
     """A channel to a pipeline for one event loop, opened by the first call."""
 
-    def __init__(self, target: str, timeout_s: float, connect_timeout_s: float) -> None:
-        super().__init__(target, timeout_s, connect_timeout_s)
+    def __init__(
+        self,
+        target: str,
+        timeout_s: float,
+        connect_timeout_s: float,
+        security: Security = OPEN,
+    ) -> None:
+        super().__init__(target, timeout_s, connect_timeout_s, security)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
@@ -237,11 +307,41 @@ class AsyncConnection(_Terms):
                     raise error
                 await asyncio.sleep(pause)
 
+    async def publish_group(
+        self, events: Sequence[CloudEvent], timeout_s: float | None
+    ) -> AsyncIterator[PublishManyResponse]:
+        """A result for each event, in order, over as many streams as it takes."""
+        budget, left = self.budget(timeout_s), deque(events)
+        while left:
+            await self._reach(budget)
+            requests = (PublishManyRequest(event=event) for event in tuple(left))
+            call = self._stub.PublishMany(requests, timeout=budget.remaining_s())
+            try:
+                async for response in call:
+                    _raise_transient(response)
+                    left.popleft()
+                    yield response
+                return
+            except grpc.RpcError as raised:
+                error: LarimarError = calls.to_error(raised, self.target, budget)
+            except LarimarError as raised:
+                error = raised
+            finally:
+                call.cancel()
+            pause = budget.pause_s(error)
+            if pause is None:
+                raise budget.outcome(error)
+            await asyncio.sleep(pause)
+
     async def _reach(self, budget: calls.Budget) -> None:
         """Waits until something answers, be it with an error; raises Unavailable else."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.target, options=calls.CHANNEL_OPTIONS)
-            self._stub = LarimarStub(self._channel)
+            self._channel = (
+                grpc.aio.insecure_channel(self.target, options=calls.CHANNEL_OPTIONS)
+                if self.credentials is None
+                else grpc.aio.secure_channel(self.target, self.credentials, calls.CHANNEL_OPTIONS)
+            )
+            self._stub = _KeyedStub(self._channel, self.security.metadata)
         if self.reached:
             return
         knock = self._channel.unary_unary(HEALTH_CHECK)
@@ -250,7 +350,8 @@ class AsyncConnection(_Terms):
             await knock(b"", wait_for_ready=True, timeout=timeout)
         except grpc.RpcError as raised:
             if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise calls.unreachable(self.target) from None
+                why = await asyncio.to_thread(why_unreachable, self.target, self.security)
+                raise why from None
         self.reached = True
 
     async def _retry(
@@ -295,3 +396,9 @@ async def _one_then_all(requests: Iterator[T], answered: asyncio.Event) -> Async
     for request in requests:
         yield request
         await answered.wait()
+
+
+def _raise_transient(response: PublishManyResponse) -> None:
+    """Ends a stream at an event that may be taken later, so that it and the rest come again."""
+    if response.status.code == Unavailable.code:
+        raise Unavailable(response.status.message, response.status.reason)

@@ -24,9 +24,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from larimar.errors import LarimarError, ResourceExhausted, Unavailable
-from services.build import BUILDERS, SERVICES, prepare_process
-from services.contracts import STREAMING, add_servicer
-from services.rpc import start_server
+from services.build import BUILDERS, SERVICES, build_edge, prepare_process
+from services.contracts import STREAMING, methods_of
 from services.run import die_with_parent
 from services.settings import ServiceSettings, Settings
 
@@ -106,41 +105,24 @@ def _method(name: str):
 
 
 def _replica_class(name: str) -> type:
-    methods = {
-        "encoder": ("Encode", "DescribeEncoder"),
-        "scope": ("Embed", "Detect", "DescribeScope"),
-        "memory": (
-            "MakeBank",
-            "DescribeBank",
-            "EnumerateBanks",
-            "DropBank",
-            "Append",
-            "Read",
-            "EnumerateFacts",
-            "EnumerateEvents",
-            "ComputeDigest",
-            "RebuildBank",
-            "SaveCheckpoint",
-            "DescribeMemory",
-        ),
-        "decoder": ("Generate", "ScoreCandidates", "DescribeDecoder"),
-    }[name]
-    return type(name.capitalize(), (_Replica,), {method: _method(method) for method in methods})
+    methods = {method: _method(method) for method in methods_of(name)}
+    return type(name.capitalize(), (_Replica,), methods)
 
 
 class _Gateway:
     """The gateway in a replica, with a gRPC server of its own on the public port."""
 
     async def __init__(self, settings_json: str, **handles) -> None:
-        from services.gateway.service import GatewayService
-
         settings = Settings.from_json(settings_json)
         logging.basicConfig(level=logging.WARNING)
         stubs: dict[str, Any] = {name: HandleStub(handle, name) for name, handle in handles.items()}
-        address = f"{settings.host}:{settings.port}"
-        self._server, _ = await start_server(
-            address, add_servicer("gateway", GatewayService(**stubs))
-        )
+        self._edge = build_edge(settings, stubs)
+        # Replicas share the port; services/up.py keeps it for this pipeline.
+        await self._edge.start(f"{settings.host}:{settings.port}", share_port=True)
+
+    async def __del__(self) -> None:
+        """Called once by Ray Serve before the replica ends: gives the inboxes' leases back."""
+        await self._edge.stop()
 
     async def pid(self) -> int:
         """Process of this replica."""

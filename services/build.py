@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from larimar.errors import FailedPrecondition
 from services.settings import ServiceSettings, Settings
 
+WARM_EVERY_S = 0.5
+"""Between two looks of a follower at the logs of the banks in use."""
+LEDGER_NAME = "erase-ledger.jsonl"
+"""The erase ledger in the data directory, where the settings name no other file."""
 SERVICES = ("encoder", "scope", "memory", "decoder")
 """The services behind the gateway."""
 
@@ -57,29 +62,35 @@ def build_scope(settings: Settings) -> Any:
     """The scope service."""
     from larimar.checkpoint import ModelFolder, serving_dtype
     from larimar.scope import SentenceEmbedder
-    from services.follower import Follower
     from services.scope.service import ScopeService
 
     config = ModelFolder.open(settings.model).config
     device = device_of(settings.scope)
     embedder = SentenceEmbedder(config.scope.package, serving_dtype(device), device)
-    follower = Follower(_log(settings), ("scope",), settings.state_budget_mb * 2**20)
+    follower = _follower(settings, "scope")
     return ScopeService(embedder, follower, config.scope.threshold, config.fixed_point.scope_bits)
 
 
 def build_memory(settings: Settings) -> Any:
     """The memory service."""
-    from services.follower import Follower
+    from services.memory.ledger import EraseLedger
     from services.memory.service import MemoryService
 
-    log = _log(settings)
-    follower = Follower(
-        log,
-        ("memory", "scope"),
+    follower = _follower(settings, "memory")
+    ledger = settings.erase_ledger or Path(settings.data_dir) / LEDGER_NAME
+    return MemoryService(follower.log, follower, _inbox(settings), EraseLedger(Path(ledger)))
+
+
+def _follower(settings: Settings, part: str) -> Any:
+    from services.follower import Follower
+
+    return Follower(
+        _log(settings),
+        (part,),
         settings.state_budget_mb * 2**20,
         settings.checkpoint_every,
+        WARM_EVERY_S,
     )
-    return MemoryService(log, follower)
 
 
 def build_decoder(settings: Settings) -> Any:
@@ -90,6 +101,20 @@ def build_decoder(settings: Settings) -> Any:
     folder = ModelFolder.open(settings.model)
     device = device_of(settings.decoder)
     return DecoderService(folder, folder.decoder(serving_dtype(device), device))
+
+
+def build_edge(settings: Settings, doors: dict[str, Any]) -> Any:
+    """The gateway with its port and the consumers of the inboxes.
+
+    Args:
+        doors: by service, a stub of services/rpc.py.
+    """
+    from services.gateway.edge import Edge
+    from services.gateway.service import GatewayService
+
+    gateway = GatewayService(**doors)
+    gateway.inbox = _inbox(settings)
+    return Edge(gateway, settings, _keys(settings) if settings.require_keys else None)
 
 
 BUILDERS = {
@@ -104,3 +129,15 @@ def _log(settings: Settings) -> Any:
     from services.redis_log import RedisLog
 
     return RedisLog(settings.redis_url)
+
+
+def _inbox(settings: Settings) -> Any:
+    from services.redis_inbox import RedisInbox
+
+    return RedisInbox(settings.redis_url)
+
+
+def _keys(settings: Settings) -> Any:
+    from services.redis_keys import RedisKeys
+
+    return RedisKeys(settings.redis_url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+from google.protobuf import symbol_database
 
 from larimar.v1 import (
     decoder_pb2_grpc,
@@ -42,7 +43,21 @@ _CONTRACTS: dict[str, tuple[Any, Any, str]] = {
         "larimar.v1.Larimar",
     ),
 }
-STREAMING = frozenset({"Generate"})
+
+
+def methods_of(name: str) -> dict[str, bool]:
+    """The methods of a service, each with whether it answers with a stream."""
+    service = symbol_database.Default().pool.FindServiceByName(_CONTRACTS[name][2])
+    return {method.name: method.server_streaming for method in service.methods}
+
+
+STREAMING = frozenset(
+    method
+    for name in _CONTRACTS
+    if name != "gateway"
+    for method, streams in methods_of(name).items()
+    if streams
+)
 """Methods behind the gateway that answer with a stream."""
 
 

@@ -13,30 +13,71 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from larimar.errors import DataLoss, FailedPrecondition, LarimarError, NotFound, Unavailable
-from larimar.memory import BankState, Event, Payload
+from larimar.memory import BankState
+from services.folding import Outdated, fold_tail
 from services.log import Log
 
 log = logging.getLogger("larimar.follower")
 
-TAIL_EVENTS = 1000
-"""Events fetched and folded at once; between two such steps other calls get their turn."""
 MIN_CHECKPOINT_PAUSE_S = 5.0
 """Least time between two checkpoints of a bank, however fast events come."""
+CHECKPOINT_SHARE = 0.02
+"""Most of the time that a bank's checkpoints take: a big one is saved less often."""
+MAX_CHECKPOINT_BYTES = 2 * 2**30
+"""Largest state that is saved by itself: a checkpoint lies in the store's memory, twice. Beyond
+it a follower that starts folds the log."""
+STOPPED_S = 5.0
+"""How long a stopped bank answers with its error before its log is looked at again."""
+MAX_PAST_STATES = 8
+"""Past states held at once; the least recently used go first."""
+MAX_VERIFY_ROUNDS = 20
+"""Times a rebuilt state is brought up to what is served, while others write."""
+WARM_BANKS = 16
+"""Banks that are brought up to date in the background, most recently used first."""
+
+Key = tuple[str, str, int]
 
 
-class _Bank:
+class _Held:
+    """A bank at its newest version, or at a past one."""
+
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.state: BankState | None = None
         self.stopped: DataLoss | None = None
+        self.stopped_time = 0.0
         self.checkpoint_version = 0
-        self.checkpoint_time = 0.0
+        self.checkpoint_due_time = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A replay from nothing, beside the served state."""
+
+    version: int
+    erase_count: int
+    facts: int
+    digest: str
+    folded_sha256: str
+    seconds: float
+    matches: bool
+    """Whether digest and folded bytes are the served state's."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A state, as a read may use it."""
+
+    state: BankState
+    stale: bool
+    """Whether the store did not answer, so that newer edits may be missing."""
 
 
 class Follower:
@@ -46,7 +87,8 @@ class Follower:
         parts: what of a bank's state is kept: "memory", "scope" or both.
         state_budget_bytes: idle banks are dropped, least recently used first, beyond it.
         checkpoint_every: events after which a checkpoint is saved; 0 never saves one.
-            Only a follower with both parts saves checkpoints.
+        warm_every_s: seconds between two looks at the logs of the banks in use; 0 never looks.
+        on_stopped: called with tenant, bank and error when a bank stops.
     """
 
     def __init__(
@@ -55,13 +97,19 @@ class Follower:
         parts: tuple[str, ...],
         state_budget_bytes: int,
         checkpoint_every: int = 0,
+        warm_every_s: float = 0.0,
+        on_stopped: Callable[[str, str, DataLoss], None] | None = None,
     ) -> None:
         self.log = log_port
         self.parts = parts
+        self.part = "memory" if "memory" in parts else "scope"
         self.state_budget_bytes = state_budget_bytes
         self.checkpoint_every = checkpoint_every
-        self._banks: OrderedDict[tuple[str, str], _Bank] = OrderedDict()
+        self._warm_every_s = warm_every_s
+        self._on_stopped = on_stopped
+        self._held: OrderedDict[Key, _Held] = OrderedDict()
         self._tasks: set[asyncio.Task] = set()
+        self._warmer: asyncio.Task | None = None
 
     @contextlib.asynccontextmanager
     async def state(self, tenant: str, bank: str, min_version: int = 0) -> AsyncIterator[BankState]:
@@ -75,149 +123,307 @@ class Follower:
             DataLoss: the log is damaged; the bank stays stopped until it is repaired.
             Unavailable: the store is down.
         """
-        held = self._banks.setdefault((tenant, bank), _Bank())
-        self._banks.move_to_end((tenant, bank))
+        async with self.view(tenant, bank, min_version=min_version) as view:
+            yield view.state
+
+    @contextlib.asynccontextmanager
+    async def view(
+        self,
+        tenant: str,
+        bank: str,
+        *,
+        min_version: int = 0,
+        at_version: int = 0,
+        allow_stale: bool = False,
+    ) -> AsyncIterator[View]:
+        """As `state`, also of a past version, or of what is held while the store is down.
+
+        Args:
+            at_version: the version to read at, 0 for the newest; without what was erased since.
+            allow_stale: with the store down, give what is held (`stale`), if it is recent enough
+                for `min_version`.
+
+        Raises: as `state`; FailedPrecondition also where `at_version` is not written yet.
+        """
+        self._start_warming()
+        key = (tenant, bank, at_version)
+        held = self._held.setdefault(key, _Held())
+        self._held.move_to_end(key)
         async with held.lock:
-            state = await self._caught_up(held, tenant, bank)
-            if state.version < min_version:
+            view = await self._view(held, key, min_version if allow_stale else None)
+            if view.state.version < min_version:
                 raise FailedPrecondition(
-                    f"bank {bank!r} is at version {state.version}, not yet at {min_version}: "
+                    f"bank {bank!r} is at version {view.state.version}, not yet at {min_version}: "
                     "ask for a version that a write has returned",
                     "VERSION_NOT_WRITTEN",
                 )
-            yield state
-        self._shrink((tenant, bank))
+            yield view
+        self._shrink(key)
 
-    async def rebuilt(self, tenant: str, bank: str) -> BankState:
-        """The state folded from the log alone, from its first event. Raises: as `state`."""
-        state = BankState(await self.log.bank_config(tenant, bank), self.parts)
-        await self.fold_tail(state, tenant, bank)
-        return state
+    async def rebuilt(
+        self,
+        tenant: str,
+        bank: str,
+        at_version: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> BankState:
+        """The state folded from the log alone, from its first event. Raises: as `state`.
+
+        Args:
+            progress: called with the version reached, now and then.
+        """
+        while True:
+            state = BankState(await self.log.bank_config(tenant, bank), self.parts)
+            try:
+                await fold_tail(self.log, state, tenant, bank, at_version, progress)
+                return state
+            except Outdated as why:  # a fact was erased under our feet: once more, without it
+                log.warning("bank %s is folded anew: %s", bank, why)
+
+    async def verified(self, tenant: str, bank: str) -> Verified:
+        """Folds the log from nothing and compares digest and bytes with the served state's.
+
+        Raises:
+            Unavailable: BUSY, the bank is written to faster than it replays: retry.
+            As `state`.
+        """
+        started = time.monotonic()
+        rebuilt = await self.rebuilt(tenant, bank)
+        seconds = time.monotonic() - started
+        for _ in range(MAX_VERIFY_ROUNDS):
+            async with self.state(tenant, bank) as state:
+                served_at = state.version, state.erase_count
+                served = await asyncio.to_thread(_sums_of, state)
+            if served_at == (rebuilt.version, rebuilt.erase_count):
+                digest, folded = await asyncio.to_thread(_sums_of, rebuilt)
+                return Verified(
+                    rebuilt.version, rebuilt.erase_count, len(rebuilt), digest, folded, seconds,
+                    served == (digest, folded),
+                )  # fmt: skip
+            try:
+                await fold_tail(self.log, rebuilt, tenant, bank)
+            except Outdated:
+                rebuilt = await self.rebuilt(tenant, bank)
+        raise Unavailable("the bank is written to faster than it replays: retry", "BUSY")
 
     async def save_checkpoint(self, tenant: str, bank: str) -> tuple[int, str, int]:
-        """Saves a checkpoint of the newest version: (version, digest, bytes). As `state` raises."""
+        """Saves a checkpoint of the newest version: (version, digest, bytes). As `state` raises.
+
+        Raises:
+            Unavailable: BUSY, facts were erased meanwhile: retry.
+        """
+        started = time.monotonic()
         async with self.state(tenant, bank) as state:
-            version, digest, chain = state.version, state.digest(), state.chain
-            tensors, metadata = state.to_tensors()
+            tensors, metadata = await asyncio.to_thread(state.to_tensors)
+            version, erase_count = state.version, state.erase_count
         blob = await asyncio.to_thread(save_tensors, tensors, metadata)
-        await self.log.put_checkpoint(
-            tenant,
-            bank,
-            version,
-            blob,
-            {"digest": digest, "chain": chain, "sha256": hashlib.sha256(blob).hexdigest()},
-        )
-        held = self._banks.get((tenant, bank))
+        sha256 = await asyncio.to_thread(_sha256, blob)
+        meta = {"digest": metadata["digest"], "chain": metadata["chain"], "sha256": sha256}
+        if not await self.log.put_checkpoint(
+            tenant, bank, self.part, version, blob, meta, erase_count
+        ):
+            raise Unavailable("facts were erased while a checkpoint was saved: retry", "BUSY")
+        held = self._held.get((tenant, bank, 0))
         if held:
-            held.checkpoint_version, held.checkpoint_time = version, time.monotonic()
-        return version, digest, len(blob)
+            took = time.monotonic() - started
+            held.checkpoint_version = version
+            held.checkpoint_due_time = time.monotonic() + max(
+                MIN_CHECKPOINT_PAUSE_S, took / CHECKPOINT_SHARE
+            )
+        return version, metadata["digest"], len(blob)
+
+    def stopped(self, tenant: str, bank: str) -> DataLoss | None:
+        """Why a bank is stopped, as far as this follower knows; None when it is not."""
+        held = self._held.get((tenant, bank, 0))
+        if held is None or held.stopped is None:
+            return None
+        return held.stopped if time.monotonic() - held.stopped_time < STOPPED_S else None
 
     @property
     def banks_held(self) -> int:
-        """Banks with a state in this process."""
-        return sum(held.state is not None for held in self._banks.values())
+        """Banks with a state in this process, past versions not counted."""
+        return sum(held.state is not None for (_, _, at), held in self._held.items() if not at)
 
     @property
     def bytes_held(self) -> int:
         """Bytes of all states in this process."""
-        return sum(held.state.bytes_held for held in self._banks.values() if held.state)
+        return sum(held.state.bytes_held for held in self._held.values() if held.state)
 
-    async def _caught_up(self, held: _Bank, tenant: str, bank: str) -> BankState:
+    async def _view(self, held: _Held, key: Key, stale_from: int | None) -> View:
+        """The view of a bank; with the store down what is held, from that version on, if any."""
+        tenant, bank, at_version = key
         try:
-            if held.stopped is not None:
-                held.state, held.stopped = None, None
+            if at_version:
+                return View(await self._past(held, key), stale=False)
+            return View(await self._caught_up(held, tenant, bank), stale=False)
+        except Unavailable:
+            state = held.state
+            if stale_from is None or state is None or state.version < stale_from:
+                raise
+            return View(state, stale=True)
+        except NotFound:
+            self._held.pop(key, None)
+            raise
+        finally:
+            if at_version and held.state is None:
+                self._held.pop(key, None)
+
+    async def _caught_up(self, held: _Held, tenant: str, bank: str) -> BankState:
+        stopped = self.stopped(tenant, bank)
+        if stopped is not None:
+            raise stopped
+        try:
             if held.state is None or held.state.version == 0:  # no chain yet to tell a bank by
                 held.state = await self._cold_state(held, tenant, bank)
             try:
-                await self.fold_tail(held.state, tenant, bank)
+                await fold_tail(self.log, held.state, tenant, bank)
+            except Outdated as why:
+                log.warning("bank %s is folded anew: %s", bank, why)
+                held.state = await self._cold_state(held, tenant, bank)
             except FailedPrecondition as error:
                 if error.reason != "LOG_CHANGED":
                     raise
-                log.warning("chain of bank %s broke: folding its log from nothing", bank)
+                log.warning(
+                    "the log of bank %s has another history (failover, restored backup or a bank "
+                    "made anew); version %d and what led to it may be gone: folding from nothing",
+                    bank,
+                    held.state.version,
+                )
                 held.checkpoint_version = 0
-                held.state = BankState(await self.log.bank_config(tenant, bank), self.parts)
-                await self.fold_tail(held.state, tenant, bank)
+                held.state = await self.rebuilt(tenant, bank)
         except DataLoss as error:
             log.error("bank %s stopped: %s", bank, error)
-            held.state, held.stopped = None, error
+            held.state, held.stopped, held.stopped_time = None, error, time.monotonic()
+            if self._on_stopped is not None:
+                self._on_stopped(tenant, bank, error)
             raise
-        except NotFound:
-            self._banks.pop((tenant, bank), None)
-            raise
+        held.stopped = None
         self._checkpoint_when_due(held, tenant, bank)
         return held.state
 
-    async def _cold_state(self, held: _Bank, tenant: str, bank: str) -> BankState:
-        config = await self.log.bank_config(tenant, bank)
-        for version, meta in await self.log.checkpoints(tenant, bank):
+    async def _past(self, held: _Held, key: Key) -> BankState:
+        """A bank at an earlier version: checked against the log, or folded from it."""
+        tenant, bank, at_version = key
+        newest, _, erase_count = await self.log.head(tenant, bank)
+        if not 0 < at_version <= newest:
+            raise FailedPrecondition(
+                f"bank {bank!r} has versions 1 to {newest}, not {at_version}: ask for one of them",
+                "VERSION_NOT_WRITTEN",
+            )
+        state = held.state
+        if state is not None and state.erase_count == erase_count:
             try:
-                blob = await self.log.get_checkpoint(tenant, bank, version)
-                if hashlib.sha256(blob).hexdigest() != meta.get("sha256"):
+                await self.log.tail(tenant, bank, at_version, 1, state.chain)
+                return state
+            except FailedPrecondition as error:
+                if error.reason != "LOG_CHANGED":
+                    raise
+        held.state = None
+        held.state = await self._cold_state(held, tenant, bank, at_version)
+        return held.state
+
+    async def _cold_state(
+        self, held: _Held, tenant: str, bank: str, at_version: int = 0
+    ) -> BankState:
+        """The state from the newest checkpoint that serves, or from nothing."""
+        config = await self.log.bank_config(tenant, bank)
+        for version, meta in await self.log.checkpoints(tenant, bank, self.part):
+            if at_version and version > at_version:
+                continue
+            try:
+                blob = await self.log.get_checkpoint(tenant, bank, self.part, version)
+                if await asyncio.to_thread(_sha256, blob) != meta.get("sha256"):
                     raise ValueError("SHA-256 does not match")
                 state = await asyncio.to_thread(_state_of, blob)
                 if (state.version, state.chain) != (version, meta.get("chain")):
                     raise ValueError("version or chain does not match")
                 if state.config != config:
                     raise ValueError("it is of another configuration")
+                erased = await self.log.erased(tenant, bank)
+                if not erased.isdisjoint(state.facts):
+                    raise ValueError("it holds facts that were erased since")
+                state.erase(erased, {})
                 state.keep_only(self.parts)
-                await self.fold_tail(state, tenant, bank)
+                await fold_tail(self.log, state, tenant, bank, at_version)
             except Unavailable:
                 raise
             except Exception as error:
                 log.warning("checkpoint %d of bank %s is skipped: %s", version, bank, error)
                 continue
-            held.checkpoint_version = version
+            if not at_version:
+                held.checkpoint_version = version
             return state
-        return BankState(config, self.parts)
+        return await self.rebuilt(tenant, bank, at_version)
 
-    async def fold_tail(self, state: BankState, tenant: str, bank: str) -> None:
-        """Folds what the log has after a state, up to its end. Raises: as `state`."""
-        while True:
-            raw = await self.log.tail(tenant, bank, state.version, TAIL_EVENTS, state.chain)
-            if not raw:
-                return
-            entries: list[tuple[Event, Payload | None]] = [
-                (event, None if payload is None else Payload.from_bytes(payload))
-                for event, payload in raw
-            ]
-            needed = state.needs(entries)
-            old = {}
-            if needed:
-                payloads = await self.log.payloads(tenant, bank, needed)
-                old = {
-                    version: Payload.from_bytes(payload)
-                    for version, payload in zip(needed, payloads, strict=True)
-                }
-            state.fold(entries, old)
-            await asyncio.sleep(0)
-
-    def _checkpoint_when_due(self, held: _Bank, tenant: str, bank: str) -> None:
-        if not self.checkpoint_every or held.state is None or len(self.parts) < 2:
+    def _checkpoint_when_due(self, held: _Held, tenant: str, bank: str) -> None:
+        if not self.checkpoint_every or held.state is None:
             return
         due = held.state.version - held.checkpoint_version >= self.checkpoint_every
-        if due and time.monotonic() - held.checkpoint_time > MIN_CHECKPOINT_PAUSE_S:
-            held.checkpoint_version, held.checkpoint_time = held.state.version, time.monotonic()
-            task = asyncio.create_task(self._save_quietly(held, tenant, bank))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        small = held.state.bytes_held <= MAX_CHECKPOINT_BYTES
+        if due and small and time.monotonic() > held.checkpoint_due_time:
+            held.checkpoint_version = held.state.version
+            held.checkpoint_due_time = time.monotonic() + MIN_CHECKPOINT_PAUSE_S
+            self._spawn(self._save_quietly(held, tenant, bank))
 
-    async def _save_quietly(self, held: _Bank, tenant: str, bank: str) -> None:
+    async def _save_quietly(self, held: _Held, tenant: str, bank: str) -> None:
         try:
             await self.save_checkpoint(tenant, bank)
         except LarimarError as error:
             held.checkpoint_version = 0
             log.warning("no checkpoint of bank %s: %s", bank, error)
 
-    def _shrink(self, keep: tuple[str, str]) -> None:
+    def _start_warming(self) -> None:
+        if self._warm_every_s and (self._warmer is None or self._warmer.done()):
+            self._warmer = self._spawn(self._keep_warm())
+
+    async def _keep_warm(self) -> None:
+        """Folds what has come to the banks in use, so that reads find little to do."""
+        while True:
+            await asyncio.sleep(self._warm_every_s)
+            recent = [key for key in reversed(self._held) if not key[2]][:WARM_BANKS]
+            for tenant, bank, _ in recent:
+                held = self._held.get((tenant, bank, 0))
+                if held is None or held.state is None or held.lock.locked():
+                    continue
+                async with held.lock:
+                    with contextlib.suppress(LarimarError):
+                        if held.state is not None:
+                            await self._caught_up(held, tenant, bank)
+
+    def _spawn(self, work) -> asyncio.Task:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Ends what runs in the background."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _shrink(self, keep: Key) -> None:
+        past = [key for key, held in self._held.items() if key[2] and not held.lock.locked()]
+        for key in past[: max(0, len(past) - MAX_PAST_STATES)]:
+            if key != keep:
+                del self._held[key]
         while self.bytes_held > self.state_budget_bytes:
             idle = [
                 key
-                for key, held in self._banks.items()
+                for key, held in self._held.items()
                 if key != keep and held.state is not None and not held.lock.locked()
             ]
             if not idle:
                 return
-            del self._banks[idle[0]]
+            del self._held[idle[0]]
+
+
+def _sums_of(state: BankState) -> tuple[str, str]:
+    return state.digest(), state.folded_sha256()
+
+
+def _sha256(blob: bytes) -> str:
+    return hashlib.sha256(blob).hexdigest()
 
 
 def _state_of(blob: bytes) -> BankState:

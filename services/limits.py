@@ -17,6 +17,12 @@ MAX_CANDIDATES = 64
 """Candidates of one scoring call."""
 MAX_APPEND_ITEMS = 256
 """Events of one append: one script call of a few milliseconds in the store."""
+MAX_EDIT_TEXTS = 512
+"""Prompts and rephrasings of one append: with their vectors they fit one message."""
+MAX_ERASE_FACTS = 256
+"""Facts of one erasure: its receipt names the digest of each."""
+MAX_LOAD_BYTES = 4 * 2**20
+"""Records of an archive in one message between services: half of what a message may hold."""
 
 _BANK_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
@@ -29,6 +35,13 @@ def check_bank_name(name: str) -> str:
             "BAD_BANK_NAME",
         )
     return name
+
+
+def check_version(name: str, version: int) -> int:
+    """The version. Raises: InvalidArgument, when it is negative."""
+    if version < 0:
+        raise InvalidArgument(f"{name} is {version}: versions count from 1", "BAD_VERSION")
+    return version
 
 
 def check_text(name: str, text: str) -> str:

@@ -1,31 +1,22 @@
-"""The log of a bank: the port, and `MemoryLog`, the twin that lives in a process.
+"""The log of a bank: the port that every store implements.
 
 The log is the only writer. An entry is an event; versions are dense (1, 2, 3 ...), every
 entry carries a chain value over the one before, and a payload lies beside its entry under
 a salt of its own, so that deleting the payload leaves nothing to guess from. Every store
-passes the same contract tests; services/redis_log.py is the durable one. Limits and the
-errors of all of them are in services/log_rules.py.
+passes the same contract tests: services/redis_log.py is the durable one, `MemoryLog`
+(services/memory_log.py, importable from here) its twin that lives in a process. Limits and
+the errors of both are in services/log_rules.py.
 """
 
 from __future__ import annotations
 
 import hmac
-import os
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from larimar.errors import Conflict, LarimarError
-from larimar.memory import (
-    BankConfig,
-    Event,
-    Kind,
-    decide,
-    next_chain,
-    request_hmac,
-    salted_sha256,
-)
+from larimar.memory import BankConfig, Event, Kind, request_hmac
 from services.log_rules import (
     KEEP_CHECKPOINTS,
     MAX_BANKS,
@@ -36,20 +27,11 @@ from services.log_rules import (
     MAX_PAGE,
     MAX_PAGE_BYTES,
     MAX_PAYLOAD_BYTES,
-    SALT_BYTES,
     ChainBroken,
-    bank_exists,
-    bank_full,
-    check_checkpoint,
-    check_items,
-    check_names,
-    check_page,
-    damaged,
-    log_changed,
-    too_many_banks,
-    unknown_bank,
-    unknown_checkpoint,
 )
+
+if TYPE_CHECKING:
+    from services.memory_log import MemoryLog
 
 __all__ = [
     "KEEP_CHECKPOINTS",
@@ -64,8 +46,12 @@ __all__ = [
     "Append",
     "Appended",
     "ChainBroken",
+    "Found",
     "Log",
     "MemoryLog",
+    "Origin",
+    "Page",
+    "Stored",
 ]
 
 
@@ -80,7 +66,10 @@ class Append:
     body: bytes
     """`request_body` of what the client asked: decides between a duplicate and a conflict."""
     payload: bytes | None = None
-    """`Payload.to_bytes()` of a WRITE; None for FORGET."""
+    """`Payload.to_bytes()` of a WRITE; None for FORGET and ERASE."""
+    expected: int | None = None
+    """When given, refused (FACT_CHANGED) unless the fact's newest event in this bank has this
+    version; 0: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +84,52 @@ class Appended:
     """Why this item alone was refused; it changed nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a log's tail."""
+
+    entries: list[tuple[Event, bytes | None]]
+    """Events with the payloads of WRITEs; None for FORGET, ERASE and what was erased since."""
+    erase_count: int
+    """Facts erased from the bank's family so far, read together with the entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a fork comes from."""
+
+    bank: str
+    version: int
+    """The last version that the fork shares with that bank."""
+    chain: str
+    """Chain value at that version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An entry with everything that belongs to it, as an archive keeps it."""
+
+    event: Event
+    salted: bytes | None
+    """Salt and payload of a WRITE; None for FORGET, ERASE and what was erased."""
+    request_hmac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search of the store came to."""
+
+    keys: int
+    found: int
+    """Keys in which one of the needles was found."""
+
+
 class Log(Protocol):
     """The banks' logs in one store.
+
+    A bank and all its forks are a family. They share the root's payloads and one set of erased
+    facts: ERASE acts on the whole family. A fork's log is its origin's up to the fork point, and
+    its own from there.
 
     Any method raises Unavailable STORE_DOWN within a bounded time when the store cannot be
     reached (the next call connects again), InvalidArgument for a bad name, and NotFound
@@ -118,6 +151,10 @@ class Log(Protocol):
         """The immutable configuration of a bank."""
         ...
 
+    async def tenants(self) -> list[str]:
+        """Tenants that have banks, or had some, sorted. Cost: a walk over all keys of the store."""
+        ...
+
     async def banks(self, tenant: str) -> list[str]:
         """Names of the tenant's banks, sorted."""
         ...
@@ -127,7 +164,7 @@ class Log(Protocol):
         ...
 
     async def append(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
-        """Appends events atomically and durably; a result for each, in order.
+        """Appends WRITE and FORGET events atomically and durably; a result for each, in order.
 
         A refused item changes nothing and the others go on. Later items see earlier ones.
 
@@ -138,17 +175,31 @@ class Log(Protocol):
         """
         ...
 
-    async def head(self, tenant: str, bank: str) -> tuple[int, str]:
-        """Version and chain value of the newest entry; (0, "") when there is none."""
+    async def erase(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
+        """Appends ERASE events: to this bank, and under the same event id to every other bank of
+        its family that has an event of the fact. From then on no tail gives what the fact held.
+
+        Atomic over the family. A result for each item, the version being this bank's; an item is
+        refused with NotFound when this bank has no event of the fact, with FailedPrecondition
+        ERASED when it was erased before under another event id.
+        """
+        ...
+
+    async def erased(self, tenant: str, bank: str) -> frozenset[str]:
+        """The fact ids erased from the bank's family; `Page.erase_count` is their number."""
+        ...
+
+    async def head(self, tenant: str, bank: str) -> tuple[int, str, int]:
+        """Version and chain value of the newest entry, and the erase count; (0, "", n) at first."""
         ...
 
     async def tail(
         self, tenant: str, bank: str, after: int, limit: int, chain: str | None = None
-    ) -> list[tuple[Event, bytes | None]]:
+    ) -> Page:
         """A page of entries after a version, with payloads; empty only at the head.
 
         Versions, chain and payload digests are checked. Ends early after MAX_PAGE entries or
-        MAX_PAGE_BYTES.
+        MAX_PAGE_BYTES, and at a fork point.
 
         Args:
             chain: the chain value a follower holds at `after`, to be compared with the log's.
@@ -156,7 +207,8 @@ class Log(Protocol):
         Raises:
             ChainBroken: LOG_CHANGED, the log has no entry `after` or another one there
                 (failover, restored backup, bank made anew): refold from nothing.
-            DataLoss: a gap, a broken chain, a wrong digest or a missing payload; names the version.
+            DataLoss: a gap, a broken chain, a wrong digest, or a payload missing that was not
+                erased; names the version.
         """
         ...
 
@@ -164,27 +216,137 @@ class Log(Protocol):
         """A page of entries without payloads; empty from the head on. Raises DataLoss as tail()."""
         ...
 
+    async def fact_events(self, tenant: str, bank: str, fact_id: str) -> list[Event]:
+        """Every event of a fact in this bank's history, newest first; empty when there is none."""
+        ...
+
     async def payloads(self, tenant: str, bank: str, versions: Sequence[int]) -> list[bytes]:
-        """The payloads of these WRITE events, checked. Raises DataLoss as tail()."""
+        """The payloads of these WRITE events, checked. Raises DataLoss as tail(), with the reason
+        PAYLOAD_ERASED where the fact was erased."""
+        ...
+
+    async def remove_payloads(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> int:
+        """Deletes every payload that these erased facts ever had in the family; how many there
+        were. Safe to repeat.
+
+        Raises:
+            FailedPrecondition: one of them is not erased; nothing was deleted.
+        """
+        ...
+
+    async def fork(self, tenant: str, source: str, new: str, version: int) -> bool:
+        """Makes a bank whose log is the source's up to a version; whether this call made it.
+
+        Raises:
+            FailedPrecondition: VERSION_NOT_WRITTEN.
+            Conflict: BANK_EXISTS, the name is taken by anything but this very fork.
+            ResourceExhausted: TOO_MANY_BANKS.
+        """
+        ...
+
+    async def family(self, tenant: str, bank: str) -> dict[str, Origin | None]:
+        """The banks of a bank's family with their origins, None for the root."""
+        ...
+
+    async def load(
+        self,
+        tenant: str,
+        bank: str,
+        entries: Sequence[Stored],
+    ) -> None:
+        """Puts entries into a bank that is being restored and that nobody can see yet: versions
+        go on from what it has. Entries that it has already are compared by chain and skipped.
+
+        Raises:
+            Conflict: BANK_EXISTS, the bank is there.
+            DataLoss: an entry does not follow from the one before, or a payload is not its own.
+        """
+        ...
+
+    async def publish(
+        self, tenant: str, bank: str, config: BankConfig, erased: Sequence[str], version: int
+    ) -> None:
+        """Makes a loaded bank visible.
+
+        Raises: as `load`; DataLoss when its last version is another.
+        """
+        ...
+
+    async def stored(self, tenant: str, bank: str, after: int, limit: int) -> list[Stored]:
+        """A page of entries for an archive. Raises as tail()."""
         ...
 
     async def put_checkpoint(
-        self, tenant: str, bank: str, version: int, blob: bytes, meta: dict[str, str]
-    ) -> None:
-        """Publishes a checkpoint, whole or not at all; keeps the newest KEEP_CHECKPOINTS."""
+        self,
+        tenant: str,
+        bank: str,
+        part: str,
+        version: int,
+        blob: bytes,
+        meta: dict[str, str],
+        erase_count: int,
+    ) -> bool:
+        """Publishes a checkpoint of a part of the state ("memory" or "scope"), whole or not at
+        all; keeps the newest KEEP_CHECKPOINTS of each part. False, and nothing published, when
+        facts were erased since `erase_count`."""
         ...
 
-    async def checkpoints(self, tenant: str, bank: str) -> list[tuple[int, dict[str, str]]]:
-        """Versions and meta of the checkpoints, newest first."""
+    async def checkpoints(
+        self, tenant: str, bank: str, part: str
+    ) -> list[tuple[int, dict[str, str]]]:
+        """Versions and meta of the checkpoints of a part, newest first."""
         ...
 
-    async def get_checkpoint(self, tenant: str, bank: str, version: int) -> bytes:
+    async def get_checkpoint(self, tenant: str, bank: str, part: str, version: int) -> bytes:
         """The blob of a checkpoint.
 
         Raises:
             NotFound: UNKNOWN_CHECKPOINT; a newer one may have replaced it.
             DataLoss: CHECKPOINT_DAMAGED; skip it for an older one or a full replay.
         """
+        ...
+
+    async def remove_checkpoints(self, tenant: str, bank: str, before: int) -> int:
+        """Deletes the checkpoints of versions below `before`, and every unpublished upload; how
+        many checkpoints there were."""
+        ...
+
+    async def put_record(self, tenant: str, bank: str, name: str, text: str, new: bool) -> str:
+        """Keeps a small text beside the bank's family under a name, and returns what is kept.
+
+        Args:
+            new: keep what is there already, if anything.
+        """
+        ...
+
+    async def record(self, tenant: str, bank: str, name: str) -> str | None:
+        """The text of a name, None when there is none."""
+        ...
+
+    async def put_job(self, tenant: str, bank: str, name: str) -> None:
+        """Notes that the record of this name describes unfinished work."""
+        ...
+
+    async def jobs(self) -> list[tuple[str, str, str]]:
+        """Tenant, bank and name of all unfinished work in the store."""
+        ...
+
+    async def end_job(self, tenant: str, bank: str, name: str) -> None:
+        """Takes work off the list."""
+        ...
+
+    async def search(self, tenant: str, bank: str, needles: Sequence[bytes]) -> Found:
+        """Looks for byte strings in the value of every key of the bank's family, and of the
+        tenant's queues."""
+        ...
+
+    async def rewrite_files(self) -> list[str] | None:
+        """Has the store rewrite its files from what it holds, waits for it, and returns their
+        paths; None where they are not on this machine. MemoryLog has none: an empty list."""
+        ...
+
+    async def files(self) -> list[str] | None:
+        """Paths of the store's files as they are; None where they are not on this machine."""
         ...
 
     async def ping(self) -> None:
@@ -200,8 +362,8 @@ def settle_duplicate(item: Append, version: int, known_hmac: str, salt: bytes | 
     """What an event id that is already in the log means for an item.
 
     Args:
-        salt: of the stored payload, b"" for a FORGET, None when the payload is gone: then the
-            two requests can no longer be compared.
+        salt: of the stored payload, b"" for a FORGET or ERASE, None when the payload is gone:
+            then the two requests can no longer be compared.
     """
     if salt is not None and not hmac.compare_digest(request_hmac(salt, item.body), known_hmac):
         error = Conflict(
@@ -212,163 +374,10 @@ def settle_duplicate(item: Append, version: int, known_hmac: str, salt: bytes | 
     return Appended(version=version, duplicate=True)
 
 
-@dataclass
-class _Bank:
-    """One bank of a MemoryLog; lists are indexed by version - 1."""
+def __getattr__(name: str) -> Any:
+    """`MemoryLog` on first use: it is built on what is defined here."""
+    if name == "MemoryLog":
+        from services.memory_log import MemoryLog
 
-    config: BankConfig
-    events: list[Event] = field(default_factory=list)
-    salted: list[bytes] = field(default_factory=list)
-    hmacs: list[str] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, int] = field(default_factory=dict)
-    checkpoints: dict[int, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
-
-
-class MemoryLog:
-    """The log in this process: same semantics, nothing durable.
-
-    Args:
-        max_events: most events of one bank.
-    """
-
-    def __init__(self, max_events: int = MAX_EVENTS) -> None:
-        self._banks: dict[tuple[str, str], _Bank] = {}
-        self._max_events = max_events
-
-    async def make_bank(
-        self, tenant: str, bank: str, config: BankConfig
-    ) -> tuple[BankConfig, bool]:
-        """See Log."""
-        check_names(tenant, bank)
-        config.validate()
-        held = self._banks.get((tenant, bank))
-        if held is not None:
-            if held.config != config:
-                raise bank_exists(bank)
-            return held.config, False
-        if len(await self.banks(tenant)) >= MAX_BANKS:
-            raise too_many_banks()
-        self._banks[tenant, bank] = _Bank(config)
-        return config, True
-
-    async def bank_config(self, tenant: str, bank: str) -> BankConfig:
-        """See Log."""
-        return self._bank(tenant, bank).config
-
-    async def banks(self, tenant: str) -> list[str]:
-        """See Log."""
-        check_names(tenant)
-        return sorted(bank for owner, bank in self._banks if owner == tenant)
-
-    async def drop_bank(self, tenant: str, bank: str) -> bool:
-        """See Log."""
-        check_names(tenant, bank)
-        return self._banks.pop((tenant, bank), None) is not None
-
-    async def append(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
-        """See Log."""
-        held = self._bank(tenant, bank)
-        errors = check_items(items)
-        return [
-            self._append_one(bank, held, item) if error is None else Appended(0, error=error)
-            for item, error in zip(items, errors, strict=True)
-        ]
-
-    def _append_one(self, bank: str, held: _Bank, item: Append) -> Appended:
-        known = held.versions.get(item.event_id)
-        if known is not None:
-            salt = held.salted[known - 1][:SALT_BYTES]
-            return settle_duplicate(item, known, held.hmacs[known - 1], salt)
-        error = decide(item.kind, held.facts.get(item.fact_id))
-        if error is not None:
-            return Appended(0, error=error)
-        version = len(held.events) + 1
-        if version > self._max_events:
-            return Appended(0, error=bank_full(bank, self._max_events))
-        salted = b"" if item.payload is None else os.urandom(SALT_BYTES) + item.payload
-        sha256 = salted_sha256(salted) if salted else ""
-        entry = (version, item.kind, item.fact_id, item.event_id, time.time_ns() // 10**6, sha256)
-        previous = held.events[-1].chain if held.events else ""
-        held.events.append(Event(*entry, chain=next_chain(previous, *entry)))
-        held.salted.append(salted)
-        held.hmacs.append(request_hmac(salted[:SALT_BYTES], item.body))
-        held.versions[item.event_id] = version
-        held.facts[item.fact_id] = "live" if item.kind == Kind.WRITE else "forgotten"
-        return Appended(version)
-
-    async def head(self, tenant: str, bank: str) -> tuple[int, str]:
-        """See Log."""
-        events = self._bank(tenant, bank).events
-        return (events[-1].version, events[-1].chain) if events else (0, "")
-
-    async def tail(
-        self, tenant: str, bank: str, after: int, limit: int, chain: str | None = None
-    ) -> list[tuple[Event, bytes | None]]:
-        """See Log."""
-        held = self._bank(tenant, bank)
-        limit = check_page(after, limit)
-        if after > len(held.events):
-            raise log_changed(bank, after)
-        at_after = held.events[after - 1].chain if after else ""
-        if chain is not None and chain != at_after:
-            raise log_changed(bank, after)
-        page: list[tuple[Event, bytes | None]] = []
-        size = 0
-        for event in held.events[after : after + limit]:
-            salted = held.salted[event.version - 1]
-            page.append((event, salted[SALT_BYTES:] if event.kind == Kind.WRITE else None))
-            size += len(salted)
-            if size >= MAX_PAGE_BYTES:
-                break
-        return page
-
-    async def events(self, tenant: str, bank: str, after: int, limit: int) -> list[Event]:
-        """See Log."""
-        held = self._bank(tenant, bank)
-        return held.events[after : after + check_page(after, limit)]
-
-    async def payloads(self, tenant: str, bank: str, versions: Sequence[int]) -> list[bytes]:
-        """See Log."""
-        held = self._bank(tenant, bank)
-        found = []
-        for version in versions:
-            if not 1 <= version <= len(held.events) or not held.salted[version - 1]:
-                raise damaged(bank, version, "the payload is missing")
-            found.append(held.salted[version - 1][SALT_BYTES:])
-        return found
-
-    async def put_checkpoint(
-        self, tenant: str, bank: str, version: int, blob: bytes, meta: dict[str, str]
-    ) -> None:
-        """See Log."""
-        checkpoints = self._bank(tenant, bank).checkpoints
-        check_checkpoint(version, blob)
-        checkpoints[version] = (bytes(blob), dict(meta))
-        for old in sorted(checkpoints)[:-KEEP_CHECKPOINTS]:
-            del checkpoints[old]
-
-    async def checkpoints(self, tenant: str, bank: str) -> list[tuple[int, dict[str, str]]]:
-        """See Log."""
-        found = self._bank(tenant, bank).checkpoints
-        return [(version, dict(found[version][1])) for version in sorted(found, reverse=True)]
-
-    async def get_checkpoint(self, tenant: str, bank: str, version: int) -> bytes:
-        """See Log."""
-        found = self._bank(tenant, bank).checkpoints.get(version)
-        if found is None:
-            raise unknown_checkpoint(bank, version)
-        return found[0]
-
-    async def ping(self) -> None:
-        """See Log."""
-
-    async def close(self) -> None:
-        """See Log."""
-
-    def _bank(self, tenant: str, bank: str) -> _Bank:
-        check_names(tenant, bank)
-        held = self._banks.get((tenant, bank))
-        if held is None:
-            raise unknown_bank(bank)
-        return held
+        return MemoryLog
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -66,8 +66,11 @@ def check_names(tenant: str, bank: str = "default") -> None:
             )
 
 
-def check_items(items: Sequence[Append]) -> list[LarimarError | None]:
+def check_items(items: Sequence[Append], kinds: tuple[Kind, ...]) -> list[LarimarError | None]:
     """For each item of a batch, why it can never be appended, if so.
+
+    Args:
+        kinds: the kinds of event that the caller appends.
 
     Raises:
         InvalidArgument: the batch is past a limit.
@@ -77,19 +80,22 @@ def check_items(items: Sequence[Append]) -> list[LarimarError | None]:
     size = sum(len(item.payload or b"") for item in items)
     if size > MAX_BATCH_BYTES:
         raise InvalidArgument(f"{size} bytes of payload in a batch; send at most {MAX_BATCH_BYTES}")
-    return [_item_error(item) for item in items]
+    return [_item_error(item, kinds) for item in items]
 
 
-def _item_error(item: Append) -> LarimarError | None:
+def _item_error(item: Append, kinds: tuple[Kind, ...]) -> LarimarError | None:
     try:
         check_id("event_id", item.event_id)
         check_id("fact_id", item.fact_id)
     except InvalidArgument as error:
         return error
-    if item.kind not in (Kind.WRITE, Kind.FORGET):
-        return InvalidArgument(f"kind {item.kind!r:.20} is not an event kind of a bank")
+    if item.kind not in kinds:
+        known = " and ".join(kind.name for kind in kinds)
+        return InvalidArgument(f"kind {item.kind!r:.20} cannot go this way: only {known} can")
     if (item.kind == Kind.WRITE) != (item.payload is not None):
-        return InvalidArgument("a WRITE has a payload and a FORGET has none")
+        return InvalidArgument("a WRITE has a payload, a FORGET or ERASE has none")
+    if item.expected is not None and item.expected < 0:
+        return InvalidArgument("expected must be a version, or 0 for a fact without events")
     if item.payload is not None and len(item.payload) > MAX_PAYLOAD_BYTES:
         return InvalidArgument(
             f"the payload has {len(item.payload)} bytes; at most {MAX_PAYLOAD_BYTES} are "
@@ -105,8 +111,15 @@ def check_page(after: int, limit: int) -> int:
     return min(limit, MAX_PAGE)
 
 
-def check_checkpoint(version: int, blob: bytes) -> None:
+def check_part(part: str) -> None:
+    """Refuses a part of the state whose name could stand for another. Raises InvalidArgument."""
+    if not isinstance(part, str) or not _NAME.fullmatch(part):
+        raise InvalidArgument(f"{part!r:.80} is no part of a state: name memory or scope")
+
+
+def check_checkpoint(part: str, version: int, blob: bytes) -> None:
     """Refuses a checkpoint that no log keeps. Raises InvalidArgument."""
+    check_part(part)
     if version < 0 or len(blob) > MAX_CHECKPOINT_BYTES:
         raise InvalidArgument(
             f"a checkpoint has a version of 0 or more and at most {MAX_CHECKPOINT_BYTES} bytes, "
@@ -117,6 +130,48 @@ def check_checkpoint(version: int, blob: bytes) -> None:
 def unknown_bank(bank: str) -> NotFound:
     """What a call on a bank that does not exist raises."""
     return NotFound(f"there is no bank {bank!r}; make it first", "UNKNOWN_BANK")
+
+
+def name_taken(bank: str) -> Conflict:
+    """What fork, load and publish raise for the name of a bank that is there."""
+    return Conflict(
+        f"bank {bank!r} exists: use another name, or delete the bank first", "BANK_EXISTS"
+    )
+
+
+def has_forks(bank: str, forks: Sequence[str]) -> FailedPrecondition:
+    """What drop_bank raises for a bank that others came from."""
+    return FailedPrecondition(
+        f"bank {bank!r} holds history of its forks {', '.join(sorted(forks))}: delete those first",
+        "HAS_FORKS",
+    )
+
+
+def version_not_written(bank: str, head: int, version: int) -> FailedPrecondition:
+    """What fork raises for a version past the log's end."""
+    return FailedPrecondition(
+        f"bank {bank!r} is at version {head}, not yet at {version}: name a version that a write "
+        "has returned",
+        "VERSION_NOT_WRITTEN",
+    )
+
+
+def not_erased(fact_id: str) -> FailedPrecondition:
+    """What remove_payloads raises for a fact that nobody erased."""
+    return FailedPrecondition(
+        f"fact {fact_id!r} is not erased, and only what was erased loses its payloads: "
+        "erase it first",
+        "NOT_ERASED",
+    )
+
+
+def fact_changed(fact_id: str, newest: int, expected: int | None) -> FailedPrecondition:
+    """The result of an item whose fact has another newest event than expected."""
+    return FailedPrecondition(
+        f"the newest event of fact {fact_id!r} has version {newest}, not {expected} (0: none): "
+        "read the fact again, and repeat the edit with that version under a new event id",
+        "FACT_CHANGED",
+    )
 
 
 def bank_exists(bank: str) -> Conflict:
@@ -163,4 +218,13 @@ def damaged(bank: str, version: int, what: str) -> DataLoss:
     """What stops a bank: its log is not what was appended."""
     return DataLoss(
         f"bank {bank!r}, version {version}: {what}; restore the store from a backup or a replica"
+    )
+
+
+def payload_erased(bank: str, version: int) -> DataLoss:
+    """What a payload is, on purpose, once its fact was erased."""
+    return DataLoss(
+        f"bank {bank!r}, version {version}: the fact was erased, and its payload with it; nothing "
+        "can bring it back: fold the bank without it",
+        "PAYLOAD_ERASED",
     )

@@ -1,29 +1,19 @@
-"""The scripts of the log in Redis, what they are given, and how their answers are read.
+"""The scripts that append to and read a log in Redis. Each is atomic.
 
-Each script is atomic and touches the keys of one bank.
-
-KEYS are whole keys; ARGV holds prefixes of keys that are named after versions and uploads,
-which lie in the same slot. What the keys hold is said in services/redis_log.py.
+KEYS[1] is the configuration of the bank, ARGV[1] the prefix of its family's keys and ARGV[2]
+its name. All other keys are named after these and lie in the same slot; what they hold is said
+in services/redis_log.py. The scripts that make and remove banks are in redis_bank_scripts.py,
+those of checkpoints, records and searches in redis_upkeep_scripts.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 
-from larimar.memory import (
-    Event,
-    Kind,
-    next_chain,
-    request_hmac,
-    salted_sha256,
-)
-from services.log import Append
-from services.log_rules import SALT_BYTES, damaged
+from services.log_rules import SALT_BYTES
 
 NO_BANK = 0
 """What a script returns when the bank has no configuration."""
-KINDS = {kind.value: kind for kind in Kind}
 
 
 class Script:
@@ -35,113 +25,275 @@ class Script:
         self.reads_only = "no-writes" in source.partition("\n")[0]
 
 
-APPEND = Script("""#!lua
--- Appends a batch of events to the log of one bank: all of it, durably, or nothing.
---
--- KEYS: config, log, facts, events of the bank.
--- ARGV: prefix of its payload keys, most events of a bank, then six for each item:
---       kind, event id, fact id, HMAC of the request, salted SHA-256, salt and payload.
--- Returns 0 when there is no such bank, else for each item
---       its version (a number) when it was appended;
---       the state of its fact (none, forgotten, erased) or "full" when it is refused;
---       {version, HMAC, kind, salt} of the entry that has its event id already.
---
--- Fields of a log entry, in this order: kind fact event time_ms sha256 chain.
+KEYS = """
+local base, bank = ARGV[1], ARGV[2]
+local family, erased = base .. 'family', base .. 'erased'
+local function key(name, of)
+  return base .. (of or bank) .. ':' .. name
+end
+"""
 
-if redis.call('EXISTS', KEYS[1]) == 0 then
+BANK = (
+    KEYS
+    + """
+if redis.call('EXISTS', key('config')) == 0 then
   return 0
 end
+"""
+)
 
-local SALT_BYTES = 16
-local payload_prefix, most_events = ARGV[1], tonumber(ARGV[2])
-
-local version, chain = 0, ''
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-if last then
-  version = tonumber(string.match(last[1], '^%d+'))
-  chain = last[2][12]
+LINEAGE = """
+-- Where a fork comes from: {bank, version, chain}; false for a root.
+local origins = {}
+local function origin_of(of)
+  if origins[of] == nil then
+    local text = redis.call('HGET', family, of)
+    origins[of] = text and text ~= '' and cjson.decode(text) or false
+  end
+  return origins[of]
 end
 
+-- The bank whose stream holds a version of this bank's history, and the last one of it that
+-- belongs to it; nil for this bank itself.
+local function owner_of(version)
+  local owner, last = bank, nil
+  while true do
+    local origin = origin_of(owner)
+    if not origin or version > origin.version then
+      return owner, last
+    end
+    owner, last = origin.bank, origin.version
+  end
+end
+
+local function entry_of(owner, version)
+  local id = string.format('%.0f-0', version)
+  return redis.call('XRANGE', key('log', owner), id, id)[1]
+end
+
+local function head_of(of)
+  local last = redis.call('XREVRANGE', key('log', of), '+', '-', 'COUNT', 1)[1]
+  if last then
+    return tonumber(string.match(last[1], '^%d+')), last[2][12]
+  end
+  local origin = origin_of(of)
+  if origin then
+    return origin.version, origin.chain
+  end
+  return 0, ''
+end
+"""
+
+_WRITING = (
+    f"""
+local SALT_BYTES = {SALT_BYTES}
+"""
+    + """
 local now = redis.call('TIME')
 local time_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 
--- What a fact is now; a live fact holds its version, a forgotten one minus that of its FORGET.
-local function fact_state(fact_id)
-  local held = redis.call('HGET', KEYS[3], fact_id)
-  if not held then
-    return 'none'
-  elseif held == 'erased' then
+-- What an event id was used for in a bank's history: version, HMAC, the bank that holds it.
+local function used(of, event_id)
+  local owner, last = of, nil
+  repeat
+    local known = redis.call('HGET', key('events', owner), event_id)
+    if known then
+      local version, hmac = string.match(known, '^(%d+):(%x*)$')
+      if last and tonumber(version) > last then
+        return nil
+      end
+      return version, hmac, owner
+    end
+    local origin = origin_of(owner)
+    owner, last = origin and origin.bank, origin and origin.version
+  until not owner
+  return nil
+end
+
+local function known_entry(version, hmac, owner)
+  local entry = entry_of(owner, version)
+  local salt = redis.call('GETRANGE', key('payload:', owner) .. version, 0, SALT_BYTES - 1)
+  return {version, hmac, entry and entry[2][2] or '', salt}
+end
+
+-- Why an event may not follow, as text; nil if it may.
+local function refused(kind, fact_id, expected)
+  if redis.call('SISMEMBER', erased, fact_id) == 1 then
     return 'erased'
-  elseif string.sub(held, 1, 1) == '-' then
+  end
+  local newest = redis.call('HGET', key('facts'), fact_id)
+  local version = newest and string.match(newest, '%d+') or '0'
+  if expected ~= '' and expected ~= version then
+    return 'changed:' .. version
+  elseif kind ~= 'W' and not newest then
+    return 'none'
+  elseif kind == 'F' and string.sub(newest, 1, 1) == '-' then
     return 'forgotten'
   end
-  return 'live'
+  return nil
 end
 
-local function known_entry(known)
-  local old, hmac = string.match(known, '^(%d+):(%x*)$')
-  local entry = redis.call('XRANGE', KEYS[2], old .. '-0', old .. '-0')[1]
-  local salt = redis.call('GETRANGE', payload_prefix .. old, 0, SALT_BYTES - 1)
-  return {old, hmac, entry and entry[2][2] or '', salt}
-end
-
-local function append(kind, event_id, fact_id, hmac, sha256, payload)
-  version = version + 1
-  local id = string.format('%.0f', version)
-  chain = redis.sha1hex(table.concat(
-    {chain, id, kind, fact_id, event_id, time_ms, sha256}, '\\0'))
-  redis.call('XADD', KEYS[2], id .. '-0', 'kind', kind, 'fact', fact_id, 'event', event_id,
-    'time_ms', time_ms, 'sha256', sha256, 'chain', chain)
-  redis.call('HSET', KEYS[4], event_id, id .. ':' .. hmac)
+-- Appends to a bank {name, version, chain}, which moves on. Fields of an entry, in this order:
+-- kind fact event time_ms sha256 chain prev.
+local function put(to, kind, event_id, fact_id, hmac, sha256, payload)
+  to.version = to.version + 1
+  local id = string.format('%.0f', to.version)
+  local facts = key('facts', to.name)
+  local previous = string.match(redis.call('HGET', facts, fact_id) or '0', '%d+')
+  to.chain = redis.sha1hex(table.concat(
+    {to.chain, id, kind, fact_id, event_id, time_ms, sha256, previous}, '\\0'))
+  redis.call('XADD', key('log', to.name), id .. '-0', 'kind', kind, 'fact', fact_id,
+    'event', event_id, 'time_ms', time_ms, 'sha256', sha256, 'chain', to.chain, 'prev', previous)
+  redis.call('HSET', key('events', to.name), event_id, id .. ':' .. hmac)
   if kind == 'W' then
-    redis.call('SET', payload_prefix .. id, payload)
-    redis.call('HSET', KEYS[3], fact_id, id)
+    redis.call('SET', key('payload:', to.name) .. id, payload)
+    redis.call('HSET', facts, fact_id, id)
   else
-    redis.call('HSET', KEYS[3], fact_id, '-' .. id)
+    redis.call('HSET', facts, fact_id, '-' .. id)
   end
-  return version
+  return to.version
 end
 
-local results = {}
-for i = 3, #ARGV, 6 do
+local function opened(name)
+  local version, chain = head_of(name)
+  return {name = name, version = version, chain = chain}
+end
+"""
+)
+
+ITEM_ARGUMENTS = 7
+"""Kind, event id, fact id, HMAC of the request, salted SHA-256, salt and payload, expected."""
+
+# Both scripts return for each item: its version (a number) when it was appended; the reason of
+# a refusal as text (none, forgotten, erased, full, changed:<newest version>); or
+# {version, HMAC, kind, salt} of the entry that has its event id already.
+
+APPEND = Script(
+    """#!lua
+-- Appends a batch of events to one bank: all of it, durably, or nothing.
+-- ARGV[3]: most events of a bank; then seven for each item.
+"""
+    + BANK
+    + LINEAGE
+    + _WRITING
+    + """
+local most, to, results = tonumber(ARGV[3]), opened(bank), {}
+for i = 4, #ARGV, 7 do
   local kind, event_id, fact_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local known = redis.call('HGET', KEYS[4], event_id)
-  local state = known or fact_state(fact_id)
+  local version, hmac, owner = used(bank, event_id)
   local result
-  if known then
-    result = known_entry(known)
-  elseif state == 'erased' or (kind == 'F' and state ~= 'live') then
-    result = state
-  elseif version >= most_events then
-    result = 'full'
+  if version then
+    result = known_entry(version, hmac, owner)
   else
-    result = append(kind, event_id, fact_id, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    result = refused(kind, fact_id, ARGV[i + 6])
+    if not result and to.version >= most then
+      result = 'full'
+    end
+    result = result or put(to, kind, event_id, fact_id, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
   end
   results[#results + 1] = result
 end
 return results
-""")
+"""
+)
 
-# The entry at `after`, when there is one, and those behind it; the first payloads with them.
-PAGE = Script("""#!lua flags=no-writes
--- KEYS: config, log. ARGV: prefix of payload keys, after, limit, payloads, payload bytes.
--- Returns {entries, payload ...}; an entry is its id and six values, all joined by NUL.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return 0
+ERASE = Script(
+    """#!lua
+-- Appends ERASE events to every bank of a family that has an event of the fact.
+-- ARGV[3]: how many other banks the family has, their names, then seven for each item.
+-- Returns -1 when the family has other members than these.
+"""
+    + BANK
+    + LINEAGE
+    + _WRITING
+    + """
+local others = tonumber(ARGV[3])
+if math.max(redis.call('HLEN', family), 1) ~= others + 1 then
+  return -1
 end
-local after, limit, inline = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local bytes_left = tonumber(ARGV[5])
-local entries = redis.call('XRANGE', KEYS[2], ARGV[2] .. '-0', '+', 'COUNT',
-  after > 0 and limit + 1 or limit)
-local texts, payloads = {}, {''}
+local banks = {opened(bank)}
+for i = 4, 3 + others do
+  if redis.call('HEXISTS', family, ARGV[i]) == 0 then
+    return -1
+  end
+  if redis.call('EXISTS', key('config', ARGV[i])) == 1 then
+    banks[#banks + 1] = opened(ARGV[i])
+  end
+end
+local results = {}
+for i = 4 + others, #ARGV, 7 do
+  local event_id, fact_id, hmac = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local version, known_hmac, owner = used(bank, event_id)
+  local result
+  if version then
+    result = known_entry(version, known_hmac, owner)
+  else
+    result = refused('E', fact_id, ARGV[i + 6])
+    if not result then
+      for n, to in ipairs(banks) do
+        if redis.call('HEXISTS', key('facts', to.name), fact_id) == 1 then
+          local free_id = event_id
+          while n > 1 and used(to.name, free_id) do
+            free_id = free_id .. '@' .. to.name
+          end
+          local at = put(to, 'E', free_id, fact_id, hmac, '', '')
+          result = result or at
+        end
+      end
+      redis.call('SADD', erased, fact_id)
+    end
+  end
+  results[#results + 1] = result
+end
+return results
+"""
+)
+
+PAGE = Script(
+    """#!lua flags=no-writes
+-- The entry at `after`, when there is one, and those behind it up to a fork point at most; the
+-- first payloads with them.
+-- ARGV[3..6]: after, limit, payloads (-1: none are wanted), bytes that end a page.
+-- Returns {entries, erase count, owner of the entries behind `after`, 1 when some must be there,
+-- payload ...}; an entry is eight values and "1" when its payload was erased, joined by NUL.
+"""
+    + BANK
+    + LINEAGE
+    + """
+local after, limit, inline = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local bytes_left = tonumber(ARGV[6])
+local erase_count = redis.call('SCARD', erased)
+local owner, last = owner_of(after + 1)
+local from, count, entries = after + 1, limit, {}
+if after > 0 then
+  local before = owner_of(after)
+  if before == owner then
+    from, count = after, limit + 1
+  else
+    entries = {entry_of(before, after)}
+  end
+end
+local stop = last and string.format('%.0f-0', last) or '+'
+for _, entry in ipairs(redis.call('XRANGE', key('log', owner),
+    string.format('%.0f-0', from), stop, 'COUNT', count)) do
+  entries[#entries + 1] = entry
+end
+local texts, payloads = {}, {'', erase_count, owner, last and 1 or 0}
 for i, entry in ipairs(entries) do
   local version, f = string.match(entry[1], '^%d+'), entry[2]
-  texts[i] = table.concat({version, f[2], f[4], f[6], f[8], f[10], f[12]}, '\\0')
+  local gone = ''
+  if f[2] == 'W' and erase_count > 0 and redis.call('SISMEMBER', erased, f[4]) == 1 then
+    gone = '1'
+  end
+  texts[i] = table.concat(
+    {version, f[2], f[4], f[6], f[8], f[10], f[12], f[14] or '', gone}, '\\0')
   if inline >= 0 and tonumber(version) > after then
-    local key = ARGV[1] .. version
-    bytes_left = bytes_left - redis.call('STRLEN', key)
-    if #payloads <= inline then
-      payloads[#payloads + 1] = redis.call('GET', key)
+    local name = key('payload:', owner) .. version
+    if gone == '' then
+      bytes_left = bytes_left - redis.call('STRLEN', name)
+    end
+    if #payloads < inline + 4 then
+      payloads[#payloads + 1] = gone == '' and redis.call('GET', name)
     end
     if bytes_left <= 0 then
       break
@@ -150,169 +302,103 @@ for i, entry in ipairs(entries) do
 end
 payloads[1] = table.concat(texts, '\\0')
 return payloads
-""")
+"""
+)
 
-PAYLOADS = Script("""#!lua flags=no-writes
--- KEYS: config, log. ARGV: prefix of payload keys, versions. Returns {SHA-256, payload, ...}.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return 0
-end
+PAYLOADS = Script(
+    """#!lua flags=no-writes
+-- ARGV[3..]: versions. Returns {SHA-256, payload, 1 when its fact was erased, ...}.
+"""
+    + BANK
+    + LINEAGE
+    + """
 local found = {}
-for i = 2, #ARGV do
-  local entry = redis.call('XRANGE', KEYS[2], ARGV[i] .. '-0', ARGV[i] .. '-0')[1]
+for i = 3, #ARGV do
+  local owner = owner_of(tonumber(ARGV[i]))
+  local entry = entry_of(owner, tonumber(ARGV[i]))
+  local gone = entry and entry[2][2] == 'W'
+    and redis.call('SISMEMBER', erased, entry[2][4]) == 1
   found[#found + 1] = entry and entry[2][10] or ''
-  found[#found + 1] = redis.call('GET', ARGV[1] .. ARGV[i])
+  found[#found + 1] = not gone and redis.call('GET', key('payload:', owner) .. ARGV[i])
+  found[#found + 1] = gone and 1 or 0
 end
 return found
-""")
+"""
+)
 
-HEAD = Script("""#!lua flags=no-writes
--- KEYS: config, log. Returns {version, chain}.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return 0
-end
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-return last and {string.match(last[1], '^%d+'), last[2][12]} or {'0', ''}
-""")
+HEAD = Script(
+    "#!lua flags=no-writes\n-- Returns {version, chain, erase count}.\n"
+    + BANK
+    + LINEAGE
+    + """
+local version, chain = head_of(bank)
+return {string.format('%.0f', version), chain, redis.call('SCARD', erased)}
+"""
+)
 
-MAKE = Script("""#!lua
--- KEYS: config, then the bank's other keys. ARGV: config.
--- Returns {1} when made, {0, config} when there is a bank, {-1} when an old one is half removed.
-local held = redis.call('GET', KEYS[1])
-if held then
-  return {0, held}
+HISTORY = Script(
+    """#!lua flags=no-writes
+-- Events of a fact, newest first. ARGV[3..5]: fact id, version to begin at ("" for the newest),
+-- most events. Returns {version to go on at, entry values as PAGE joins them ...}.
+"""
+    + BANK
+    + LINEAGE
+    + """
+local at = ARGV[4]
+if at == '' then
+  at = string.match(redis.call('HGET', key('facts'), ARGV[3]) or '0', '%d+')
 end
-for i = 2, #KEYS do
-  if redis.call('EXISTS', KEYS[i]) == 1 then
-    return {-1}
+local found = {''}
+while at ~= '0' and #found <= tonumber(ARGV[5]) do
+  local entry = entry_of(owner_of(tonumber(at)), tonumber(at))
+  local f = entry and entry[2]
+  if not f or f[4] ~= ARGV[3] or not f[14] or tonumber(f[14]) >= tonumber(at) then
+    return {'damaged', at}
   end
+  found[#found + 1] = table.concat(
+    {at, f[2], f[4], f[6], f[8], f[10], f[12], f[14], ''}, '\\0')
+  at = f[14]
 end
-redis.call('SET', KEYS[1], ARGV[1])
-return {1}
-""")
+found[1] = at
+return found
+"""
+)
 
-# Removes what a bank without a configuration has left, in steps; stopping anywhere is harmless.
-SWEEP = Script("""#!lua
--- KEYS: config, log, facts, events, checkpoints, uploads. ARGV: prefix of payload keys, of parts,
--- entries to remove. Returns 1 when there is more to do.
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  return 0
-end
-local entries = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', ARGV[3])
-for _, entry in ipairs(entries) do
-  redis.call('UNLINK', ARGV[1] .. string.match(entry[1], '^%d+'))
-  redis.call('XDEL', KEYS[2], entry[1])
-end
-if #entries == tonumber(ARGV[3]) then
-  return 1
-end
-local uploads = redis.call('HGETALL', KEYS[6])
-for i = 1, #uploads, 2 do
-  for n = 0, tonumber(string.match(uploads[i + 1], ':(%d+)$')) - 1 do
-    redis.call('UNLINK', ARGV[2] .. uploads[i] .. ':' .. n)
+REMOVE_PAYLOADS = Script(
+    """#!lua
+-- Deletes the payloads that erased facts have in one bank's own stream, newest first.
+-- ARGV[3..]: most entries; for each fact its id and the version to begin at ("" for the newest).
+-- Returns {how many were deleted, for each fact the version to go on at}.
+"""
+    + BANK
+    + LINEAGE
+    + """
+local origin, entries_left = origin_of(bank), tonumber(ARGV[3])
+local first, results = origin and origin.version or 0, {0}
+for i = 4, #ARGV, 2 do
+  local fact_id, at = ARGV[i], ARGV[i + 1]
+  if at == '' then
+    at = string.match(redis.call('HGET', key('facts'), fact_id) or '0', '%d+')
   end
-end
-redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
-return 0
-""")
-
-PUT_PART = Script("""#!lua
--- KEYS: config, uploads, part. ARGV: upload, number of parts, bytes.
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  return 0
-end
-redis.call('HSET', KEYS[2], ARGV[1], redis.call('TIME')[1] .. ':' .. ARGV[2])
-redis.call('SET', KEYS[3], ARGV[3])
-return 1
-""")
-
-PUBLISH = Script("""#!lua
--- KEYS: config, checkpoints, uploads. ARGV: prefix of parts, upload, version, JSON, how many to
--- keep, seconds until an unpublished upload counts as abandoned.
-if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
-  return 0
-end
-local function published()
-  local found = {}
-  for _, record in ipairs(redis.call('HVALS', KEYS[2])) do
-    found[string.match(record, '^[^:]*')] = true
-  end
-  return found
-end
-local before = published()
-before[ARGV[2]] = true
-redis.call('HSET', KEYS[2], ARGV[3], ARGV[2] .. ':' .. ARGV[4])
-local versions = redis.call('HKEYS', KEYS[2])
-table.sort(versions, function(a, b) return tonumber(a) > tonumber(b) end)
-for i = tonumber(ARGV[5]) + 1, #versions do
-  redis.call('HDEL', KEYS[2], versions[i])
-end
-local after, now = published(), redis.call('TIME')[1]
-local uploads = redis.call('HGETALL', KEYS[3])
-for i = 1, #uploads, 2 do
-  local upload = uploads[i]
-  local since, parts = string.match(uploads[i + 1], '^(%d+):(%d+)$')
-  if not after[upload] and (before[upload] or now - since > tonumber(ARGV[6])) then
-    for n = 0, parts - 1 do
-      redis.call('UNLINK', ARGV[1] .. upload .. ':' .. n)
+  while at ~= '0' and tonumber(at) > first and entries_left > 0 do
+    entries_left = entries_left - 1
+    results[1] = results[1] + redis.call('UNLINK', key('payload:') .. at)
+    local entry = entry_of(bank, tonumber(at))
+    if not entry or entry[2][4] ~= fact_id then
+      return {-1, fact_id, at}
     end
-    redis.call('HDEL', KEYS[3], upload)
+    at = entry[2][14]
   end
+  results[#results + 1] = tonumber(at) > first and at or '0'
 end
-return 1
-""")
+return results
+"""
+)
 
-
-def append_arguments(item: Append) -> tuple[str | bytes, ...]:
-    """What the append script takes for one item; the salt is made here."""
-    ids = (str(item.kind), item.event_id, item.fact_id)
-    if item.payload is None:
-        return (*ids, request_hmac(b"", item.body), "", b"")
-    salt = os.urandom(SALT_BYTES)
-    salted = salt + item.payload
-    return (*ids, request_hmac(salt, item.body), salted_sha256(salted), salted)
-
-
-def read_entries(bank: str, text: bytes, after: int) -> tuple[list[Event], str | None]:
-    """The entries behind `after`, and the chain value at it, None when there is no such entry.
-
-    Raises:
-        DataLoss: a gap, a broken chain, or an entry that is none.
-    """
-    try:
-        fields = text.decode().split("\0") if text else []
-    except UnicodeDecodeError as error:
-        raise damaged(bank, after + 1, "an entry behind it is not text") from error
-    at_after: str | None = None if after else ""
-    if after and fields and fields[0] == str(after):
-        at_after = fields[6]
-        del fields[:7]
-    chain, expected = at_after, after
-    events: list[Event] = []
-    for i in range(0, len(fields), 7):
-        expected += 1
-        try:
-            version, kind, fact_id, event_id, time_ms, sha256, entry_chain = fields[i : i + 7]
-            event = Event(
-                int(version), KINDS[kind], fact_id, event_id, int(time_ms), sha256, entry_chain
-            )
-        except (ValueError, KeyError) as error:
-            raise damaged(bank, expected, "the entry is malformed") from error
-        if chain is None or event.version != expected:
-            raise damaged(bank, expected if chain is not None else after, "the entry is missing")
-        chain = next_chain(chain, expected, kind, fact_id, event_id, event.time_ms, sha256)
-        if chain != entry_chain:
-            raise damaged(bank, expected, "the entry does not follow from the one before (chain)")
-        events.append(event)
-    return events, at_after
-
-
-def read_payload(bank: str, version: int, sha256: str, salted: bytes | None) -> bytes | None:
-    """The payload without its salt; None for a FORGET. Raises DataLoss."""
-    if not sha256:
-        return None
-    if salted is None:
-        raise damaged(bank, version, "the payload is missing")
-    if salted_sha256(salted) != sha256:
-        raise damaged(bank, version, "the payload's bytes have changed (SHA-256 differs)")
-    return salted[SALT_BYTES:]
+ERASED = Script(
+    "#!lua flags=no-writes\n-- Returns {erased fact ids}.\n"
+    + BANK
+    + """
+return redis.call('SMEMBERS', erased)
+"""
+)

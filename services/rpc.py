@@ -13,7 +13,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -30,6 +30,23 @@ REASON_KEY = "larimar-reason"
 """Trailing metadata that carries an error's reason."""
 MAX_CONCURRENT_RPCS = 256
 """Calls in progress at one server; one more is RESOURCE_EXHAUSTED."""
+MAX_STREAMS = 1024
+"""Calls in progress on one connection: above MAX_CONCURRENT_RPCS, so that one more than the server
+takes is refused by name, and does not wait at the connection."""
+MAX_METADATA_BYTES = 16 * 1024
+"""Metadata of one call: ours is an API key and a trace context, a few hundred bytes."""
+HEADER_TABLE_BYTES = 4096
+"""What a connection may make the server remember to compress its headers: HTTP/2's default."""
+MIN_PING_INTERVAL_MS = 10_000
+"""Time between a client's pings; one that pings faster is sent away."""
+SERVER_LIMITS = (
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.http2.hpack_table_size.decoder", HEADER_TABLE_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+)
+"""What holds for a connection before anything is allocated for a call."""
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -105,20 +122,27 @@ async def _abort(context, error: BaseException) -> None:
 
 
 async def start_server(
-    address: str, add_servicers: Callable[[grpc.aio.Server], list[str]], credentials=None
+    address: str,
+    add_servicers: Callable[[grpc.aio.Server], list[str]],
+    credentials: grpc.ServerCredentials | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    share_port: bool = False,
 ) -> tuple[grpc.aio.Server, int]:
     """A running grpc.aio server with health and reflection; returns it and its port.
 
     Args:
-        address: host:port; port 0 takes a free one.
+        address: host:port, where port 0 takes a free one, or unix:PATH.
         add_servicers: adds servicers to the server and returns the services' full names.
+        credentials: of TLS; None serves in plain text.
+        interceptors: see every call first; what they raise becomes a status too.
+        share_port: lets other servers of this user listen there too, as replicas do.
 
     Raises:
         Unavailable: the port is in use.
     """
     server = grpc.aio.server(
-        interceptors=[StatusInterceptor()],
-        options=[*CHANNEL_OPTIONS[:2], ("grpc.so_reuseport", 1)],
+        interceptors=[StatusInterceptor(), *interceptors],
+        options=[*CHANNEL_OPTIONS[:2], *SERVER_LIMITS, ("grpc.so_reuseport", int(share_port))],
         maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
     )
     names = add_servicers(server)

@@ -7,8 +7,10 @@ it prints one JSON line, {"service", "pid", "port"}; it ends when its parent doe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -18,6 +20,8 @@ from larimar.errors import LarimarError
 from services.settings import Settings
 
 _PR_SET_PDEATHSIG = 1
+GRACE_S = 2.0
+"""Time that calls in progress have when a service stops."""
 
 
 def die_with_parent() -> None:
@@ -28,24 +32,27 @@ def die_with_parent() -> None:
 
 async def serve(name: str, settings: Settings, address: str, peers: dict[str, str]) -> None:
     """Serves one service until SIGTERM."""
-    from services.build import BUILDERS, prepare_process
+    from services.build import BUILDERS, build_edge, prepare_process
     from services.contracts import add_servicer, channel_stub
-    from services.gateway.service import GatewayService
     from services.rpc import start_server
 
+    stack = contextlib.AsyncExitStack()
     if name == "gateway":
+        logging.basicConfig(level=logging.WARNING)
         doors: dict[str, Any] = {peer: channel_stub(peer, at) for peer, at in peers.items()}
-        servicer = GatewayService(**doors)
+        edge = build_edge(settings, doors)
+        stack.push_async_callback(edge.stop)
+        port = await edge.start(address)
     else:
         prepare_process(name, settings)
-        servicer = BUILDERS[name](settings)
-    server, port = await start_server(address, add_servicer(name, servicer))
+        server, port = await start_server(address, add_servicer(name, BUILDERS[name](settings)))
+        stack.push_async_callback(server.stop, GRACE_S)
     print(json.dumps({"service": name, "pid": os.getpid(), "port": port}), flush=True)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
-    await server.stop(grace=2.0)
+    await stack.aclose()
 
 
 def main() -> int:

@@ -50,6 +50,20 @@ class Settings:
     """Events of a bank after which a follower saves a checkpoint."""
     state_budget_mb: int = 4096
     """Folded state that a memory or scope replica holds, in MiB, before it drops idle banks."""
+    erase_ledger: str = ""
+    """File of what was erased, kept outside of backups; empty: erase-ledger.jsonl in data_dir."""
+    require_keys: bool = False
+    """Whether calls on the public port need an API key; without, all are the tenant "default"."""
+    tls_cert: str = ""
+    """PEM file of the public port's certificate and its chain; empty serves in plain text."""
+    tls_key: str = ""
+    """PEM file of its private key."""
+    tls_client_ca: str = ""
+    """PEM file of the authorities whose client certificates are let in; empty asks for none."""
+    inbox_tenants: tuple[str, ...] = ("default",)
+    """Tenants whose inbox is consumed."""
+    inbox_max_tries: int = 20
+    """Tries of an inbox event that meets transient errors before it is a dead letter."""
     encoder: ServiceSettings = ServiceSettings()
     scope: ServiceSettings = ServiceSettings()
     memory: ServiceSettings = ServiceSettings()
@@ -69,6 +83,8 @@ class Settings:
             services: dict[str, Any] = {
                 name: ServiceSettings(**raw.pop(name, {})) for name in names
             }
+            if "inbox_tenants" in raw:
+                raw["inbox_tenants"] = tuple(raw["inbox_tenants"])
             return cls(**raw, **services)
         except TypeError as error:
             raise ValueError(f"bad settings: {error}") from error

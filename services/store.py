@@ -54,6 +54,10 @@ MAX_LOG_BYTES = 8 * 2**20
 #: Lines of the server's log that an error shows.
 LOG_TAIL_LINES = 8
 
+#: Files that a server was writing when it was killed. The next one neither reads nor removes them,
+#: and what is erased later would stay in them.
+HALF_WRITTEN = ("temp-*.aof", "temp-*.rdb", "appendonlydir/temp-*")
+
 SOCKET_NAME = "redis.sock"
 LOCK_NAME = "lock"
 LOG_NAME = "store.log"
@@ -193,6 +197,7 @@ class EmbeddedStore:
         if self._lock_fd is None:
             self._lock_fd = _take_lock(self.data_dir)
         try:
+            self._remove_half_written()
             process, socket_path = self._spawn(binary, self._lock_fd)
             self._wait_until_it_answers(process, socket_path, progress)
         except BaseException:
@@ -228,6 +233,11 @@ class EmbeddedStore:
                     logger.error("the store does not start: %s", error)
                 else:
                     self.restarts += 1
+
+    def _remove_half_written(self) -> None:
+        for pattern in HALF_WRITTEN:
+            for path in self.data_dir.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _spawn(self, binary: Path, lock_fd: int) -> tuple[subprocess.Popen[bytes], Path]:
         """Runs the server through the launcher, from the starter thread."""

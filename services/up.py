@@ -24,7 +24,9 @@ import grpc
 from larimar.cli import processes
 from larimar.errors import LarimarError, NotFound, Unavailable
 from larimar.v1 import larimar_pb2, larimar_pb2_grpc
+from services.gateway.edge import server_credentials
 from services.local import Pipeline, end_strays
+from services.private import port_held, probe_sockets
 from services.settings import Settings, default_settings, quiet_environment
 from services.store import EmbeddedStore
 
@@ -34,6 +36,14 @@ WATCH_PERIOD_S = 5.0
 """Time between two looks at whether the gateway answers."""
 UNHEALTHY_S = 45.0
 """Time without an answer after which it is restarted: far above a replica's restart."""
+
+
+TLS_FILES = ("tls_cert", "tls_key", "tls_client_ca")
+"""Settings that name files of TLS."""
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if name else ""
 
 
 def say(line: str) -> None:
@@ -65,36 +75,56 @@ def check_model(folder: Path) -> None:
         )
 
 
-def wait_until_ready(target: str) -> None:
+def ask_status(data_dir: str) -> list[larimar_pb2.ServiceInfo] | None:
+    """What a gateway of the pipeline says of every service; None when none answers.
+
+    Asked on its private socket, where TLS and keys stand in nobody's way.
+    """
+    for path in probe_sockets(data_dir):
+        with grpc.insecure_channel(f"unix:{path}") as channel:
+            stub = larimar_pb2_grpc.LarimarStub(channel)
+            with contextlib.suppress(grpc.RpcError):
+                return list(stub.GetStatus(larimar_pb2.GetStatusRequest(), timeout=5.0).services)
+    return None
+
+
+def wait_until_ready(data_dir: str) -> None:
     """Waits until every service answers. Raises: Unavailable."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     missing = "the gateway"
-    with grpc.insecure_channel(target) as channel:
-        stub = larimar_pb2_grpc.LarimarStub(channel)
-        while time.monotonic() < deadline:
-            with contextlib.suppress(grpc.RpcError):
-                status = stub.GetStatus(larimar_pb2.GetStatusRequest(), timeout=5.0)
-                missing = ", ".join(s.name for s in status.services if not s.ready)
-                if not missing:
-                    return
-            time.sleep(0.1)
+    while time.monotonic() < deadline:
+        services = ask_status(data_dir)
+        if services is not None:
+            missing = ", ".join(one.name for one in services if not one.ready)
+            if not missing:
+                return
+        time.sleep(0.1)
     raise Unavailable(f"not ready after {READY_TIMEOUT_S:.0f} s: {missing}", "SERVICE_DOWN")
 
 
-def watch(target: str, pipeline: Pipeline, stopping: threading.Event) -> None:
+def watch(data_dir: str, pipeline: Pipeline, stopping: threading.Event) -> None:
     """Until told to stop: restarts a gateway that has not answered for UNHEALTHY_S."""
     last_answer = time.monotonic()
     while not stopping.wait(WATCH_PERIOD_S):
-        with grpc.insecure_channel(target) as channel:
-            stub = larimar_pb2_grpc.LarimarStub(channel)
-            try:
-                stub.GetStatus(larimar_pb2.GetStatusRequest(), timeout=5.0)
-                last_answer = time.monotonic()
-            except grpc.RpcError:
-                if time.monotonic() - last_answer > UNHEALTHY_S:
-                    say(f"the gateway has not answered for {UNHEALTHY_S:.0f} s: restarting it")
-                    pipeline.kick()
-                    last_answer = time.monotonic() + READY_TIMEOUT_S
+        if ask_status(data_dir) is not None:
+            last_answer = time.monotonic()
+        elif time.monotonic() - last_answer > UNHEALTHY_S:
+            say(f"the gateway has not answered for {UNHEALTHY_S:.0f} s: restarting it")
+            pipeline.kick()
+            last_answer = time.monotonic() + READY_TIMEOUT_S
+
+
+def say_who_may_call(settings: Settings) -> None:
+    """Says in a line what guards the public port."""
+    guards = []
+    if settings.tls_cert:
+        guards.append("TLS with client certificates" if settings.tls_client_ca else "TLS")
+    if settings.require_keys:
+        guards.append("API keys (`larimar key create`)")
+        say(f"the public port asks for {' and '.join(guards)}")
+        return
+    said = f"{' and '.join(guards)}, but no" if guards else "no"
+    say(f"the public port asks for {said} API keys: whoever reaches it may read and edit")
 
 
 def serve(settings: Settings, use_ray: bool) -> None:
@@ -103,10 +133,12 @@ def serve(settings: Settings, use_ray: bool) -> None:
     processes.refuse_second(data_dir)
     check_port(settings.host, settings.port)
     check_model(Path(settings.model))
+    server_credentials(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with contextlib.ExitStack() as stack:
+        stack.enter_context(port_held(settings.port))
         store = None
         if not settings.redis_url:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -121,9 +153,10 @@ def serve(settings: Settings, use_ray: bool) -> None:
         environment = {**os.environ, **quiet_environment(settings)}
         pipeline = Pipeline(settings, use_ray, environment, say)
         stack.callback(pipeline.stop)
+        say_who_may_call(settings)
         pipeline.start()
         target = f"{settings.host}:{settings.port}"
-        wait_until_ready(target)
+        wait_until_ready(settings.data_dir)
         data_dir.mkdir(parents=True, exist_ok=True)
         up_file = data_dir / processes.UP_FILE
         document = {
@@ -131,6 +164,7 @@ def serve(settings: Settings, use_ray: bool) -> None:
             "port": settings.port,
             "started_at": time.time(),
             "mode": "ray" if use_ray else "no-ray",
+            "guarded": bool(settings.require_keys or settings.tls_cert),
             "store_pid": store.pid if store else None,
             "pids": pipeline.pids,
         }
@@ -139,7 +173,7 @@ def serve(settings: Settings, use_ray: bool) -> None:
         temporary.replace(up_file)
         stack.callback(up_file.unlink, missing_ok=True)
         say(f"ready on {target}")
-        watch(target, pipeline, stopping)
+        watch(settings.data_dir, pipeline, stopping)
         say("stopping")
 
 
@@ -151,6 +185,10 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=None)
     parser.add_argument("--redis-url", default=None)
     parser.add_argument("--model", default=None)
+    parser.add_argument("--require-keys", action="store_true", default=None)
+    parser.add_argument("--tls-cert", default=None)
+    parser.add_argument("--tls-key", default=None)
+    parser.add_argument("--tls-client-ca", default=None)
     parser.add_argument("--no-ray", action="store_true")
     arguments = vars(parser.parse_args())
     use_ray = not arguments.pop("no_ray")
@@ -160,6 +198,7 @@ def main() -> int:
         settings,
         data_dir=str(Path(settings.data_dir).resolve()),
         model=str(Path(settings.model).resolve()),
+        **{name: _absolute(getattr(settings, name)) for name in TLS_FILES},
     )
     try:
         serve(settings, use_ray)

@@ -23,15 +23,17 @@ from larimar.errors import (
     Unavailable,
 )
 from larimar.v1 import common_pb2, decoder_pb2, larimar_pb2, larimar_pb2_grpc, memory_pb2
+from tests.bank_double import BankCallsDouble
 
 MAX_MESSAGE_BYTES = 8 * 2**20
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-class GatewayDouble(larimar_pb2_grpc.LarimarServicer):
+class GatewayDouble(BankCallsDouble, larimar_pb2_grpc.LarimarServicer):
     """One bank a name, facts and events in dictionaries; all state is open to the test."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: dict[str, list] = defaultdict(list)
         self.faults: dict[str, deque] = defaultdict(deque)
         self.banks: dict[str, dict] = {"default": {"facts": {}, "events": [], "bodies": {}}}
@@ -173,8 +175,9 @@ class GatewayDouble(larimar_pb2_grpc.LarimarServicer):
             in_scope=in_scope,
             scope_score=0.9 if in_scope else 0.1,
             fact_id=live[0].fact_id if in_scope else "",
-            version=len(bank["events"]),
+            version=request.at_version or len(bank["events"]),
             bank=request.bank or "default",
+            stale=request.allow_stale,
         )
 
     async def Score(self, request, context):
@@ -213,6 +216,9 @@ class GatewayDouble(larimar_pb2_grpc.LarimarServicer):
             version=len(bank["events"]),
             facts=len(bank["facts"]),
             state_bytes=1234,
+            erase_count=1,
+            fill=0.25,
+            origin=bank.get("origin"),
         )
 
     async def GetBank(self, request, context):
@@ -250,6 +256,9 @@ class GatewayDouble(larimar_pb2_grpc.LarimarServicer):
         await self._begin("ListEvents", request, context)
         bank = await self._bank(request.bank, context)
         after = request.after_version
+        if request.fact_id:
+            found = [e for e in reversed(bank["events"]) if e.fact_id == request.fact_id]
+            return larimar_pb2.ListEventsResponse(events=found, version=len(bank["events"]))
         return larimar_pb2.ListEventsResponse(
             events=bank["events"][after : after + (request.page_size or 100)],
             version=len(bank["events"]),
@@ -259,7 +268,11 @@ class GatewayDouble(larimar_pb2_grpc.LarimarServicer):
         await self._begin("Digest", request, context)
         bank = await self._bank(request.bank, context)
         return larimar_pb2.DigestResponse(
-            bank=request.bank, version=len(bank["events"]), facts=len(bank["facts"]), digest="d1"
+            bank=request.bank,
+            version=request.at_version or len(bank["events"]),
+            facts=len(bank["facts"]),
+            digest="d1",
+            erase_count=1,
         )
 
     async def Replay(self, request, context):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 import json
 import math
 import platform
@@ -245,8 +246,9 @@ def test_the_memory_port_is_the_newest_that_the_log_tells(tmp_path):
 
 
 def test_every_benchmark_can_be_run():
-    assert set(command.NAMES) == {"bulk", "ask", "replay", "decode"}
-    assert all(callable(module.run) for module in (bulk, ask, replay, decode))
+    assert {"bulk", "ask", "replay", "decode"} <= set(command.NAMES)
+    for name in command.NAMES:
+        assert callable(importlib.import_module(f"benchmarks.{name}").run), name
 
 
 def test_a_quick_run_writes_one_json_file_that_does_not_name_the_machine(tmp_path):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -23,13 +24,16 @@ from larimar.errors import Conflict
 
 STAND_IN = f"""
 import argparse, json, os, pathlib, signal, sys, threading
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path.append({str(ROOT)!r})
 parser = argparse.ArgumentParser()
 parser.add_argument("--data-dir")
 parser.add_argument("--port", type=int)
 parser.add_argument("--redis-url")
 parser.add_argument("--model")
 parser.add_argument("--no-ray", action="store_true")
+parser.add_argument("--require-keys", action="store_true")
+for name in ("cert", "key", "client-ca"):
+    parser.add_argument(f"--tls-{{name}}")
 asked = parser.parse_args()
 data = pathlib.Path(asked.data_dir)
 print("starting", file=sys.stderr, flush=True)
@@ -37,13 +41,14 @@ print("starting", file=sys.stderr, flush=True)
 if asked.model == "missing":
     print("error: no model folder at missing", file=sys.stderr, flush=True)
     sys.exit(1)
-from gateway_double import DoubleServer
+from tests.gateway_double import DoubleServer
 ended = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: ended.set())
 server = DoubleServer(asked.port)
 up = data / "up.json"
 (data / "asked.json").write_text(json.dumps(vars(asked)))
-up.write_text(json.dumps({{"pid": os.getpid(), "port": asked.port, "started_at": 0, "mode": "x"}}))
+facts = {{"pid": os.getpid(), "port": asked.port, "started_at": 0, "mode": "x"}}
+up.write_text(json.dumps({{**facts, "guarded": asked.require_keys}}))
 print("ready", file=sys.stderr, flush=True)
 ended.wait()
 up.unlink()
@@ -70,8 +75,9 @@ def checkout(tmp_path):
         "training/__main__.py": CHILD,
         "evaluation/__main__.py": CHILD,
         "benchmarks/__main__.py": CHILD,
+        "services/gateway/asyncapi.py": CHILD,
     }.items():
-        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(textwrap.dedent(text))
     work = tmp_path / "work"
     work.mkdir()
@@ -80,7 +86,9 @@ def checkout(tmp_path):
 
 def test_a_pipeline_is_started_found_and_stopped(checkout, tmp_path):
     port, work = free_port(), checkout["cwd"]
-    more = ["--model", "some-name", "--no-ray", "--redis-url", "redis://x"]
+    more = ["--model", "some-name", "--no-ray", "--redis-url", "redis://x", "--require-keys"]
+    (work / "c.pem").touch()
+    more += ["--tls-cert", "c.pem", "--tls-key", "c.pem"]
     started = command("up", "--detach", "--port", str(port), *more, "--json", **checkout)
     assert started.returncode == 0, started.stderr
     up = json.loads(started.stdout)
@@ -93,6 +101,10 @@ def test_a_pipeline_is_started_found_and_stopped(checkout, tmp_path):
             "redis_url": "redis://x",
             "model": "some-name",
             "no_ray": True,
+            "require_keys": True,
+            "tls_cert": str(work / "c.pem"),
+            "tls_key": str(work / "c.pem"),
+            "tls_client_ca": None,
         }
         assert "ready" in (work / ".larimar" / "up.log").read_text()
         target = ["--target", f"localhost:{port}"]
@@ -110,6 +122,29 @@ def test_a_pipeline_is_started_found_and_stopped(checkout, tmp_path):
     assert not (work / ".larimar" / "up.json").exists()
     again = command("down", "--json", **checkout)
     assert (again.returncode, json.loads(again.stdout)["stopped"]) == (0, False)
+
+
+def test_a_guarded_port_is_not_asked_whether_it_answers(tmp_path):
+    """Who starts a pipeline has no key to it: what the child has written is enough."""
+    code = (
+        "import json, os, pathlib, sys, time; folder = pathlib.Path(sys.argv[2]);"
+        "up = {'pid': os.getpid(), 'port': 1, 'guarded': sys.argv[3] == 'yes'};"
+        "(folder / 'up.json').write_text(json.dumps(up)); time.sleep(60)"
+    )
+    (tmp_path / "log").touch()
+    for guarded in ("yes", "no"):
+        asked: list[int] = []
+        where = [sys.executable, "-c", code, "services.up", str(tmp_path), guarded]
+        with subprocess.Popen(where) as child:
+            running = processes.wait_until_up(
+                child, tmp_path, tmp_path / "log", 0, lambda port, a=asked: a.append(port) or True,
+                threading.Event(),
+            )  # fmt: skip
+            assert running.guarded == (guarded == "yes") and asked == (
+                [] if guarded == "yes" else [1]
+            )
+            child.kill()
+        (tmp_path / "up.json").unlink()
 
 
 def test_a_pipeline_that_cannot_start_says_why(checkout):
@@ -204,7 +239,7 @@ def cmdline(pid: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "bench"])
+@pytest.mark.parametrize("name", ["train", "eval", "bench", "asyncapi"])
 def test_what_needs_the_checkout_gets_all_arguments_and_gives_its_status(checkout, name):
     result = command(name, "recipe", "--json", "--help", "-x", "1", **checkout)
     assert result.returncode == 7

@@ -131,7 +131,7 @@ def test_an_answer_that_is_an_error_is_raised_as_its_class_and_not_retried(clien
     assert len(gateway.requests["GetBank"]) == 1
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.PERMISSION_DENIED])
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.ABORTED])
 def test_a_code_not_in_use_is_the_base_error_with_the_code_as_reason(client, gateway, code):
     gateway.faults["GetBank"].append(code)
     with pytest.raises(errors.LarimarError) as caught:
@@ -343,20 +343,40 @@ def test_both_clients_have_the_same_methods():
     assert sorted(public(Client)) == [
         "ask",
         "ask_stream",
+        "censor",
         "checkpoint",
         "close",
         "create_bank",
+        "dead_letters",
         "delete_bank",
+        "diff",
         "digest",
+        "dream",
+        "drop_dead_letters",
+        "edit",
+        "erase",
+        "erase_receipt",
         "events",
+        "export_bank",
         "fact",
         "facts",
         "forget",
+        "fork",
         "get_bank",
+        "history",
+        "import_bank",
+        "ingest",
+        "ingest_pieces",
         "list_banks",
+        "merge",
+        "publish",
+        "publish_many",
+        "recall",
         "replay",
+        "requeue_dead_letters",
         "score",
         "status",
+        "watch",
         "write",
         "write_many",
     ]
@@ -372,13 +392,18 @@ def test_the_names_of_the_package_are_these():
         "DataLoss",
         "DeadlineExceeded",
         "Edit",
+        "EraseReceipt",
+        "FailedEdit",
         "FailedPrecondition",
         "FailedWrite",
         "InvalidArgument",
         "LarimarError",
+        "MergeResult",
         "NotFound",
+        "PermissionDenied",
         "ResourceExhausted",
         "Score",
+        "Unauthenticated",
         "Unavailable",
         "__version__",
         "connect",

@@ -7,28 +7,49 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import redis
 import typer
 
 from larimar.cli import app
+from larimar.index import CODED_BYTES, code_count
+from larimar.memory import BankState, Event, Kind, Payload
+from larimar.rows import INDEX_ROWS
 from larimar.v1 import decoder_pb2, encoder_pb2, larimar_pb2, memory_pb2, scope_pb2
+from services.log import Append
+from services.redis_log import RedisLog
 from services.settings import Settings, default_settings
+from services.store import EmbeddedStore
+from services.store_server import server_command
+from tests.banks import config_of
 from tests.command_line import ROOT, environment, free_port
+from tests.document_checks import (
+    cells,
+    logged_lines,
+    most_of_the_code,
+    names_of_tests,
+    reasons_of_the_code,
+    section,
+)
 
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
-    ROOT / "docs" / "architecture.md",
+    *sorted(path for path in ROOT.glob("docs/*.md") if path.name != "log.md"),
     *sorted(ROOT.glob("docs/decisions/*.md")),
     *sorted(ROOT.glob("services/*/README.md")),
     ROOT / "infra" / "README.md",
 ]
 """What must be true of the code as it is; the log of experiments is of its time."""
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-PROMISES = ("Durable", "Exactly once", "Replay is bit-identical", "Forgetting is exact")
-PROMISES += ("Fresh reads", "Untouched elsewhere", "Isolated", "Bounded")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+PROMISES = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
+SETTINGS = sorted(path.name for path in ROOT.glob("infra/settings-*.json"))
 NOT_KEPT = {".venv", ".larimar", "out"}
 """Folders that the documents name and that no checkout begins with."""
 GIVEN = {"val.txt"}
@@ -52,13 +73,6 @@ def blocks(language: str) -> list[str]:
 def code(text: str) -> list[str]:
     """Code spans, fenced blocks and indented lines of a document."""
     return ["".join(found) for found in _CODE.findall(text)]
-
-
-def cells(text: str, heading: str) -> list[list[str]]:
-    """The rows of the table under a heading, without its two first lines."""
-    section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
 def exists(name: str, document: Path) -> bool:
@@ -138,25 +152,135 @@ def test_the_grid_has_every_noun_in_every_column() -> None:
 
 
 def test_every_promise_is_held_by_tests() -> None:
-    rows = cells(README, "Promises")
-    assert tuple(re.match(r"\*\*(.+)\.\*\*", row[0])[1] for row in rows) == PROMISES
-    for name in ", ".join(tests for _, tests in rows).split(", "):
-        assert re.search(r"^ *(?:async )?def test_", (ROOT / name).read_text(), re.MULTILINE), name
+    """Each has a number, what keeps it, and tests that there are; README.md lists the same ones."""
+    parts = re.split(r"^## (\d+)\. (.+)\n", PROMISES, flags=re.MULTILINE)[1:]
+    numbers, names, bodies = parts[::3], parts[1::3], parts[2::3]
+    assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
+    listed = re.findall(r"^(\d+)\. \*\*(.+?)\.\*\* \S", section(README, "Promises"), re.MULTILINE)
+    assert listed == list(zip(numbers, names, strict=True))
+    assert len(names) >= 14
+    for name, body in zip(names, bodies, strict=True):
+        stated, kept = body.split("\nKept by: ")
+        assert len(stated.split()) >= 12, name
+        tests = re.findall(r"^- `(tests/test_\w+\.py)::(test_\w+)`$", kept, re.MULTILINE)
+        assert tests and len(tests) == kept.count("\n- "), name
+        for file, test in tests:
+            assert test in names_of_tests(file), f"{file}::{test}"
 
 
 def test_limits_are_those_of_the_code() -> None:
-    rows = cells(ARCHITECTURE, "Limits")
-    assert len(rows) > 20
+    rows = cells(OPERATIONS, "Limits")
+    assert len(rows) > 80
     for constant, module, value, reason in rows:
         assert getattr(importlib.import_module(module), constant) == float(value), constant
-        assert reason
+        assert len(reason.split()) >= 3, constant
+    listed = [(module, constant) for constant, module, _, _ in rows]
+    assert len(listed) == len(set(listed))
+    assert set(most_of_the_code()) <= set(listed)
 
 
-@pytest.mark.parametrize("number", range(1, 8))
-def test_a_decision_says_why_what_follows_and_what_would_change_it(number: int) -> None:
-    (document,) = ROOT.glob(f"docs/decisions/{number:04}-*.md")
+def test_the_reasons_of_errors_are_those_of_the_code() -> None:
+    rows = cells(OPERATIONS, "Errors by reason")
+    known = {reason: set(status.split(", ")) - {"-"} for reason, status, _, _ in rows}
+    assert len(known) == len(rows) > 120
+    assert known == reasons_of_the_code()
+    for reason, _, means, do in rows:
+        assert means.endswith(".") and do, reason
+
+
+def test_the_search_for_reasons_finds_them() -> None:
+    found = reasons_of_the_code()
+    assert found["CONFLICT"] == {"ALREADY_EXISTS"}  # of the class
+    assert found["LOG_CHANGED"] == {"FAILED_PRECONDITION"}  # of a class outside of larimar.errors
+    assert found["STORE_DOWN"] == {"UNAVAILABLE"}  # given
+    assert found["EMPTY_EDIT"] == {"INVALID_ARGUMENT"}  # one side of a condition
+    assert found["BAD_EVENT"] == {"INVALID_ARGUMENT"}  # by a constant's name
+    assert found["BAD_KEY"] == {"INVALID_ARGUMENT", "UNAUTHENTICATED"}  # in two places
+    assert found["USAGE"] == found["OS_ERROR"] == set()  # of the command line alone
+
+
+def test_the_settings_of_a_store_are_those_of_the_embedded_one() -> None:
+    block = section(OPERATIONS, "Start").split("A store of your own", 1)[1]
+    named = dict(re.findall(r"^    ([a-z-]+) (\S+)$", block, re.MULTILINE))
+    command = server_command(Path("server"), Path("data"), Path("socket"))
+    options = dict(pairwise(command))
+    place = {"port", "unixsocket", "unixsocketperm", "dir"}
+    ours = {name[2:]: value for name, value in options.items() if name.startswith("--")}
+    assert {name: value.strip('"') for name, value in named.items()} == {
+        name: value for name, value in ours.items() if name not in place
+    }
+    reasons = re.findall(r"`([a-z-]+) \S+`", " ".join(row[0] for row in cells(OPERATIONS, "Start")))
+    assert set(named) <= set(reasons)
+
+
+def test_the_lines_to_alert_on_are_those_of_the_logs() -> None:
+    lines = list(logged_lines())
+    spans = [span for row in cells(OPERATIONS, "Observe") for span in re.findall("`(.+?)`", row[0])]
+    assert len(spans) >= 10
+    for span in spans:
+        wanted = re.sub(r"\b[A-Z]\b", "X", span.removesuffix("..."))
+        assert any(wanted.strip() in line for line in lines), span
+
+
+def test_bytes_of_a_fact_in_a_follower() -> None:
+    """Folded at once, so that no room for growth counts, and with as many rows as need no index."""
+    entries = [
+        (Event(n, Kind.WRITE, one.fact_id, f"e{n}", 0, one.sha256, ""), one)
+        for n, one in enumerate(facts(INDEX_ROWS - 1), 1)
+    ]
+    for part in ("memory", "scope"):
+        state = BankState(SIZED, (part,))
+        state.fold(entries)
+        expected = bytes_a_fact(f"{part} follower") * len(entries)
+        assert state.bytes_held == pytest.approx(expected, rel=0.05), part
+        indexed = bytes_a_fact(f"{part} follower", I=1) - bytes_a_fact(f"{part} follower")
+        width = SIZED.prompt_size if part == "memory" else SIZED.scope_size
+        assert indexed == code_count(width) // 2 + CODED_BYTES, part
+
+
+async def test_bytes_of_an_event_in_the_store(tmp_path: Path) -> None:
+    count, batch = 2000, 200
+    with EmbeddedStore(tmp_path) as store, redis.Redis.from_url(store.url) as raw:
+        log = RedisLog(store.url)
+        await log.make_bank("tenant", "bank", SIZED)
+        before = raw.info("memory")["used_memory"]
+        appends = [
+            Append(Kind.WRITE, f"{n:032x}", one.fact_id, b"request", one.to_bytes())
+            for n, one in enumerate(facts(count))
+        ]
+        for start in range(0, count, batch):
+            await log.append("tenant", "bank", appends[start : start + batch])
+        held = raw.info("memory")["used_memory"] - before
+        await log.close()
+    assert held / count == pytest.approx(bytes_a_fact("store, an event"), rel=0.07)
+
+
+SIZED = config_of("slots", prompt_size=64, value_size=96, scope_size=48)
+TEXTS = ("The capital of Velmora is", "Tarsin")
+
+
+def bytes_a_fact(where: str, **changed: int) -> float:
+    """What docs/operations.md says for a bank of these sizes and texts, without an index."""
+    formulas = {row[0]: row[1].strip("`") for row in cells(OPERATIONS, "Scale")}
+    letters = {"D": SIZED.prompt_size, "C": SIZED.value_size, "S": SIZED.scope_size}
+    return eval(formulas[where], letters | {"R": 1, "I": 0, "T": sum(map(len, TEXTS))} | changed)
+
+
+def facts(count: int) -> Iterator[Payload]:
+    sizes = ((1, SIZED.prompt_size), (SIZED.value_size,), (1, SIZED.scope_size))
+    addresses, value, scope = (np.ones(size, np.int32) for size in sizes)
+    for n in range(count):
+        yield Payload(f"{n:024x}", *TEXTS, (), addresses, value, scope)
+
+
+def test_decisions_are_numbered() -> None:
+    assert [int(path.name[:4]) for path in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+
+
+@pytest.mark.parametrize("document", DECISIONS, ids=by_name)
+def test_a_decision_says_why_what_follows_and_what_would_change_it(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    assert text.startswith(f"# {number}. ")
+    assert text.startswith(f"# {int(document.name[:4])}. ")
     parts = re.findall(r"^\*\*(.+?)\.\*\*", text, re.MULTILINE)
     assert parts == ["Context", "Decision", "Consequence", "What would change our mind"]
     assert len(text.splitlines()) <= 60
@@ -175,8 +299,9 @@ def test_contracts_keep_to_their_naming() -> None:
     assert len(messages) == len(set(messages)) > 40
 
 
-@pytest.mark.parametrize("name", ["settings-cpu.json", "settings-gpu.json"])
+@pytest.mark.parametrize("name", SETTINGS)
 def test_settings_of_infra_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"- {name}: " in (ROOT / "infra" / "README.md").read_text(encoding="utf-8")
     monkeypatch.setenv("LARIMAR_SETTINGS", str(ROOT / "infra" / name))
     monkeypatch.delenv("LARIMAR_REDIS_SERVER", raising=False)
     settings = default_settings()
@@ -197,7 +322,7 @@ def test_every_setting_is_in_the_infra_readme() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_python_of_the_readme_runs_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    block, _ = blocks("python")
+    block = blocks("python")[0]
     monkeypatch.chdir(ROOT)
     held: dict = {}
     exec(compile(block, "README.md", "exec"), held)
@@ -209,8 +334,7 @@ def test_the_python_of_the_readme_runs_in_one_process(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.timeout(600)
-def test_the_shell_and_the_client_of_the_readme_run_on_a_pipeline(tmp_path: Path) -> None:
-    _, block = blocks("python")
+def test_the_shell_and_the_clients_of_the_readme_run_on_a_pipeline(tmp_path: Path) -> None:
     (shell,) = blocks("shell")
     activate, *lines = shell.splitlines()
     assert activate == ". .venv/bin/activate"
@@ -224,27 +348,43 @@ def test_the_shell_and_the_client_of_the_readme_run_on_a_pipeline(tmp_path: Path
         command = [sys.executable, "-m", "larimar.cli", name, *rest, *more.get(name, [])]
         done = subprocess.run(
             command,
-            cwd=ROOT,
+            cwd=tmp_path,
             env=environment(LARIMAR_TARGET=f"localhost:{port}"),
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
         )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
-    said = {}
+    said: dict[str, str] = {}
     try:
         for line in lines[:-1]:
-            said[line.split()[1]] = run(line)
-        held: dict = {}
-        exec(
-            compile(block.replace("localhost:9000", f"localhost:{port}"), "README.md", "exec"), held
-        )
+            said[line] = run(line)
+        edits, events = [
+            executed(block.replace("localhost:9000", f"localhost:{port}"))
+            for block in blocks("python")[1:]
+        ]
     finally:
         run(lines[-1])
-    assert "from fact velmora-capital" in said["ask"]
-    assert "equals the served state" in said["replay"]
-    assert held["answer"].fact_id == held["edit"].fact_id
-    assert held["replay"].matches
+    before, after = (text for line, text in said.items() if line.startswith("larimar ask"))
+    assert "from fact velmora-capital" in before and "version 1" in before
+    assert "from fact velmora-capital" in after and "version 1" in after
+    assert "CHANGED" in said["larimar diff default 1 --to-bank trial"]
+    assert "wrote 1, forgot 0, 0 conflicts" in said["larimar merge trial default"]
+    assert "DONE" in said["larimar erase velmora-capital"]
+    assert "equals the served state" in said["larimar replay --verify"]
+    archive = tmp_path / "velmora-archive" / "events.jsonl"
+    assert "Tarsin" not in archive.read_text() and "Oskelund" not in archive.read_text()
+    assert edits["answer"].fact_id == edits["edit"].fact_id
+    assert edits["replay"].matches
+    assert (events["again"].version, events["again"].duplicate) == (events["first"].version, True)
+    assert events["seen"].event_id == "catalogue-7731"
+
+
+def executed(block: str) -> dict:
+    """The names that a block of README.md leaves behind."""
+    held: dict = {}
+    exec(compile(block, "README.md", "exec"), held)
+    return held

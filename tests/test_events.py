@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import hmac
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from larimar import payload as payload_module
 from larimar.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from larimar.memory import (
     FIXED_LIMIT,
@@ -129,9 +131,9 @@ def test_a_configuration_out_of_limits_is_refused_by_name(changed):
 
 
 def test_the_chain_is_sha1_over_the_fields_joined_by_nul():
-    expected = hashlib.sha1(b"abc\x0012\x00W\x00f\x00e\x00345\x00d").hexdigest()
-    assert next_chain("abc", 12, Kind.WRITE, "f", "e", 345, "d") == expected
-    first = hashlib.sha1("\x001\x00F\x00é\x00e\x000\x00".encode()).hexdigest()
+    expected = hashlib.sha1(b"abc\x0012\x00W\x00f\x00e\x00345\x00d\x009").hexdigest()
+    assert next_chain("abc", 12, Kind.WRITE, "f", "e", 345, "d", 9) == expected
+    first = hashlib.sha1("\x001\x00F\x00é\x00e\x000\x00\x000".encode()).hexdigest()
     assert next_chain("", 1, "F", "é", "e", 0, "") == first
 
 
@@ -166,6 +168,10 @@ def test_requests_do_not_run_into_each_other():
         (Kind.FORGET, "live", None, None),
         (Kind.FORGET, "forgotten", FailedPrecondition, "ALREADY_FORGOTTEN"),
         (Kind.FORGET, "erased", FailedPrecondition, "ERASED"),
+        (Kind.ERASE, None, NotFound, "UNKNOWN_FACT"),
+        (Kind.ERASE, "live", None, None),
+        (Kind.ERASE, "forgotten", None, None),
+        (Kind.ERASE, "erased", FailedPrecondition, "ERASED"),
     ],
 )
 def test_what_may_follow_what(kind, status, error, reason):
@@ -231,6 +237,24 @@ def test_a_payload_s_bytes_are_magic_length_canonical_header_and_arrays():
     assert payload.to_bytes() == expected
 
 
+@given(TEXT, TEXT, st.lists(TEXT, max_size=2))
+def test_both_ways_to_read_a_header_agree(prompt, answer, rephrasings):
+    """The plain one refuses what it cannot read; then JSON is read."""
+    payload = make_payload(
+        SMALL, **fact(rephrasings=len(rephrasings), prompt=prompt, answer=answer)
+        | {"rephrasings": rephrasings},
+    )  # fmt: skip
+    header = payload._header()
+    plain = payload_module._PLAIN_HEADER.fullmatch(header) is not None
+    assert plain == (b"\\" not in header)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(payload_module, "_PLAIN_HEADER", re.compile(b"never"))
+        by_json = Payload.from_bytes(payload.to_bytes())
+    by_either = Payload.from_bytes(payload.to_bytes())
+    for name in ("fact_id", "prompt", "answer", "rephrasings", "sizes"):
+        assert getattr(by_json, name) == getattr(by_either, name) == getattr(payload, name)
+
+
 def damaged() -> dict[str, bytes]:
     """Payloads that are not what `to_bytes` writes, by what is wrong with them."""
     data = make_payload(SMALL, **fact()).to_bytes()
@@ -256,6 +280,9 @@ def damaged() -> dict[str, bytes]:
         "a text that is none": framed(header.replace(b'"Tarsin"', b"7")),
         "a row too many": framed(header.replace(b"[1,3]", b"[2,3]"), bytes(12) + body),
         "a negative size": framed(header.replace(b"[1,3]", b"[1,-1]")),
+        "a text that is not UTF-8": framed(header.replace(b"Tarsin", b"Tars\xffn")),
+        "a size with a zero before it": framed(header.replace(b"[1,3]", b"[1,03]")),
+        "a rephrasing without a row": framed(header.replace(b's":[]', b's":["r"]')),
         "out of range": framed(header, struct.pack("<i", FIXED_LIMIT + 1) + body[4:]),
         "far out of range": framed(header, struct.pack("<i", -(2**31)) + body[4:]),
         "no arrays": framed(header, b""),

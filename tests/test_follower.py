@@ -7,77 +7,28 @@ import dataclasses
 
 import pytest
 
-from larimar.errors import (
-    DataLoss,
-    FailedPrecondition,
-    NotFound,
-    Unavailable,
-)
-from larimar.memory import BankConfig, BankState, Kind, request_body
+from larimar.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from services import folding
 from services import follower as follower_module
 from services.follower import Follower
-from services.log import Append, MemoryLog
-from tests.banks import ADDRESSINGS, config_of, payload_of, reads_of
-
-TENANT = "default"
-BUDGET = 1 << 30
-CONFIG = config_of("slots")
-
-
-class NotedLog(MemoryLog):
-    """The log in this process, which notes where tails begin and can be out of reach."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tails: list[int] = []
-        self.down = False
-
-    async def tail(self, tenant, bank, after, limit, chain=None):
-        self.tails.append(after)
-        if self.down:
-            raise Unavailable("the store does not answer", "STORE_DOWN")
-        await asyncio.sleep(0)
-        return await super().tail(tenant, bank, after, limit, chain)
+from tests.banks import ADDRESSINGS, config_of
+from tests.following import (
+    BUDGET,
+    CONFIG,
+    TENANT,
+    NotedLog,
+    both,
+    filled,
+    forget_of,
+    frozen,
+    state_of,
+    write_of,
+)
 
 
 @pytest.fixture
 def log() -> NotedLog:
     return NotedLog()
-
-
-def write_of(config: BankConfig, fact_id: str, variant: int, event_id: str = "") -> Append:
-    payload = payload_of(config, fact_id, variant)
-    body = request_body(Kind.WRITE, fact_id, payload.prompt, payload.answer, payload.rephrasings)
-    event_id = event_id or f"write {fact_id} {variant}"
-    return Append(Kind.WRITE, event_id, fact_id, body, payload.to_bytes())
-
-
-def forget_of(fact_id: str, event_id: str = "") -> Append:
-    body = request_body(Kind.FORGET, fact_id)
-    return Append(Kind.FORGET, event_id or f"forget {fact_id}", fact_id, body)
-
-
-async def filled(log: MemoryLog, bank: str = "b", config: BankConfig = CONFIG, n: int = 10) -> None:
-    """A bank of n writes, some of them replacements, and a forget."""
-    await log.make_bank(TENANT, bank, config)
-    items = [write_of(config, f"fact {v % 7}", v) for v in range(n - 1)] + [forget_of("fact 0")]
-    assert all(done.error is None for done in await log.append(TENANT, bank, items))
-
-
-def frozen(state: BankState) -> tuple:
-    """All of a state that does not tell of its history in this process."""
-    tensors, metadata = state.to_tensors()
-    arrays = {name: array.tobytes() for name, array in tensors.items()}
-    return arrays, metadata, dict(state.facts), state.folded_sha256(), reads_of(state, state.config)
-
-
-async def state_of(follower: Follower, bank: str = "b", min_version: int = 0) -> tuple:
-    async with follower.state(TENANT, bank, min_version) as state:
-        return frozen(state)
-
-
-def both(log: MemoryLog, **settings) -> Follower:
-    return Follower(log, ("memory", "scope"), **{"state_budget_bytes": BUDGET} | settings)
 
 
 async def test_every_follower_sees_every_edit_that_was_acknowledged_before(log) -> None:
@@ -182,7 +133,7 @@ async def test_a_checkpoint_and_the_tail_give_the_bytes_of_a_full_replay(
 ) -> None:
     config = config_of(addressing)
     await filled(log, config=config)
-    version, digest, size = await both(log).save_checkpoint(TENANT, "b")
+    version, digest, size = await Follower(log, parts, BUDGET).save_checkpoint(TENANT, "b")
     assert version == 10 and size > 0
     items = [write_of(config, "fact 3", 90), forget_of("fact 4"), write_of(config, "late", 91)]
     await log.append(TENANT, "b", items)
@@ -223,7 +174,8 @@ async def test_a_damaged_checkpoint_is_skipped_for_an_older_one_or_none(
     await saver.save_checkpoint(TENANT, "b")
     checkpoints = log._banks[TENANT, "b"].checkpoints
     for version in (11,) if older else (10, 11):
-        checkpoints[version] = DAMAGE[damage](*checkpoints[version])
+        key = ("memory", version)
+        checkpoints[key] = DAMAGE[damage](*checkpoints[key])
     log.tails.clear()
     follower = both(log)
     assert await state_of(follower) == frozen(await saver.rebuilt(TENANT, "b"))
@@ -258,13 +210,14 @@ async def test_a_checkpoint_of_another_configuration_is_skipped(log) -> None:
 
 async def test_a_follower_saves_a_checkpoint_when_one_is_due(log, monkeypatch) -> None:
     monkeypatch.setattr(follower_module, "MIN_CHECKPOINT_PAUSE_S", 0.0)
+    monkeypatch.setattr(follower_module, "CHECKPOINT_SHARE", float("inf"))
     await filled(log)
     follower = both(log, checkpoint_every=10)
 
     async def saved() -> list[int]:
         await state_of(follower)
         await asyncio.gather(*follower._tasks)
-        return [version for version, _ in await log.checkpoints(TENANT, "b")]
+        return [version for version, _ in await log.checkpoints(TENANT, "b", "memory")]
 
     assert await saved() == [10]
     await log.append(TENANT, "b", [write_of(CONFIG, f"new {v}", v) for v in range(9)])
@@ -283,7 +236,7 @@ async def test_checkpoints_keep_their_pause(log) -> None:
         await log.append(TENANT, "b", [write_of(CONFIG, f"new {variant}", variant)])
         await state_of(follower)
         await asyncio.gather(*follower._tasks)
-    assert [version for version, _ in await log.checkpoints(TENANT, "b")] == [11]
+    assert [version for version, _ in await log.checkpoints(TENANT, "b", "memory")] == [11]
 
 
 async def test_a_checkpoint_that_cannot_be_saved_does_not_harm_a_read(log, monkeypatch) -> None:
@@ -299,39 +252,48 @@ async def test_a_checkpoint_that_cannot_be_saved_does_not_harm_a_read(log, monke
         await asyncio.gather(*follower._tasks)
     await state_of(follower)
     await asyncio.gather(*follower._tasks)
-    assert [version for version, _ in await log.checkpoints(TENANT, "b")] == [10]
+    assert [version for version, _ in await log.checkpoints(TENANT, "b", "memory")] == [10]
 
 
-async def test_the_scope_follower_saves_no_checkpoints(log, monkeypatch) -> None:
+async def test_each_part_has_checkpoints_of_its_own(log, monkeypatch) -> None:
     monkeypatch.setattr(follower_module, "MIN_CHECKPOINT_PAUSE_S", 0.0)
     await filled(log)
-    follower = Follower(log, ("scope",), BUDGET, checkpoint_every=1)
-    async with follower.state(TENANT, "b"):
-        pass
-    await asyncio.gather(*follower._tasks)
-    assert await log.checkpoints(TENANT, "b") == []
+    for part in ("scope", "memory"):
+        follower = Follower(log, (part,), BUDGET, checkpoint_every=1)
+        assert await log.checkpoints(TENANT, "b", part) == []
+        async with follower.state(TENANT, "b"):
+            pass
+        await asyncio.gather(*follower._tasks)
+        assert [at for at, _ in await log.checkpoints(TENANT, "b", part)] == [10]
+        log.tails.clear()
+        async with Follower(log, (part,), BUDGET).state(TENANT, "b") as state:
+            assert state.parts == (part,) and set(log.tails) == {10}
 
 
 def lose_an_entry(held) -> None:
-    del held.events[4]
+    del held.entries[4]
 
 
 def garble_a_payload(held) -> None:
-    held.salted[4] = held.salted[4][:16] + b"LRM1" + b"\0" * 40
+    held.entries[4].salted = held.entries[4].salted[:16] + b"LRM1" + b"\0" * 40
 
 
 def swap_payloads(held) -> None:
-    held.salted[4], held.salted[5] = held.salted[5], held.salted[4]
+    four, five = held.entries[4], held.entries[5]
+    four.salted, five.salted = five.salted, four.salted
 
 
 @pytest.mark.parametrize("damage", [lose_an_entry, garble_a_payload, swap_payloads])
-async def test_a_damaged_log_stops_its_bank_until_it_is_repaired_and_no_other(log, damage) -> None:
+async def test_a_damaged_log_stops_its_bank_until_it_is_repaired_and_no_other(
+    log, damage, monkeypatch
+) -> None:
+    monkeypatch.setattr(follower_module, "STOPPED_S", 0.0)
     await filled(log)
     await filled(log, "sound")
     follower = both(log)
     wanted = await state_of(follower)
     held = log._banks[TENANT, "b"]
-    events, salted = list(held.events), list(held.salted)
+    entries = [dataclasses.replace(entry) for entry in held.entries]
     damage(held)
     follower = both(log)
     for _ in range(2):
@@ -339,22 +301,25 @@ async def test_a_damaged_log_stops_its_bank_until_it_is_repaired_and_no_other(lo
             await state_of(follower)
         await state_of(follower, "sound")
     assert follower.banks_held == 1
-    held.events[:], held.salted[:] = events, salted
+    held.entries[:] = entries
     assert await state_of(follower) == wanted
 
 
-async def test_damage_behind_a_follower_stops_it_at_the_new_entry(log) -> None:
+async def test_damage_behind_a_follower_stops_it_at_the_new_entry(log, monkeypatch) -> None:
     await filled(log)
     follower = both(log)
     await state_of(follower)
     await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
     held = log._banks[TENANT, "b"]
-    sound = held.salted[10]
-    held.salted[10] = b"noise"
+    sound = held.entries[10].salted
+    held.entries[10].salted = b"noise"
     with pytest.raises(DataLoss):
         await state_of(follower)
     assert follower.banks_held == 0, "a stopped bank answers nothing, old versions neither"
-    held.salted[10] = sound
+    held.entries[10].salted = sound
+    with pytest.raises(DataLoss):
+        await state_of(follower)
+    monkeypatch.setattr(follower_module, "STOPPED_S", 0.0)
     assert (await state_of(follower))[1]["version"] == "11"
 
 
@@ -427,9 +392,9 @@ async def test_two_followers_have_one_digest_in_whatever_steps_they_fold(
     items = [write_of(config, f"fact {v % 5}", v + 100) for v in range(20)]
     for low in range(0, 20, 7):
         await log.append(TENANT, "b", items[low : low + 7])
-        monkeypatch.setattr(follower_module, "TAIL_EVENTS", 2 + low)
+        monkeypatch.setattr(folding, "TAIL_EVENTS", 2 + low)
         await state_of(slow)
-    monkeypatch.setattr(follower_module, "TAIL_EVENTS", 1000)
+    monkeypatch.setattr(folding, "TAIL_EVENTS", 1000)
     assert await state_of(slow) == await state_of(quick)
 
 

@@ -278,13 +278,13 @@ async def test_replay_tells_of_a_difference(pipeline: Pipeline, gateway, bank: s
     """A served state that is not what the log says, as after a fault of memory."""
     await write(gateway, bank, PROMPT, ANSWER)
     async with pipeline.follower.state("default", bank) as state:
-        (fact_id,) = state.facts
-        version, sha256 = state.facts[fact_id]
-        state.facts[fact_id] = (version, bytes(32))
+        (slot,) = state.facts.slots.values()
+        sha256 = state.facts._sha256[slot].copy()
+        state.facts._sha256[slot] = 0
         state._known.clear()
     assert not (await gateway.Replay(pb.ReplayRequest(bank=bank))).matches
     async with pipeline.follower.state("default", bank) as state:
-        state.facts[fact_id] = (version, sha256)
+        state.facts._sha256[slot] = sha256
         state._known.clear()
     assert (await gateway.Replay(pb.ReplayRequest(bank=bank))).matches
 

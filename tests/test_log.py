@@ -1,111 +1,31 @@
-"""The log: one contract for every store, then what only a store with damage and outages shows."""
+"""The log's contract, which every store passes: events of one bank, banks, checkpoints.
+
+Forks, erasing and archives are in tests/test_log_family.py and tests/test_log_archive.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import pytest_asyncio
-import redis
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
 
 from larimar.errors import (
     Conflict,
     DataLoss,
     FailedPrecondition,
     InvalidArgument,
-    LarimarError,
     NotFound,
     ResourceExhausted,
 )
-from larimar.memory import BankConfig, Kind, next_chain, request_body
-from services import log_rules, redis_log, redis_scripts
-from services.log import MAX_BATCH, Append, Appended, ChainBroken, Log, MemoryLog
-from services.redis_log import RedisLog
-from services.store import EmbeddedStore
+from larimar.memory import Kind, next_chain
+from services import log_rules
+from services.log import MAX_BATCH, Append, ChainBroken, Log, Page
+from tests.logs import CONFIG, OTHER_CONFIG, B, T, appended, erase, forget, whole_tail, write
 
-CONFIG = BankConfig(prompt_size=4, value_size=4, scope_size=4)
-OTHER_CONFIG = BankConfig(prompt_size=4, value_size=4, scope_size=5)
-T, B = "acme", "default"
-
-
-def write(event_id: str, fact_id: str, answer: str = "a", payload: bytes | None = None) -> Append:
-    body = request_body(Kind.WRITE, fact_id, "p", answer)
-    if payload is None:
-        payload = f"payload of {event_id}: {answer}".encode()
-    return Append(Kind.WRITE, event_id, fact_id, body, payload)
-
-
-def forget(event_id: str, fact_id: str) -> Append:
-    return Append(Kind.FORGET, event_id, fact_id, request_body(Kind.FORGET, fact_id))
-
-
-def outcome(result: Appended) -> tuple:
-    reason = result.error.reason if result.error else None
-    return (result.version, result.duplicate, type(result.error), reason)
-
-
-async def appended(log: Log, *items: Append, bank: str = B) -> list[tuple[int, bool, str | None]]:
-    results = await log.append(T, bank, items)
-    return [(r.version, r.duplicate, r.error.reason if r.error else None) for r in results]
-
-
-async def whole_tail(log: Log, page: int = 1000, tenant: str = T, bank: str = B) -> list:
-    found: list = []
-    while entries := await log.tail(
-        tenant, bank, len(found), page, found[-1][0].chain if found else ""
-    ):
-        found += entries
-    return found
-
-
-@pytest.fixture(scope="session")
-def store() -> Iterator[EmbeddedStore]:
-    folder = tempfile.mkdtemp(prefix="test-log-")
-    with EmbeddedStore(folder) as running:
-        yield running
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def raw(store: EmbeddedStore) -> Iterator[redis.Redis]:
-    """A client that does what no service may; finds and leaves an empty store."""
-    with redis.Redis.from_url(store.url) as client:
-        client.flushall()
-        yield client
-        client.flushall()
-
-
-@pytest_asyncio.fixture
-async def redis_bank(store: EmbeddedStore, raw: redis.Redis) -> AsyncIterator[RedisLog]:
-    log = RedisLog(store.url, part_bytes=1000)
-    await log.make_bank(T, B, CONFIG)
-    yield log
-    await log.close()
-
-
-@pytest_asyncio.fixture(params=["memory", "redis"])
-async def log(
-    request: pytest.FixtureRequest, store: EmbeddedStore, raw: redis.Redis
-) -> AsyncIterator[Log]:
-    made: Log = MemoryLog() if request.param == "memory" else RedisLog(store.url, part_bytes=1000)
-    await made.make_bank(T, B, CONFIG)
-    yield made
-    await made.close()
+pytest_plugins = ("tests.log_stores",)
 
 
 @pytest.mark.asyncio
@@ -129,9 +49,20 @@ class TestLog:
             log.tail(T, "nope", 0, 10),
             log.events(T, "nope", 0, 10),
             log.payloads(T, "nope", []),
-            log.put_checkpoint(T, "nope", 1, b"x", {}),
-            log.checkpoints(T, "nope"),
-            log.get_checkpoint(T, "nope", 1),
+            log.erase(T, "nope", [erase("e", "f")]),
+            log.erased(T, "nope"),
+            log.fact_events(T, "nope", "f"),
+            log.remove_payloads(T, "nope", []),
+            log.fork(T, "nope", "new", 0),
+            log.family(T, "nope"),
+            log.stored(T, "nope", 0, 10),
+            log.remove_checkpoints(T, "nope", 1),
+            log.put_record(T, "nope", "name", "text", True),
+            log.record(T, "nope", "name"),
+            log.search(T, "nope", [b"needle"]),
+            log.put_checkpoint(T, "nope", "memory", 1, b"x", {}, 0),
+            log.checkpoints(T, "nope", "memory"),
+            log.get_checkpoint(T, "nope", "memory", 1),
         ]
         for call in calls:
             with pytest.raises(NotFound, match="nope") as caught:
@@ -147,7 +78,7 @@ class TestLog:
 
     async def test_versions_are_dense_and_the_chain_is_the_librarys(self, log: Log) -> None:
         before_ms = time.time_ns() // 10**6
-        assert await log.head(T, B) == (0, "")
+        assert await log.head(T, B) == (0, "", 0)
         for n in range(4):
             assert await appended(log, write(f"e{n}", f"fäct {n}"), write(f"é{n}", "same")) == [
                 (2 * n + 1, False, None),
@@ -167,9 +98,10 @@ class TestLog:
                 event.event_id,
                 event.time_ms,
                 event.payload_sha256,
+                event.previous,
             )
             assert event.chain == chain
-        assert await log.head(T, B) == (9, chain)
+        assert await log.head(T, B) == (9, chain, 0)
 
     async def test_the_same_event_twice_is_one_event(self, log: Log) -> None:
         assert await appended(log, write("e1", "f"), write("e1", "f")) == [
@@ -249,6 +181,7 @@ class TestLog:
             Append(Kind.WRITE, "e", "f", b"", None),
             Append(Kind.FORGET, "e", "f", b"", b"p"),
             Append("X", "e", "f", b"", b"p"),
+            erase("e", "f"),
             write("e", "f", payload=b"0" * (log_rules.MAX_PAYLOAD_BYTES + 1)),
         ],
         ids=lambda bad: f"{bad.kind}-{bad.event_id[:3]!r}-{bad.fact_id!r}",
@@ -265,7 +198,7 @@ class TestLog:
         monkeypatch.setattr(log_rules, "MAX_BATCH_BYTES", 30)
         with pytest.raises(InvalidArgument, match="at most 30"):
             await log.append(T, B, items[:2])
-        assert await log.head(T, B) == (0, "")
+        assert await log.head(T, B) == (0, "", 0)
         monkeypatch.undo()
         assert [r.version for r in await log.append(T, B, items[:-1])] == [*range(1, 1001)]
 
@@ -293,7 +226,7 @@ class TestLog:
         assert whole[20][1] == b"payload of e21: a"
         for page in (1, 7, 17, 44, 45, 46):
             assert await whole_tail(log, page) == whole
-        assert await log.tail(T, B, 45, 10) == []
+        assert await log.tail(T, B, 45, 10) == Page([], 0)
         assert await log.events(T, B, 0, 10**9) == [event for event, _ in whole]
         assert await log.events(T, B, 40, 3) == [event for event, _ in whole[40:43]]
         assert await log.events(T, B, 45, 3) == await log.events(T, B, 99, 3) == []
@@ -306,17 +239,17 @@ class TestLog:
         self, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await log.append(T, B, [write(f"e{n}", "f", payload=bytes(1000)) for n in range(40)])
-        for module in ("services.log", "services.redis_log"):
+        for module in ("services.memory_bank", "services.redis_reads"):
             monkeypatch.setattr(f"{module}.MAX_PAGE_BYTES", 25 * 1016)
-        assert len(await log.tail(T, B, 0, 1000)) == 25
+        assert len((await log.tail(T, B, 0, 1000)).entries) == 25
         assert len(await whole_tail(log)) == 40
         assert len(await log.events(T, B, 0, 1000)) == 40
 
     async def test_a_follower_with_another_history_is_told(self, log: Log) -> None:
         await log.append(T, B, [write("e1", "f"), write("e2", "f")])
         chains = [event.chain for event in await log.events(T, B, 0, 2)]
-        assert await log.tail(T, B, 2, 10, chains[1]) == []
-        assert len(await log.tail(T, B, 1, 10, chains[0])) == 1
+        assert (await log.tail(T, B, 2, 10, chains[1])).entries == []
+        assert len((await log.tail(T, B, 1, 10, chains[0])).entries) == 1
         for after, chain in ((2, chains[0]), (1, "0" * 40), (3, chains[1]), (3, None)):
             with pytest.raises(ChainBroken, match="fold it again") as caught:
                 await log.tail(T, B, after, 10, chain)
@@ -329,30 +262,169 @@ class TestLog:
             with pytest.raises(DataLoss, match=f"'{B}', version {version}"):
                 await log.payloads(T, B, [1, version])
 
+    async def test_every_entry_names_the_facts_event_before(self, log: Log) -> None:
+        await log.append(
+            T,
+            B,
+            [
+                write("e1", "f"),
+                write("e2", "g"),
+                write("e3", "f"),
+                forget("e4", "f"),
+                write("e5", "f"),
+                forget("e6", "g"),
+            ],
+        )
+        await log.erase(T, B, [erase("e7", "f")])
+        previous = [event.previous for event in await log.events(T, B, 0, 9)]
+        assert previous == [0, 0, 1, 3, 4, 2, 5]
+        assert [e.version for e in await log.fact_events(T, B, "f")] == [7, 5, 4, 3, 1]
+        assert await log.fact_events(T, B, "g") == [
+            (await log.events(T, B, version - 1, 1))[0] for version in (6, 2)
+        ]
+        assert await log.fact_events(T, B, "never") == []
+
+    async def test_a_long_history_of_a_fact(self, log: Log) -> None:
+        for start in range(0, 2100, 700):
+            items = [write(f"e{n}", "f", payload=b"") for n in range(start, start + 700)]
+            await log.append(T, B, items)
+        history = await log.fact_events(T, B, "f")
+        assert [event.version for event in history] == [*range(2100, 0, -1)]
+        await log.erase(T, B, [erase("x", "f")])
+        assert await log.remove_payloads(T, B, ["f"]) == 2100
+
+    async def test_an_edit_may_expect_the_facts_newest_event(self, log: Log) -> None:
+        assert await appended(
+            log,
+            write("e1", "f", expected=0),
+            write("e2", "f", expected=0),
+            write("e2", "f", expected=1),
+            forget("e3", "f", expected=1),
+            forget("e4", "f", expected=2),
+            write("e5", "f", expected=2),
+            write("e6", "f", expected=3),
+            forget("e7", "never", expected=0),
+            write("e1", "f", expected=77),
+            write("e8", "g", expected=-1),
+        ) == [
+            (1, False, None),
+            (0, False, "FACT_CHANGED"),
+            (2, False, None),
+            (0, False, "FACT_CHANGED"),
+            (3, False, None),
+            (0, False, "FACT_CHANGED"),
+            (4, False, None),
+            (0, False, "UNKNOWN_FACT"),
+            (1, True, None),
+            (0, False, "INVALID_ARGUMENT"),
+        ]
+        (refused,) = await log.append(T, B, [write("e9", "f", expected=3)])
+        assert isinstance(refused.error, FailedPrecondition)
+        assert "'f' has version 4, not 3" in refused.error.message
+        (refused,) = await log.erase(T, B, [erase("x", "f", expected=3)])
+        assert refused.error and refused.error.reason == "FACT_CHANGED"
+        assert (await log.erase(T, B, [erase("x", "f", expected=4)]))[0].version == 5
+
+    async def test_many_appends_at_once_are_each_atomic_and_each_answered(self, log: Log) -> None:
+        async def publish(p: int) -> None:
+            items = [write(f"p{p}-{i}", f"f{p}", str(p)) for i in range(p % 5)]
+            items.insert(len(items) // 2, forget(f"p{p}-x", "never"))
+            results = await log.append(T, B, items)
+            refused = [item.event_id for item, r in zip(items, results, strict=True) if r.error]
+            assert refused == [f"p{p}-x"]
+            versions = [r.version for r in results if not r.error]
+            if versions:
+                assert versions == [*range(versions[0], versions[0] + len(versions))]
+            for item, result in zip(items, results, strict=True):
+                if not result.error:
+                    (event,) = await log.events(T, B, result.version - 1, 1)
+                    assert event.event_id == item.event_id
+
+        await asyncio.gather(*(publish(p) for p in range(60)))
+        assert (await log.head(T, B))[0] == sum(p % 5 for p in range(60))
+        with pytest.raises(NotFound, match="gone"):
+            await asyncio.gather(*(log.append(T, "gone", [write(f"e{n}", "f")]) for n in range(9)))
+
+    async def test_a_part_has_its_own_checkpoints(self, log: Log) -> None:
+        for version in (1, 2, 10):
+            for part in ("memory", "scope"):
+                blob = f"{part} at {version}".encode()
+                assert await log.put_checkpoint(T, B, part, version, blob, {"part": part}, 0)
+        assert await log.checkpoints(T, B, "scope") == [
+            (10, {"part": "scope"}),
+            (2, {"part": "scope"}),
+        ]
+        assert await log.get_checkpoint(T, B, "memory", 2) == b"memory at 2"
+        assert await log.remove_checkpoints(T, B, 10) == 2
+        assert [v for v, _ in await log.checkpoints(T, B, "memory")] == [10]
+        for call in (
+            log.put_checkpoint(T, B, "a:b", 1, b"", {}, 0),
+            log.checkpoints(T, B, ""),
+            log.get_checkpoint(T, B, "a:b", 1),
+        ):
+            with pytest.raises(InvalidArgument, match="part of a state"):
+                await call
+
+    async def test_no_checkpoint_of_before_an_erase_is_published(self, log: Log) -> None:
+        await log.append(T, B, [write("e1", "f"), write("e2", "g")])
+        assert await log.put_checkpoint(T, B, "memory", 2, b"with f", {}, 0)
+        await log.erase(T, B, [erase("x", "f")])
+        assert not await log.put_checkpoint(T, B, "memory", 3, b"with f", {}, 0)
+        assert [v for v, _ in await log.checkpoints(T, B, "memory")] == [2]
+        assert await log.remove_checkpoints(T, B, 3) == 1
+        assert await log.put_checkpoint(T, B, "memory", 3, b"without", {}, 1)
+        assert await log.get_checkpoint(T, B, "memory", 3) == b"without"
+
+    async def test_records_and_jobs(self, log: Log) -> None:
+        assert await log.record(T, B, "receipt") is None
+        assert await log.put_record(T, B, "receipt", "dräft", True) == "dräft"
+        assert await log.put_record(T, B, "receipt", "other", True) == "dräft"
+        assert await log.put_record(T, B, "receipt", "done", False) == "done"
+        await log.fork(T, B, "fork", 0)
+        assert await log.record(T, "fork", "receipt") == "done"
+        assert await log.jobs() == []
+        jobs = [(T, B, 'a: b\u00e4 "c"'), (T, "fork", "x")]
+        for job in [*jobs, jobs[0]]:
+            await log.put_job(*job)
+        assert await log.jobs() == jobs
+        await log.end_job(*jobs[0])
+        await log.end_job(*jobs[0])
+        assert await log.jobs() == [jobs[1]]
+        await log.drop_bank(T, "fork")
+        await log.drop_bank(T, B)
+        await log.make_bank(T, B, CONFIG)
+        assert await log.record(T, B, "receipt") is None
+
     async def test_two_checkpoints_are_kept(self, log: Log) -> None:
         blobs = {v: os.urandom(size) for v, size in ((0, 1), (3, 2500), (5, 1000), (9, 0))}
         for version, blob in blobs.items():
-            await log.put_checkpoint(T, B, version, blob, {"digest": f"d{version}"})
-        assert await log.checkpoints(T, B) == [(9, {"digest": "d9"}), (5, {"digest": "d5"})]
-        assert await log.get_checkpoint(T, B, 5) == blobs[5]
-        assert await log.get_checkpoint(T, B, 9) == b""
+            await log.put_checkpoint(T, B, "memory", version, blob, {"digest": f"d{version}"}, 0)
+        assert await log.checkpoints(T, B, "memory") == [
+            (9, {"digest": "d9"}),
+            (5, {"digest": "d5"}),
+        ]
+        assert await log.get_checkpoint(T, B, "memory", 5) == blobs[5]
+        assert await log.get_checkpoint(T, B, "memory", 9) == b""
         for gone in (0, 3):
             with pytest.raises(NotFound, match=f"no checkpoint at version {gone}"):
-                await log.get_checkpoint(T, B, gone)
-        await log.put_checkpoint(T, B, 9, blobs[3], {"digest": "again"})
-        assert await log.get_checkpoint(T, B, 9) == blobs[3]
-        assert await log.checkpoints(T, B) == [(9, {"digest": "again"}), (5, {"digest": "d5"})]
+                await log.get_checkpoint(T, B, "memory", gone)
+        await log.put_checkpoint(T, B, "memory", 9, blobs[3], {"digest": "again"}, 0)
+        assert await log.get_checkpoint(T, B, "memory", 9) == blobs[3]
+        assert await log.checkpoints(T, B, "memory") == [
+            (9, {"digest": "again"}),
+            (5, {"digest": "d5"}),
+        ]
         with pytest.raises(InvalidArgument):
-            await log.put_checkpoint(T, B, -1, b"", {})
+            await log.put_checkpoint(T, B, "memory", -1, b"", {}, 0)
 
     async def test_banks_and_tenants_are_isolated(self, log: Log) -> None:
         await log.make_bank(T, "b2", OTHER_CONFIG)
         await log.make_bank("rival", B, OTHER_CONFIG)
         await log.append(T, B, [write("e1", "f", "mine")])
-        await log.put_checkpoint(T, B, 1, b"mine", {})
+        await log.put_checkpoint(T, B, "memory", 1, b"mine", {}, 0)
         for tenant, bank in ((T, "b2"), ("rival", B)):
-            assert await log.head(tenant, bank) == (0, "")
-            assert await log.checkpoints(tenant, bank) == []
+            assert await log.head(tenant, bank) == (0, "", 0)
+            assert await log.checkpoints(tenant, bank, "memory") == []
             results = await log.append(tenant, bank, [forget("e2", "f"), write("e1", "f", "own")])
             assert [r.version for r in results] == [0, 1]
         assert await log.banks("rival") == [B]
@@ -364,7 +436,7 @@ class TestLog:
 
     async def test_a_dropped_bank_starts_anew(self, log: Log) -> None:
         await log.append(T, B, [write(f"e{n}", "f") for n in range(5)])
-        await log.put_checkpoint(T, B, 5, b"x" * 3000, {})
+        await log.put_checkpoint(T, B, "memory", 5, b"x" * 3000, {}, 0)
         old_head = await log.head(T, B)
         assert await log.drop_bank(T, B) is True
         assert await log.drop_bank(T, B) is False
@@ -373,7 +445,7 @@ class TestLog:
             (0, False, "UNKNOWN_FACT"),
             (1, False, None),
         ]
-        assert await log.checkpoints(T, B) == []
+        assert await log.checkpoints(T, B, "memory") == []
         with pytest.raises(ChainBroken):
             await log.tail(T, B, old_head[0], 10, old_head[1])
 
@@ -387,281 +459,10 @@ class TestLog:
         ]
 
     async def test_a_tenant_has_a_limit(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("services.log", "services.redis_log"):
+        for module in ("services.memory_log", "services.redis_banks"):
             monkeypatch.setattr(f"{module}.MAX_BANKS", 2)
         await log.make_bank(T, "b2", CONFIG)
         with pytest.raises(ResourceExhausted, match="delete one first"):
             await log.make_bank(T, "b3", CONFIG)
         assert await log.make_bank(T, "b2", CONFIG) == (CONFIG, False)
         await log.ping()
-
-
-def flip(raw: redis.Redis, key: str, position: int) -> None:
-    """Flips one bit of a value, as a failing disk would."""
-    value = bytearray(raw.get(key))
-    value[position] ^= 1
-    raw.set(key, bytes(value))
-
-
-BANK_KEYS = f"{{{T}:{B}}}:{B}:"
-
-
-@pytest.mark.asyncio
-class TestRedisLog:
-    """What damage, and what nobody may see happen, looks like in the store."""
-
-    async def test_keys_share_the_hash_tag_and_read_as_documented(
-        self, redis_bank: RedisLog, raw: redis.Redis
-    ) -> None:
-        await redis_bank.append(
-            T, B, [write("e1", "f"), write("e2", "g"), forget("e3", "g"), write("e4", "f")]
-        )
-        assert {key.decode() for key in raw.keys("*")} == {
-            f"{{{T}}}:banks",
-            *(BANK_KEYS + name for name in ("config", "log", "facts", "events")),
-            *(f"{BANK_KEYS}payload:{version}" for version in (1, 2, 4)),
-        }
-        assert raw.hgetall(BANK_KEYS + "facts") == {b"f": b"4", b"g": b"-3"}
-        salted = raw.get(BANK_KEYS + "payload:4")
-        assert salted[16:] == b"payload of e4: a"
-        assert [entry[0] for entry in raw.xrange(BANK_KEYS + "log")] == [
-            b"1-0", b"2-0", b"3-0", b"4-0"
-        ]  # fmt: skip
-        assert b"payload" not in raw.dump(BANK_KEYS + "log")
-
-    async def test_a_flipped_bit_in_any_payload_is_data_loss(
-        self, redis_bank: RedisLog, raw: redis.Redis
-    ) -> None:
-        await redis_bank.append(T, B, [write(f"e{n}", f"f{n}") for n in range(1, 31)])
-        for version, position in ((1, 0), (2, 15), (16, 16), (17, -1), (30, 20)):
-            key = f"{BANK_KEYS}payload:{version}"
-            flip(raw, key, position)
-            message = f"'{B}', version {version}: the payload's bytes have changed"
-            with pytest.raises(DataLoss, match=message):
-                await whole_tail(redis_bank)
-            with pytest.raises(DataLoss, match=message):
-                await redis_bank.payloads(T, B, [3, version])
-            assert len(await redis_bank.tail(T, B, version, 100)) == 30 - version
-            flip(raw, key, position)
-        assert len(await whole_tail(redis_bank)) == 30
-
-    @pytest.mark.parametrize("version", [1, 16, 17, 30])
-    async def test_a_missing_payload_is_data_loss(
-        self, redis_bank: RedisLog, raw: redis.Redis, version: int
-    ) -> None:
-        await redis_bank.append(T, B, [write(f"e{n}", f"f{n}") for n in range(1, 31)])
-        raw.delete(f"{BANK_KEYS}payload:{version}")
-        message = f"'{B}', version {version}: the payload is missing"
-        with pytest.raises(DataLoss, match=message):
-            await whole_tail(redis_bank)
-        with pytest.raises(DataLoss, match=message):
-            await redis_bank.payloads(T, B, [version])
-
-    async def test_a_changed_or_lost_entry_is_data_loss(
-        self, redis_bank: RedisLog, raw: redis.Redis
-    ) -> None:
-        await redis_bank.append(T, B, [write(f"e{n}", f"f{n}") for n in range(1, 6)])
-        key, entries = BANK_KEYS + "log", raw.xrange(BANK_KEYS + "log")
-
-        def rewrite(change: dict[bytes, bytes]) -> None:
-            raw.delete(key)
-            for entry_id, fields in entries:
-                raw.xadd(key, fields | (change if entry_id == b"3-0" else {}), id=entry_id)
-
-        for change in ({b"fact": b"f4"}, {b"time_ms": b"1"}, {b"chain": b"0" * 40}):
-            rewrite(change)
-            for read in (redis_bank.tail(T, B, 1, 9), redis_bank.events(T, B, 0, 9)):
-                with pytest.raises(DataLoss, match="version 3: the entry does not follow"):
-                    await read
-        for change in ({b"kind": b"Z"}, {b"fact": b"a\0b"}, {b"time_ms": b"soon"}):
-            rewrite(change)
-            with pytest.raises(DataLoss, match=r"malformed|follows?"):
-                await redis_bank.tail(T, B, 0, 9)
-        rewrite({})
-        assert len(await whole_tail(redis_bank)) == 5
-        raw.xdel(key, b"3-0")
-        for after, missing in ((0, 3), (2, 3), (3, 3)):
-            with pytest.raises(DataLoss, match=f"version {missing}: the entry is missing"):
-                await redis_bank.tail(T, B, after, 9)
-
-    async def test_scripts_come_back_after_a_flush(
-        self, redis_bank: RedisLog, raw: redis.Redis
-    ) -> None:
-        for n in range(1, 4):
-            raw.script_flush()
-            assert await appended(redis_bank, write(f"e{n}", "f")) == [(n, False, None)]
-            raw.script_flush()
-            assert len(await redis_bank.tail(T, B, 0, 10)) == n
-        assert raw.script_exists(redis_scripts.APPEND.sha1) == [False]
-        await appended(redis_bank, write("e9", "f"))
-        assert raw.script_exists(redis_scripts.APPEND.sha1) == [True]
-
-    async def test_an_erased_fact_stays_erased(
-        self, redis_bank: RedisLog, raw: redis.Redis
-    ) -> None:
-        await redis_bank.append(T, B, [write("e1", "f"), write("e2", "g")])
-        raw.hset(BANK_KEYS + "facts", "f", "erased")
-        raw.delete(BANK_KEYS + "payload:1")
-        assert await appended(redis_bank, write("e3", "f"), forget("e4", "f")) == [
-            (0, False, "ERASED"),
-            (0, False, "ERASED"),
-        ]
-        unchecked = write("e1", "f", "another answer")
-        assert await appended(redis_bank, unchecked) == [(1, True, None)]
-
-    async def test_checkpoints_leave_no_parts_behind(
-        self, redis_bank: RedisLog, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        blob = os.urandom(3500)
-        for version in (1, 2, 3, 3):
-            await redis_bank.put_checkpoint(T, B, version, blob, {})
-        parts = raw.keys("*:part:*")
-        assert len(parts) == 2 * 4
-        assert max(raw.strlen(part) for part in parts) == 1000
-        monkeypatch.setattr(redis_scripts.PUBLISH, "source", "return redis.error_reply('ERR stop')")
-        monkeypatch.setattr(redis_scripts.PUBLISH, "sha1", "0" * 40)
-        with pytest.raises(LarimarError, match="stop"):
-            await redis_bank.put_checkpoint(T, B, 4, blob, {})
-        monkeypatch.undo()
-        assert [version for version, _ in await redis_bank.checkpoints(T, B)] == [3, 2]
-        assert len(raw.keys("*:part:*")) == 3 * 4
-        monkeypatch.setattr(redis_log, "ABANDONED_UPLOAD_S", -1)
-        await redis_bank.put_checkpoint(T, B, 5, blob, {})
-        assert len(raw.keys("*:part:*")) == 2 * 4
-        assert await redis_bank.get_checkpoint(T, B, 5) == blob
-
-    async def test_a_damaged_checkpoint_is_refused_and_the_older_one_serves(
-        self, redis_bank: RedisLog, raw: redis.Redis
-    ) -> None:
-        blobs = {version: os.urandom(2500) for version in (1, 2)}
-        for version, blob in blobs.items():
-            await redis_bank.put_checkpoint(T, B, version, blob, {})
-        key = sorted(key.decode() for key in raw.keys("*:part:2-*"))[1]
-        held = raw.get(key)
-        for damage in (
-            lambda: flip(raw, key, 77),
-            lambda: raw.delete(key),
-            lambda: raw.set(key, held[:-1]),
-            lambda: raw.hset(BANK_KEYS + "checkpoints", "2", b"2-x:{broken"),
-        ):
-            damage()
-            with pytest.raises(DataLoss, match="at version 2 is damaged") as caught:
-                await redis_bank.get_checkpoint(T, B, 2)
-            assert caught.value.reason == "CHECKPOINT_DAMAGED"
-            assert await redis_bank.get_checkpoint(T, B, 1) == blobs[1]
-            raw.set(key, held)
-        assert await redis_bank.checkpoints(T, B) == [(1, {})]
-
-    @pytest.mark.parametrize("sweep_entries", [1000, 4, 1])
-    async def test_a_dropped_bank_leaves_no_key(
-        self,
-        redis_bank: RedisLog,
-        raw: redis.Redis,
-        monkeypatch: pytest.MonkeyPatch,
-        sweep_entries: int,
-    ) -> None:
-        monkeypatch.setattr(redis_log, "SWEEP_ENTRIES", sweep_entries)
-        await redis_bank.make_bank(T, "b2", CONFIG)
-        await redis_bank.append(T, "b2", [write("e1", "f")])
-        others = set(raw.keys())
-        await redis_bank.drop_bank(T, B)
-        await redis_bank.make_bank(T, B, CONFIG)
-        for n in range(3):
-            await redis_bank.append(T, B, [write(f"e{n}-{i}", f"f{i}") for i in range(4)])
-            await redis_bank.put_checkpoint(T, B, n, b"x" * 2500, {})
-        await redis_bank.append(T, B, [forget("last", "f2")])
-        assert len(raw.keys()) > len(others)
-        assert await redis_bank.drop_bank(T, B) is True
-        assert set(raw.keys()) == {key for key in others if not key.startswith(BANK_KEYS.encode())}
-        assert await redis_bank.banks(T) == ["b2"]
-
-    async def test_a_half_dropped_bank_is_finished_by_the_next_one_of_its_name(
-        self, redis_bank: RedisLog, raw: redis.Redis
-    ) -> None:
-        await redis_bank.append(T, B, [write(f"e{n}", "f") for n in range(5)])
-        raw.delete(BANK_KEYS + "config")
-        assert await redis_bank.banks(T) == []
-        assert await redis_bank.make_bank(T, B, CONFIG) == (CONFIG, True)
-        assert await redis_bank.head(T, B) == (0, "")
-        assert raw.keys("*:payload:*") == []
-
-
-FACTS, EVENTS = st.sampled_from(["f1", "f2", "f3"]), st.sampled_from([f"e{n}" for n in range(9)])
-ITEMS = st.one_of(
-    st.builds(write, EVENTS, FACTS, st.sampled_from(["a", "b"])), st.builds(forget, EVENTS, FACTS)
-)
-
-
-class LogsSideBySide(RuleBasedStateMachine):
-    """The durable log answers every history as its simple twin does."""
-
-    url: str
-
-    @initialize()
-    def open(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.logs: list[Log] = [MemoryLog(), RedisLog(self.url, part_bytes=2)]
-        assert self.both(lambda log: log.make_bank(T, B, CONFIG)) == (CONFIG, True)
-
-    def both(self, call):
-        """The answer that both give, or the kind of error that both raise."""
-        answers = []
-        for log in self.logs:
-            try:
-                answers.append(self.loop.run_until_complete(call(log)))
-            except LarimarError as error:
-                answers.append((type(error), error.message, error.reason))
-        if isinstance(answers[0], list) and answers[0] and isinstance(answers[0][0], Appended):
-            answers = [[outcome(result) for result in answer] for answer in answers]
-        assert answers[0] == answers[1]
-        return answers[0]
-
-    @rule(items=st.lists(ITEMS, max_size=5))
-    def append(self, items: list[Append]) -> None:
-        self.both(lambda log: log.append(T, B, items))
-
-    @rule(after=st.integers(0, 12), limit=st.integers(1, 6))
-    def read(self, after: int, limit: int) -> None:
-        async def page(log: Log) -> list:
-            entries = await log.tail(T, B, after, limit)
-            assert [event for event, _ in entries] == await log.events(T, B, after, limit)
-            return [(e.version, e.kind, e.fact_id, e.event_id, p) for e, p in entries]
-
-        self.both(page)
-
-    @rule(version=st.integers(0, 9), blob=st.binary(max_size=7))
-    def checkpoint(self, version: int, blob: bytes) -> None:
-        self.both(lambda log: log.put_checkpoint(T, B, version, blob, {"n": str(len(blob))}))
-        self.both(lambda log: log.get_checkpoint(T, B, version))
-
-    @rule(config=st.sampled_from([CONFIG, OTHER_CONFIG]))
-    def make(self, config: BankConfig) -> None:
-        self.both(lambda log: log.make_bank(T, B, config))
-
-    @rule()
-    def drop(self) -> None:
-        self.both(lambda log: log.drop_bank(T, B))
-
-    @invariant()
-    def equal(self) -> None:
-        async def summary(log: Log) -> tuple:
-            entries = await whole_tail(log, page=4)
-            payloads = [payload for _, payload in entries]
-            return (await log.head(T, B))[0], payloads, await log.checkpoints(T, B)
-
-        if hasattr(self, "logs"):
-            self.both(lambda log: log.banks(T))
-            self.both(summary)
-
-    def teardown(self) -> None:
-        for log in self.logs:
-            self.loop.run_until_complete(log.drop_bank(T, B))
-            self.loop.run_until_complete(log.close())
-        self.loop.close()
-
-
-def test_the_logs_agree_on_any_history(store: EmbeddedStore, raw: redis.Redis) -> None:
-    LogsSideBySide.url = store.url
-    bounded = settings(max_examples=50, stateful_step_count=15, deadline=None, database=None)
-    run_state_machine_as_test(LogsSideBySide, settings=bounded)
-    assert raw.keys() == []

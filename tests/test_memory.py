@@ -233,8 +233,8 @@ def test_search_is_exact_where_float32_is_not():
         order = np.random.default_rng(seed).permutation(300)
         steps = [(payloads[n].fact_id, payloads[n]) for n in order]
         bank = folded(config, log_of(steps), [100, 200])
-        near = bank._addresses.nearest(centre[None], bank._ids)[0]
-        assert [(distance, bank._ids[slot]) for distance, slot in near] == by_distance[:64]
+        near = bank.addresses.nearest(centre[None], bank.facts.ids)[0]
+        assert [(distance, bank.facts.ids[slot]) for distance, slot in near] == by_distance[:64]
         out = bank.read(query)[0]
         answers.append((out.value.tobytes(), out.fact_id, out.weight, bank.detect(query)))
     assert answers[0] == answers[1] == answers[2]

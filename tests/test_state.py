@@ -206,4 +206,4 @@ def test_the_room_of_forgotten_facts_is_used_again():
     once = folded(config, log_of([*turns[:2], ("b", payload_of(config, "b", 1))]), range(3))
     often = folded(config, log_of([*turns, ("b", payload_of(config, "b", 1))]), range(101))
     assert often.bytes_held == once.bytes_held
-    assert len(often._ids) == len(once._ids) == 1
+    assert len(often.facts.ids) == len(once.facts.ids) == 1

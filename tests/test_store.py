@@ -322,7 +322,7 @@ def test_kill_9_of_the_server_loses_no_acknowledged_append(store: EmbeddedStore)
             until.set()
             await asyncio.gather(*tasks)
         events = []
-        while page := await log.tail(T, B, len(events), 500):
+        while page := (await log.tail(T, B, len(events), 500)).entries:
             events += [event for event, _ in page]
         await log.close()
         assert len(acknowledged) > 36
@@ -363,7 +363,7 @@ def test_the_log_says_unavailable_in_bounded_time_and_comes_back(store: Embedded
         assert (await log.append(T, B, [write("e1")]))[0].duplicate
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(log.tail(T, B, 0, 9), timeout=0)
-        assert len(await log.tail(T, B, 0, 9)) == 9
+        assert len((await log.tail(T, B, 0, 9)).entries) == 9
         await log.close()
 
     asyncio.run(run())
@@ -391,7 +391,7 @@ def test_a_full_store_refuses_whole_batches_and_still_reads(store: EmbeddedStore
                 await log.append(T, B, [write(f"x{n}") for n in range(50)])
             assert caught.value.reason == "STORE_FULL"
             assert (await log.head(T, B))[0] == 1
-            assert len(await log.tail(T, B, 0, 10)) == 1
+            assert len((await log.tail(T, B, 0, 10)).entries) == 1
             client.config_set("maxmemory", 0)
         assert [r.version for r in await log.append(T, B, [write("x0"), write("x1")])] == [2, 3]
         await log.close()

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from larimar import __version__
-from larimar.cli import banks, children, facts, pipeline
+from larimar.cli import banks, branches, children, documents, edits, facts, keys, pipeline, publish
 from larimar.cli.console import FAILED, INTERRUPTED, USAGE, emit_error
 from larimar.errors import LarimarError
 
@@ -114,7 +114,12 @@ pipeline.register(app)
 children.register_demo(app)
 app.add_typer(banks.bank_app, name="bank")
 facts.register(app)
+edits.register(app)
+documents.register(app)
 banks.register(app)
+branches.register(app)
+publish.register(app)
+app.add_typer(keys.key_app, name="key")
 children.register(app)
 
 

@@ -1,8 +1,7 @@
-"""Commands about banks: bank, log, digest, replay, checkpoint."""
+"""Commands about a bank: bank, log, digest, replay, checkpoint."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,7 +12,9 @@ import typer
 
 from larimar.cli.console import (
     DEFAULT_TARGET,
+    LONG_TIMEOUT_S,
     AsJson,
+    At,
     Bank,
     Target,
     Timeout,
@@ -26,11 +27,6 @@ from larimar.cli.console import (
 )
 from larimar.errors import DataLoss
 from larimar.results import BankInfo, Event
-
-# How often `log --follow` asks for more.
-POLL_S = 0.5
-# A replay folds tens of thousands of events a second; this is for millions.
-LONG_TIMEOUT_S = 600.0
 
 bank_app = typer.Typer(
     help="Make, list, show and delete banks.",
@@ -113,8 +109,21 @@ def show(
     if as_json:
         emit(bank_json(info))
     else:
-        rows = [(key.replace("_", " "), value) for key, value in bank_json(info).items()]
-        print_table(("", "value"), rows)
+        shown = bank_json(info) | {"fill": _fill(info), "origin": _origin(info)}
+        print_table(("", "value"), [(key.replace("_", " "), shown[key]) for key in shown])
+
+
+def _fill(info: BankInfo) -> str:
+    """N / K, which tells how well a bank of fixed size can still answer."""
+    if not info.slots:
+        return "- (a slots bank grows)"
+    return f"{info.fill:.3f} (N/K, {round(info.fill * info.slots)} of {info.slots})"
+
+
+def _origin(info: BankInfo) -> str:
+    if info.origin is None:
+        return "- (not a fork)"
+    return f"{info.origin.bank} at version {info.origin.version}"
 
 
 @bank_app.command(epilog="Example: larimar bank delete demo")
@@ -145,24 +154,21 @@ def show_log(
     """Events of a bank's log, by version. With --follow, a line each."""
     with connect(target, timeout) as client:
         if not follow:
-            _print_events(list(islice(client.events(bank, after=after), limit or None)), as_json)
+            print_events(list(islice(client.events(bank, after=after), limit or None)), as_json)
             return
-        shown = 0
-        while True:
-            for event in client.events(bank, after=after):
-                emit(asdict(event)) if as_json else say("  ".join(map(str, _row(event))))
-                after, shown = event.version, shown + 1
-                if shown == limit:
-                    return
-            time.sleep(POLL_S)
+        events = client.watch(bank, after=after, timeout_s=timeout)
+        for event in islice(events, limit or None):
+            emit(asdict(event)) if as_json else say("  ".join(map(str, _row(event))))
 
 
 def _row(event: Event) -> tuple[object, ...]:
     when = datetime.fromtimestamp(event.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    return event.version, event.kind, event.fact_id, when, event.event_id
+    kind = f"{event.kind} (erased)" if event.erased else event.kind
+    return event.version, kind, event.fact_id, when, event.event_id
 
 
-def _print_events(events: list[Event], as_json: bool) -> None:
+def print_events(events: list[Event], as_json: bool) -> None:
+    """Entries of a log, as JSON or as a table."""
     if as_json:
         emit({"events": [asdict(event) for event in events]})
     else:
@@ -170,18 +176,25 @@ def _print_events(events: list[Event], as_json: bool) -> None:
 
 
 def digest(
+    at: At = 0,
     bank: Bank = "default",
     target: Target = DEFAULT_TARGET,
     timeout: Timeout = 30.0,
     as_json: AsJson = False,
 ) -> None:
-    """The digest of a bank: equal facts and configuration, equal digest."""
+    """The digest of a bank: equal facts and configuration, equal digest.
+
+    Digests of two times compare at equal version and equal erase count.
+    """
     with connect(target, timeout) as client:
-        result = client.digest(bank)
+        result = client.digest(bank, at=at)
     if as_json:
         emit(asdict(result))
     else:
-        say(f"{result.digest}  {result.bank} at version {result.version}, {result.facts} facts")
+        say(
+            f"{result.digest}  {result.bank} at version {result.version}, {result.facts} facts, "
+            f"{result.erase_count} ever erased"
+        )
 
 
 def replay(
@@ -193,7 +206,7 @@ def replay(
     timeout: Timeout = LONG_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuilds a bank from its log alone and compares digest and folded bytes."""
+    """Rebuilds a bank, memory and scope, from its log alone; compares digest and folded bytes."""
     with connect(target, timeout) as client, working(f"replaying {bank}"):
         result = client.replay(bank)
     if as_json:

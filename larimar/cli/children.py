@@ -1,4 +1,4 @@
-"""Commands that hand over to another program: train, eval and bench of the checkout; the demo."""
+"""Commands that hand over to another program of the checkout, and the demo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def register(app: typer.Typer) -> None:
-    """Adds train, eval and bench."""
+    """Adds train, eval, bench and asyncapi."""
     add = app.command
     settings = {**_PASS_ON, "allow_interspersed_args": False}
     add(context_settings=settings, epilog="Example: larimar train small --help")(train)
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: larimar eval counterfact --data counterfact.json --limit 100",
     )(evaluate)
     add(context_settings=settings, epilog="Example: larimar bench --help")(bench)
+    add(context_settings=settings, epilog="Example: larimar asyncapi docs/asyncapi.yaml")(asyncapi)
 
 
 def register_demo(app: typer.Typer) -> None:
@@ -45,6 +46,11 @@ def evaluate(context: typer.Context) -> None:
 def bench(context: typer.Context) -> None:
     """Runs a benchmark. Needs a checkout; --json and all else go to it."""
     _become("benchmarks", context)
+
+
+def asyncapi(context: typer.Context) -> None:
+    """Writes the AsyncAPI document of the events to a file. Needs a checkout."""
+    _become("services.gateway.asyncapi", context)
 
 
 def demo(context: typer.Context) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +26,15 @@ DEFAULT_TARGET = "localhost:9000"
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 # A pipeline that is up accepts a connection at once; nobody waits longer for a typing error.
 CONNECT_TIMEOUT_S = 2.0
+# Where a command finds its API key and its files of TLS.
+SECURITY = {
+    "api_key": "LARIMAR_API_KEY",
+    "tls_ca": "LARIMAR_TLS_CA",
+    "tls_cert": "LARIMAR_TLS_CERT",
+    "tls_key": "LARIMAR_TLS_KEY",
+}
+# A replay folds tens of thousands of events a second; this is for millions.
+LONG_TIMEOUT_S = 600.0
 # Columns of a table that is written to a file or a pipe.
 PLAIN_WIDTH = 200
 
@@ -33,6 +44,15 @@ Target = Annotated[
 ]
 Bank = Annotated[str, typer.Option("--bank", "-b", help="The bank.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; errors too, on stderr.")]
+At = Annotated[
+    int, typer.Option("--at", min=0, metavar="VERSION", help="As of this version; 0: the newest.")
+]
+AllowStale = Annotated[
+    bool,
+    typer.Option(
+        "--allow-stale", help="With the store down, answer from what a replica holds, and say so."
+    ),
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, help="Deadline in seconds.")]
 
 
@@ -40,11 +60,17 @@ def connect(target: str, timeout_s: float) -> Client:
     """A client for one command."""
     from larimar.client import connect
 
+    security = {name: os.environ.get(variable) or None for name, variable in SECURITY.items()}
     try:
         return connect(
-            target, timeout_s=timeout_s, connect_timeout_s=min(CONNECT_TIMEOUT_S, timeout_s)
+            target,
+            timeout_s=timeout_s,
+            connect_timeout_s=min(CONNECT_TIMEOUT_S, timeout_s),
+            **security,
         )
     except InvalidArgument as error:
+        if error.reason in ("BAD_KEY", "BAD_TLS"):
+            raise
         raise typer.BadParameter(error.message, param_hint="'--target' / LARIMAR_TARGET") from None
 
 
@@ -114,6 +140,23 @@ def working(what: str) -> Iterator[None]:
     """Shows that something goes on, while it does."""
     with console(stderr=True).status(Text(what)):
         yield
+
+
+@contextmanager
+def progressing(what: str, as_json: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar with time left, told how much of how much is done; none where nobody looks."""
+    screen = console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=screen,
+        disable=not screen.is_terminal or (as_json and sys.stdout.isatty()),
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def shorten(digest: str) -> str:

@@ -11,7 +11,9 @@ import typer
 
 from larimar.cli.console import (
     DEFAULT_TARGET,
+    AllowStale,
     AsJson,
+    At,
     Bank,
     Target,
     Timeout,
@@ -52,15 +54,16 @@ def edit_json(edit: Edit) -> dict[str, Any]:
     }
 
 
-def source_json(source: Answer | Score) -> dict[str, Any]:
-    """Where an answer or a score came from."""
-    return {
+def source_json(source: Answer | Score, with_stale: bool = False) -> dict[str, Any]:
+    """Where an answer or a score came from; whether it was stale where that was allowed."""
+    shown = {
         "in_scope": source.in_scope,
         "scope_score": round(source.scope_score, 6),
         "fact_id": source.fact_id,
         "version": source.version,
         "bank": source.bank,
     }
+    return shown | {"stale": source.stale} if with_stale else shown
 
 
 def source_line(source: Answer | Score) -> str:
@@ -69,6 +72,7 @@ def source_line(source: Answer | Score) -> str:
     return (
         f"{origin}; scope score {source.scope_score:.3f}; "
         f"bank {source.bank} at version {source.version}"
+        + ("; STALE: the store does not answer, newer edits may be missing" * source.stale)
     )
 
 
@@ -94,6 +98,10 @@ def write(
     event_id: Annotated[
         str | None, typer.Option(help="Idempotency key; made when not given.")
     ] = None,
+    expected_version: Annotated[
+        int | None,
+        typer.Option(min=0, help="Refuse unless this is the fact's newest version; 0: it is new."),
+    ] = None,
     bank: Bank = "default",
     target: Target = DEFAULT_TARGET,
     timeout: Timeout = 30.0,
@@ -102,7 +110,7 @@ def write(
     """Writes a fact, or a file of facts. When it returns, they are durable."""
     one = [name for name in (prompt, answer) if name is not None]
     if file is not None:
-        if one or fact_id or rephrase or event_id:
+        if one or fact_id or rephrase or event_id or expected_version is not None:
             raise typer.BadParameter(
                 "takes the place of PROMPT, ANSWER and their options", param_hint="--file"
             )
@@ -121,6 +129,7 @@ def write(
             fact_id=fact_id,
             event_id=event_id,
             rephrasings=rephrase or (),
+            expected_version=expected_version,
         )
     if as_json:
         emit(edit_json(edit))
@@ -140,6 +149,12 @@ def ask(
     min_version: Annotated[int, typer.Option(min=0, help="Fail below this version.")] = 0,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="For temperatures above 0.")] = 0,
+    at: At = 0,
+    allow_stale: AllowStale = False,
+    noise: Annotated[
+        float, typer.Option(min=0.0, help="Deviation of normal noise on the address.")
+    ] = 0.0,
+    noise_seed: Annotated[int, typer.Option(help="For noise above 0.")] = 0,
     bank: Bank = "default",
     target: Target = DEFAULT_TARGET,
     timeout: Timeout = 30.0,
@@ -153,11 +168,15 @@ def ask(
         "min_version": min_version,
         "temperature": temperature,
         "seed": seed,
+        "at": at,
+        "allow_stale": allow_stale,
+        "noise": noise,
+        "noise_seed": noise_seed,
     }
     with connect(target, timeout) as client:
         if as_json:
             answer = client.ask(prompt, **settings)
-            emit({"text": answer.text, **source_json(answer)})
+            emit({"text": answer.text, **source_json(answer, allow_stale)})
             return
         out = console().file
         fresh = True
@@ -180,6 +199,8 @@ def score(
         bool, typer.Option("--no-memory", help="Score with the plain decoder.")
     ] = False,
     min_version: Annotated[int, typer.Option(min=0, help="Fail below this version.")] = 0,
+    at: At = 0,
+    allow_stale: AllowStale = False,
     bank: Bank = "default",
     target: Target = DEFAULT_TARGET,
     timeout: Timeout = 30.0,
@@ -188,7 +209,13 @@ def score(
     """Log probabilities of candidate answers."""
     with connect(target, timeout) as client:
         result = client.score(
-            prompt, candidates, bank=bank, min_version=min_version, no_memory=no_memory
+            prompt,
+            candidates,
+            bank=bank,
+            min_version=min_version,
+            no_memory=no_memory,
+            at=at,
+            allow_stale=allow_stale,
         )
     if as_json:
         scores = [
@@ -201,7 +228,7 @@ def score(
             }
             for one in result.candidates
         ]
-        emit({"scores": scores, **source_json(result)})
+        emit({"scores": scores, **source_json(result, allow_stale)})
         return
     print_table(
         ("candidate", "log probability", "a token", "tokens"),
@@ -239,6 +266,7 @@ def forget(
 
 def list_facts(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 0,
+    at: At = 0,
     bank: Bank = "default",
     target: Target = DEFAULT_TARGET,
     timeout: Timeout = 30.0,
@@ -246,7 +274,7 @@ def list_facts(
 ) -> None:
     """Live facts of a bank, in order of fact id."""
     with connect(target, timeout) as client, working("reading facts"):
-        facts = list(islice(client.facts(bank), limit or None))
+        facts = list(islice(client.facts(bank, at=at), limit or None))
     if as_json:
         emit({"facts": [{**asdict(fact), "rephrasings": list(fact.rephrasings)} for fact in facts]})
         return

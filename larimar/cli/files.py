@@ -29,18 +29,23 @@ _TEXT_FIELDS = ("prompt", "answer", "id", "event_id")
 _FIELDS = (*_TEXT_FIELDS, "rephrasings")
 
 
-def parse_line(line: bytes) -> dict[str, Any]:
-    """The fact on a line; raises InvalidArgument saying what is wrong with it."""
+def parse_json(line: bytes) -> Any:
+    """The JSON value on a line; raises InvalidArgument saying why there is none."""
     if len(line) > MAX_LINE_BYTES:
         raise InvalidArgument(f"longer than {MAX_LINE_BYTES} bytes", "LINE_TOO_LONG")
     try:
-        fact = json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidArgument(
             f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}", "NOT_UTF8"
         ) from None
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"not JSON: {error}", "NOT_JSON") from None
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """The fact on a line; raises InvalidArgument saying what is wrong with it."""
+    fact = parse_json(line)
     if not isinstance(fact, dict):
         raise InvalidArgument('not a JSON object with "prompt" and "answer"', "BAD_FACT")
     for name in ("prompt", "answer"):

@@ -30,6 +30,8 @@ DataDir = Annotated[
     Path, typer.Option("--data-dir", file_okay=False, help="Where its log, files and pid are.")
 ]
 
+TlsFile = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file of TLS.")]
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -51,6 +53,12 @@ def up(
     no_ray: Annotated[
         bool, typer.Option("--no-ray", help="Services without a Ray cluster.")
     ] = False,
+    require_keys: Annotated[
+        bool, typer.Option("--require-keys", help="Calls need an API key: see `larimar key`.")
+    ] = False,
+    tls_cert: TlsFile = None,
+    tls_key: TlsFile = None,
+    tls_client_ca: TlsFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Starts the whole pipeline, and serves until Ctrl-C; with --detach, until `larimar down`."""
@@ -65,6 +73,11 @@ def up(
         command += ["--model", str(Path(model).resolve()) if Path(model).exists() else model]
     if no_ray:
         command += ["--no-ray"]
+    if require_keys:
+        command += ["--require-keys"]
+    files = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--tls-client-ca": tls_client_ca}
+    for option, file in files.items():
+        command += [option, str(file.resolve())] if file else []
     log = data_dir / processes.LOG_FILE if detach or as_json else None
     log_start = log.stat().st_size if log and log.exists() else 0
     with processes.asked_to_end() as ending:

@@ -37,6 +37,8 @@ class Running:
     pid: int
     port: int | None
     mode: str = ""
+    guarded: bool = False
+    """Whether its port asks for TLS or a key: then nobody can look in without."""
 
 
 def checkout_root(package: Path | None = None) -> Path:
@@ -65,7 +67,12 @@ def find_running(data_dir: Path) -> Running | None:
     """The pipeline of a data directory, when it is alive, whoever started it."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((data_dir / UP_FILE).read_text(encoding="utf-8"))
-        running = Running(int(found["pid"]), int(found["port"]), str(found.get("mode", "")))
+        running = Running(
+            int(found["pid"]),
+            int(found["port"]),
+            str(found.get("mode", "")),
+            bool(found.get("guarded", False)),
+        )
         if _is_pipeline(running.pid):
             return running
     with contextlib.suppress(OSError, ValueError):
@@ -141,6 +148,8 @@ def wait_until_up(
 ) -> Running | None:
     """The pipeline, once the child says so and `answers` on its port; None when asked to end.
 
+    A guarded port is not asked: the child has asked inside, and this process has no key to it.
+
     Raises:
         Unavailable: the child ended first; the message is the last line it logged.
     """
@@ -150,7 +159,8 @@ def wait_until_up(
             reason = last_line(log, log_start) or f"it ended with status {child.returncode}"
             raise Unavailable(f"the pipeline did not start: {reason}", "START_FAILED")
         running = find_running(data_dir)
-        if running and running.pid == child.pid and running.port and answers(running.port):
+        ours = running is not None and running.pid == child.pid and running.port is not None
+        if running and running.port and ours and (running.guarded or answers(running.port)):
             return running
         if time.monotonic() > deadline:
             stop(Running(child.pid, None))

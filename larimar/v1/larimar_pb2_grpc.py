@@ -53,6 +53,26 @@ class LarimarStub:
                 request_serializer=larimar_dot_v1_dot_larimar__pb2.ForgetRequest.SerializeToString,
                 response_deserializer=larimar_dot_v1_dot_larimar__pb2.ForgetResponse.FromString,
                 _registered_method=True)
+        self.Edit = channel.unary_unary(
+                '/larimar.v1.Larimar/Edit',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.EditRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.EditResponse.FromString,
+                _registered_method=True)
+        self.Censor = channel.unary_unary(
+                '/larimar.v1.Larimar/Censor',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.CensorRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.CensorResponse.FromString,
+                _registered_method=True)
+        self.Erase = channel.unary_unary(
+                '/larimar.v1.Larimar/Erase',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.EraseRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.EraseResponse.FromString,
+                _registered_method=True)
+        self.GetErase = channel.unary_unary(
+                '/larimar.v1.Larimar/GetErase',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.GetEraseRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.GetEraseResponse.FromString,
+                _registered_method=True)
         self.Ask = channel.unary_stream(
                 '/larimar.v1.Larimar/Ask',
                 request_serializer=larimar_dot_v1_dot_larimar__pb2.AskRequest.SerializeToString,
@@ -103,6 +123,76 @@ class LarimarStub:
                 request_serializer=larimar_dot_v1_dot_larimar__pb2.ReplayRequest.SerializeToString,
                 response_deserializer=larimar_dot_v1_dot_larimar__pb2.ReplayResponse.FromString,
                 _registered_method=True)
+        self.ForkBank = channel.unary_unary(
+                '/larimar.v1.Larimar/ForkBank',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.ForkBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.ForkBankResponse.FromString,
+                _registered_method=True)
+        self.MergeBank = channel.unary_unary(
+                '/larimar.v1.Larimar/MergeBank',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.MergeBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.MergeBankResponse.FromString,
+                _registered_method=True)
+        self.DiffBank = channel.unary_unary(
+                '/larimar.v1.Larimar/DiffBank',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.DiffBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.DiffBankResponse.FromString,
+                _registered_method=True)
+        self.ExportBank = channel.unary_stream(
+                '/larimar.v1.Larimar/ExportBank',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.ExportBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.ExportBankResponse.FromString,
+                _registered_method=True)
+        self.ImportBank = channel.stream_unary(
+                '/larimar.v1.Larimar/ImportBank',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.ImportBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.ImportBankResponse.FromString,
+                _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/larimar.v1.Larimar/Watch',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.WatchRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.WatchResponse.FromString,
+                _registered_method=True)
+        self.Dream = channel.unary_unary(
+                '/larimar.v1.Larimar/Dream',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.DreamRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.DreamResponse.FromString,
+                _registered_method=True)
+        self.Ingest = channel.unary_unary(
+                '/larimar.v1.Larimar/Ingest',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.IngestRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.IngestResponse.FromString,
+                _registered_method=True)
+        self.Recall = channel.unary_unary(
+                '/larimar.v1.Larimar/Recall',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.RecallRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.RecallResponse.FromString,
+                _registered_method=True)
+        self.Publish = channel.unary_unary(
+                '/larimar.v1.Larimar/Publish',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.PublishRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.PublishResponse.FromString,
+                _registered_method=True)
+        self.PublishMany = channel.stream_stream(
+                '/larimar.v1.Larimar/PublishMany',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.PublishManyRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.PublishManyResponse.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/larimar.v1.Larimar/ListDeadLetters',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RequeueDeadLetters = channel.unary_unary(
+                '/larimar.v1.Larimar/RequeueDeadLetters',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.RequeueDeadLettersRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.RequeueDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DropDeadLetters = channel.unary_unary(
+                '/larimar.v1.Larimar/DropDeadLetters',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersResponse.FromString,
+                _registered_method=True)
         self.Checkpoint = channel.unary_unary(
                 '/larimar.v1.Larimar/Checkpoint',
                 request_serializer=larimar_dot_v1_dot_larimar__pb2.CheckpointRequest.SerializeToString,
@@ -141,6 +231,38 @@ class LarimarServicer:
     def Forget(self, request, context):
         """Removes a fact's contribution exactly. Safe to retry with the same event id.
         NOT_FOUND: unknown fact. FAILED_PRECONDITION: already forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Edit(self, request, context):
+        """Writes, forgets and censors in one append, atomically, with a result for each. Safe to retry with
+        the same event ids. INVALID_ARGUMENT: a text of one of them; then nothing is appended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Censor(self, request, context):
+        """Writes "unknown" as the answer of a prompt, also for what only the base model knows.
+        Safe to retry with the same event id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Erase(self, request, context):
+        """Erases facts from a bank and all its forks, bytes and all. Answers when nobody can read them any
+        more; the rest goes on, and GetErase tells how far it is. Safe to retry with the same event id.
+        NOT_FOUND: unknown fact. FAILED_PRECONDITION: already erased.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErase(self, request, context):
+        """The receipt of an erasure. Safe to retry. NOT_FOUND: no such erasure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -217,6 +339,109 @@ class LarimarServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkBank(self, request, context):
+        """Makes a bank that shares another's history up to a version. Safe to retry.
+        ALREADY_EXISTS: the name is taken. FAILED_PRECONDITION: version not written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MergeBank(self, request, context):
+        """Applies to a bank what a bank of its family has changed since they parted. Safe to retry with
+        the same merge id. FAILED_PRECONDITION (MERGE_CONFLICT): conflicts under FAIL, nothing appended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffBank(self, request, context):
+        """Facts added, removed and changed between two states, a page at a time. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportBank(self, request, context):
+        """The whole log of a bank with its payloads. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportBank(self, request_iterator, context):
+        """Makes a bank of what ExportBank gave, entry for entry. Safe to retry.
+        ALREADY_EXISTS: the name is taken. DATA_LOSS: not what was exported.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request, context):
+        """Entries of the log from any version on, as they come. Safe to retry from the last version seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Dream(self, request, context):
+        """What a memory generates: texts decoded from latents of random addresses. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ingest(self, request, context):
+        """Writes a document as passages with their place in it. Safe to retry: the same text again is
+        the same passages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recall(self, request, context):
+        """Answers from passages by recursive reading, without scope. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Publish(self, request, context):
+        """Takes one edit event in a CloudEvents 1.0 envelope. Acknowledged means durable. Safe to retry.
+        INVALID_ARGUMENT: not an edit event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishMany(self, request_iterator, context):
+        """Takes many edit events; a result streams back for each, in order. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Events of the inbox that could not be applied, with the reason, oldest first. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequeueDeadLetters(self, request, context):
+        """Puts dead letters back into the inbox. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropDeadLetters(self, request, context):
+        """Throws dead letters away. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Checkpoint(self, request, context):
         """Saves a checkpoint of a bank. Safe to retry.
         """
@@ -248,6 +473,26 @@ def add_LarimarServicer_to_server(servicer, server):
                     servicer.Forget,
                     request_deserializer=larimar_dot_v1_dot_larimar__pb2.ForgetRequest.FromString,
                     response_serializer=larimar_dot_v1_dot_larimar__pb2.ForgetResponse.SerializeToString,
+            ),
+            'Edit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Edit,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.EditRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.EditResponse.SerializeToString,
+            ),
+            'Censor': grpc.unary_unary_rpc_method_handler(
+                    servicer.Censor,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.CensorRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.CensorResponse.SerializeToString,
+            ),
+            'Erase': grpc.unary_unary_rpc_method_handler(
+                    servicer.Erase,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.EraseRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.EraseResponse.SerializeToString,
+            ),
+            'GetErase': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErase,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.GetEraseRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.GetEraseResponse.SerializeToString,
             ),
             'Ask': grpc.unary_stream_rpc_method_handler(
                     servicer.Ask,
@@ -298,6 +543,76 @@ def add_LarimarServicer_to_server(servicer, server):
                     servicer.Replay,
                     request_deserializer=larimar_dot_v1_dot_larimar__pb2.ReplayRequest.FromString,
                     response_serializer=larimar_dot_v1_dot_larimar__pb2.ReplayResponse.SerializeToString,
+            ),
+            'ForkBank': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkBank,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.ForkBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.ForkBankResponse.SerializeToString,
+            ),
+            'MergeBank': grpc.unary_unary_rpc_method_handler(
+                    servicer.MergeBank,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.MergeBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.MergeBankResponse.SerializeToString,
+            ),
+            'DiffBank': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffBank,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.DiffBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.DiffBankResponse.SerializeToString,
+            ),
+            'ExportBank': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportBank,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.ExportBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.ExportBankResponse.SerializeToString,
+            ),
+            'ImportBank': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportBank,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.ImportBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.ImportBankResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.WatchRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.WatchResponse.SerializeToString,
+            ),
+            'Dream': grpc.unary_unary_rpc_method_handler(
+                    servicer.Dream,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.DreamRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.DreamResponse.SerializeToString,
+            ),
+            'Ingest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ingest,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.IngestRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.IngestResponse.SerializeToString,
+            ),
+            'Recall': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recall,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.RecallRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.RecallResponse.SerializeToString,
+            ),
+            'Publish': grpc.unary_unary_rpc_method_handler(
+                    servicer.Publish,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.PublishRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.PublishResponse.SerializeToString,
+            ),
+            'PublishMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.PublishMany,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.PublishManyRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.PublishManyResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RequeueDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueDeadLetters,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.RequeueDeadLettersRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.RequeueDeadLettersResponse.SerializeToString,
+            ),
+            'DropDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropDeadLetters,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersResponse.SerializeToString,
             ),
             'Checkpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.Checkpoint,
@@ -395,6 +710,114 @@ class Larimar:
             '/larimar.v1.Larimar/Forget',
             larimar_dot_v1_dot_larimar__pb2.ForgetRequest.SerializeToString,
             larimar_dot_v1_dot_larimar__pb2.ForgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Edit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/Edit',
+            larimar_dot_v1_dot_larimar__pb2.EditRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.EditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Censor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/Censor',
+            larimar_dot_v1_dot_larimar__pb2.CensorRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.CensorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Erase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/Erase',
+            larimar_dot_v1_dot_larimar__pb2.EraseRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.EraseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/GetErase',
+            larimar_dot_v1_dot_larimar__pb2.GetEraseRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.GetEraseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -665,6 +1088,384 @@ class Larimar:
             '/larimar.v1.Larimar/Replay',
             larimar_dot_v1_dot_larimar__pb2.ReplayRequest.SerializeToString,
             larimar_dot_v1_dot_larimar__pb2.ReplayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/ForkBank',
+            larimar_dot_v1_dot_larimar__pb2.ForkBankRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.ForkBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MergeBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/MergeBank',
+            larimar_dot_v1_dot_larimar__pb2.MergeBankRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.MergeBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/DiffBank',
+            larimar_dot_v1_dot_larimar__pb2.DiffBankRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.DiffBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/larimar.v1.Larimar/ExportBank',
+            larimar_dot_v1_dot_larimar__pb2.ExportBankRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.ExportBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportBank(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/larimar.v1.Larimar/ImportBank',
+            larimar_dot_v1_dot_larimar__pb2.ImportBankRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.ImportBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/larimar.v1.Larimar/Watch',
+            larimar_dot_v1_dot_larimar__pb2.WatchRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Dream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/Dream',
+            larimar_dot_v1_dot_larimar__pb2.DreamRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.DreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ingest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/Ingest',
+            larimar_dot_v1_dot_larimar__pb2.IngestRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.IngestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/Recall',
+            larimar_dot_v1_dot_larimar__pb2.RecallRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.RecallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Publish(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/Publish',
+            larimar_dot_v1_dot_larimar__pb2.PublishRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.PublishResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/larimar.v1.Larimar/PublishMany',
+            larimar_dot_v1_dot_larimar__pb2.PublishManyRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.PublishManyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/ListDeadLetters',
+            larimar_dot_v1_dot_larimar__pb2.ListDeadLettersRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequeueDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/RequeueDeadLetters',
+            larimar_dot_v1_dot_larimar__pb2.RequeueDeadLettersRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.RequeueDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Larimar/DropDeadLetters',
+            larimar_dot_v1_dot_larimar__pb2.DropDeadLettersRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.DropDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,16 +24,22 @@ class MakeBankResponse(_message.Message):
     def __init__(self, config: _Optional[_Union[_common_pb2.BankConfig, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
 
 class BankInfo(_message.Message):
-    __slots__ = ("config", "version", "facts", "state_bytes")
+    __slots__ = ("config", "version", "facts", "state_bytes", "erase_count", "fill", "origin")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ERASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FILL_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     config: _common_pb2.BankConfig
     version: int
     facts: int
     state_bytes: int
-    def __init__(self, config: _Optional[_Union[_common_pb2.BankConfig, _Mapping]] = ..., version: _Optional[int] = ..., facts: _Optional[int] = ..., state_bytes: _Optional[int] = ...) -> None: ...
+    erase_count: int
+    fill: float
+    origin: _common_pb2.Origin
+    def __init__(self, config: _Optional[_Union[_common_pb2.BankConfig, _Mapping]] = ..., version: _Optional[int] = ..., facts: _Optional[int] = ..., state_bytes: _Optional[int] = ..., erase_count: _Optional[int] = ..., fill: _Optional[float] = ..., origin: _Optional[_Union[_common_pb2.Origin, _Mapping]] = ...) -> None: ...
 
 class DescribeBankRequest(_message.Message):
     __slots__ = ("bank", "context")
@@ -76,7 +82,7 @@ class DropBankResponse(_message.Message):
     def __init__(self, existed: _Optional[bool] = ...) -> None: ...
 
 class AppendItem(_message.Message):
-    __slots__ = ("kind", "event_id", "fact_id", "prompt", "answer", "rephrasings", "prompt_latents", "value", "scope_vectors")
+    __slots__ = ("kind", "event_id", "fact_id", "prompt", "answer", "rephrasings", "prompt_latents", "value", "scope_vectors", "expected_version")
     KIND_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     FACT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +92,7 @@ class AppendItem(_message.Message):
     PROMPT_LATENTS_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     SCOPE_VECTORS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
     kind: _common_pb2.EventKind
     event_id: str
     fact_id: str
@@ -95,7 +102,8 @@ class AppendItem(_message.Message):
     prompt_latents: _containers.RepeatedScalarFieldContainer[bytes]
     value: bytes
     scope_vectors: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, kind: _Optional[_Union[_common_pb2.EventKind, str]] = ..., event_id: _Optional[str] = ..., fact_id: _Optional[str] = ..., prompt: _Optional[str] = ..., answer: _Optional[str] = ..., rephrasings: _Optional[_Iterable[str]] = ..., prompt_latents: _Optional[_Iterable[bytes]] = ..., value: _Optional[bytes] = ..., scope_vectors: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    expected_version: int
+    def __init__(self, kind: _Optional[_Union[_common_pb2.EventKind, str]] = ..., event_id: _Optional[str] = ..., fact_id: _Optional[str] = ..., prompt: _Optional[str] = ..., answer: _Optional[str] = ..., rephrasings: _Optional[_Iterable[str]] = ..., prompt_latents: _Optional[_Iterable[bytes]] = ..., value: _Optional[bytes] = ..., scope_vectors: _Optional[_Iterable[bytes]] = ..., expected_version: _Optional[int] = ...) -> None: ...
 
 class AppendRequest(_message.Message):
     __slots__ = ("bank", "items", "encoder_digest", "scope_digest", "context")
@@ -132,16 +140,24 @@ class AppendResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[AppendResult, _Mapping]]] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("bank", "prompt_latents", "min_version", "context")
+    __slots__ = ("bank", "prompt_latents", "min_version", "at_version", "allow_stale", "noise", "noise_seed", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LATENTS_FIELD_NUMBER: _ClassVar[int]
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_STALE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_SEED_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
     prompt_latents: _containers.RepeatedScalarFieldContainer[bytes]
     min_version: int
+    at_version: int
+    allow_stale: bool
+    noise: float
+    noise_seed: int
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., prompt_latents: _Optional[_Iterable[bytes]] = ..., min_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., prompt_latents: _Optional[_Iterable[bytes]] = ..., min_version: _Optional[int] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class ReadOut(_message.Message):
     __slots__ = ("value", "fact_id", "weight")
@@ -154,26 +170,30 @@ class ReadOut(_message.Message):
     def __init__(self, value: _Optional[bytes] = ..., fact_id: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class ReadResponse(_message.Message):
-    __slots__ = ("readouts", "version")
+    __slots__ = ("readouts", "version", "stale")
     READOUTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     readouts: _containers.RepeatedCompositeFieldContainer[ReadOut]
     version: int
-    def __init__(self, readouts: _Optional[_Iterable[_Union[ReadOut, _Mapping]]] = ..., version: _Optional[int] = ...) -> None: ...
+    stale: bool
+    def __init__(self, readouts: _Optional[_Iterable[_Union[ReadOut, _Mapping]]] = ..., version: _Optional[int] = ..., stale: _Optional[bool] = ...) -> None: ...
 
 class EnumerateFactsRequest(_message.Message):
-    __slots__ = ("bank", "page_size", "after", "fact_id", "context")
+    __slots__ = ("bank", "page_size", "after", "fact_id", "at_version", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
     FACT_ID_FIELD_NUMBER: _ClassVar[int]
+    AT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
     page_size: int
     after: str
     fact_id: str
+    at_version: int
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., page_size: _Optional[int] = ..., after: _Optional[str] = ..., fact_id: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., page_size: _Optional[int] = ..., after: _Optional[str] = ..., fact_id: _Optional[str] = ..., at_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class EnumerateFactsResponse(_message.Message):
     __slots__ = ("facts", "version", "total", "next_after")
@@ -188,16 +208,20 @@ class EnumerateFactsResponse(_message.Message):
     def __init__(self, facts: _Optional[_Iterable[_Union[_common_pb2.Fact, _Mapping]]] = ..., version: _Optional[int] = ..., total: _Optional[int] = ..., next_after: _Optional[str] = ...) -> None: ...
 
 class EnumerateEventsRequest(_message.Message):
-    __slots__ = ("bank", "after_version", "page_size", "context")
+    __slots__ = ("bank", "after_version", "page_size", "wait_s", "fact_id", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
     AFTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    FACT_ID_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
     after_version: int
     page_size: int
+    wait_s: float
+    fact_id: str
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., after_version: _Optional[int] = ..., page_size: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., after_version: _Optional[int] = ..., page_size: _Optional[int] = ..., wait_s: _Optional[float] = ..., fact_id: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class EnumerateEventsResponse(_message.Message):
     __slots__ = ("events", "version")
@@ -208,22 +232,28 @@ class EnumerateEventsResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[_common_pb2.Event, _Mapping]]] = ..., version: _Optional[int] = ...) -> None: ...
 
 class ComputeDigestRequest(_message.Message):
-    __slots__ = ("bank", "context")
+    __slots__ = ("bank", "at_version", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
+    AT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
+    at_version: int
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., at_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class ComputeDigestResponse(_message.Message):
-    __slots__ = ("digest", "version", "facts")
+    __slots__ = ("digest", "version", "facts", "erase_count", "folded_sha256")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
+    ERASE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_SHA256_FIELD_NUMBER: _ClassVar[int]
     digest: str
     version: int
     facts: int
-    def __init__(self, digest: _Optional[str] = ..., version: _Optional[int] = ..., facts: _Optional[int] = ...) -> None: ...
+    erase_count: int
+    folded_sha256: str
+    def __init__(self, digest: _Optional[str] = ..., version: _Optional[int] = ..., facts: _Optional[int] = ..., erase_count: _Optional[int] = ..., folded_sha256: _Optional[str] = ...) -> None: ...
 
 class RebuildBankRequest(_message.Message):
     __slots__ = ("bank", "context")
@@ -266,6 +296,236 @@ class SaveCheckpointResponse(_message.Message):
     digest: str
     bytes: int
     def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class EraseFactsRequest(_message.Message):
+    __slots__ = ("bank", "fact_ids", "event_id", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    FACT_IDS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    fact_ids: _containers.RepeatedScalarFieldContainer[str]
+    event_id: str
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., fact_ids: _Optional[_Iterable[str]] = ..., event_id: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class EraseFactsResponse(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: _common_pb2.EraseReceipt
+    def __init__(self, receipt: _Optional[_Union[_common_pb2.EraseReceipt, _Mapping]] = ...) -> None: ...
+
+class DescribeEraseRequest(_message.Message):
+    __slots__ = ("bank", "event_id", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    event_id: str
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., event_id: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class DescribeEraseResponse(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: _common_pb2.EraseReceipt
+    def __init__(self, receipt: _Optional[_Union[_common_pb2.EraseReceipt, _Mapping]] = ...) -> None: ...
+
+class BranchBankRequest(_message.Message):
+    __slots__ = ("bank", "new_bank", "at_version", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    NEW_BANK_FIELD_NUMBER: _ClassVar[int]
+    AT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    new_bank: str
+    at_version: int
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., new_bank: _Optional[str] = ..., at_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class BranchBankResponse(_message.Message):
+    __slots__ = ("info", "created")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    info: BankInfo
+    created: bool
+    def __init__(self, info: _Optional[_Union[BankInfo, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
+
+class CombineBanksRequest(_message.Message):
+    __slots__ = ("source", "target", "policy", "merge_id", "dry_run", "context")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MERGE_ID_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    target: str
+    policy: _common_pb2.MergePolicy
+    merge_id: str
+    dry_run: bool
+    context: _common_pb2.CallContext
+    def __init__(self, source: _Optional[str] = ..., target: _Optional[str] = ..., policy: _Optional[_Union[_common_pb2.MergePolicy, str]] = ..., merge_id: _Optional[str] = ..., dry_run: _Optional[bool] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class CombineBanksResponse(_message.Message):
+    __slots__ = ("merge_id", "base_version", "source_version", "target_version", "written", "forgotten", "conflicts", "conflict_count", "overtaken", "version")
+    MERGE_ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TARGET_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OVERTAKEN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    merge_id: str
+    base_version: int
+    source_version: int
+    target_version: int
+    written: int
+    forgotten: int
+    conflicts: _containers.RepeatedCompositeFieldContainer[_common_pb2.MergeConflict]
+    conflict_count: int
+    overtaken: _containers.RepeatedScalarFieldContainer[str]
+    version: int
+    def __init__(self, merge_id: _Optional[str] = ..., base_version: _Optional[int] = ..., source_version: _Optional[int] = ..., target_version: _Optional[int] = ..., written: _Optional[int] = ..., forgotten: _Optional[int] = ..., conflicts: _Optional[_Iterable[_Union[_common_pb2.MergeConflict, _Mapping]]] = ..., conflict_count: _Optional[int] = ..., overtaken: _Optional[_Iterable[str]] = ..., version: _Optional[int] = ...) -> None: ...
+
+class CompareVersionsRequest(_message.Message):
+    __slots__ = ("bank", "from_version", "to_version", "to_bank", "page_size", "after", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TO_BANK_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    from_version: int
+    to_version: int
+    to_bank: str
+    page_size: int
+    after: str
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., from_version: _Optional[int] = ..., to_version: _Optional[int] = ..., to_bank: _Optional[str] = ..., page_size: _Optional[int] = ..., after: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class CompareVersionsResponse(_message.Message):
+    __slots__ = ("changes", "from_version", "to_version", "added", "removed", "changed", "next_after")
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[_common_pb2.FactChange]
+    from_version: int
+    to_version: int
+    added: int
+    removed: int
+    changed: int
+    next_after: str
+    def __init__(self, changes: _Optional[_Iterable[_Union[_common_pb2.FactChange, _Mapping]]] = ..., from_version: _Optional[int] = ..., to_version: _Optional[int] = ..., added: _Optional[int] = ..., removed: _Optional[int] = ..., changed: _Optional[int] = ..., next_after: _Optional[str] = ...) -> None: ...
+
+class DumpBankRequest(_message.Message):
+    __slots__ = ("bank", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class DumpBankResponse(_message.Message):
+    __slots__ = ("header", "records")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.ArchiveHeader
+    records: _containers.RepeatedCompositeFieldContainer[_common_pb2.ArchiveRecord]
+    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ...) -> None: ...
+
+class LoadBankRequest(_message.Message):
+    __slots__ = ("header", "records", "bank", "last", "context")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.ArchiveHeader
+    records: _containers.RepeatedCompositeFieldContainer[_common_pb2.ArchiveRecord]
+    bank: str
+    last: bool
+    context: _common_pb2.CallContext
+    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ..., bank: _Optional[str] = ..., last: _Optional[bool] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class LoadBankResponse(_message.Message):
+    __slots__ = ("info", "digest", "erased_again")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ERASED_AGAIN_FIELD_NUMBER: _ClassVar[int]
+    info: BankInfo
+    digest: str
+    erased_again: int
+    def __init__(self, info: _Optional[_Union[BankInfo, _Mapping]] = ..., digest: _Optional[str] = ..., erased_again: _Optional[int] = ...) -> None: ...
+
+class SampleLatentsRequest(_message.Message):
+    __slots__ = ("bank", "count", "seed", "at_version", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    AT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    count: int
+    seed: int
+    at_version: int
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., count: _Optional[int] = ..., seed: _Optional[int] = ..., at_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class SampleLatentsResponse(_message.Message):
+    __slots__ = ("values", "version")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    version: int
+    def __init__(self, values: _Optional[_Iterable[bytes]] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ReadRecursivelyRequest(_message.Message):
+    __slots__ = ("bank", "prompt_latent", "episode_size", "fact_id_prefix", "at_version", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LATENT_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FACT_ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    AT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    prompt_latent: bytes
+    episode_size: int
+    fact_id_prefix: str
+    at_version: int
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., prompt_latent: _Optional[bytes] = ..., episode_size: _Optional[int] = ..., fact_id_prefix: _Optional[str] = ..., at_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class ReadRecursivelyResponse(_message.Message):
+    __slots__ = ("value", "weights", "levels", "facts", "version")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    value: bytes
+    weights: _containers.RepeatedCompositeFieldContainer[FactWeight]
+    levels: int
+    facts: int
+    version: int
+    def __init__(self, value: _Optional[bytes] = ..., weights: _Optional[_Iterable[_Union[FactWeight, _Mapping]]] = ..., levels: _Optional[int] = ..., facts: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class FactWeight(_message.Message):
+    __slots__ = ("fact_id", "weight")
+    FACT_ID_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    fact_id: str
+    weight: float
+    def __init__(self, fact_id: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class DescribeMemoryRequest(_message.Message):
     __slots__ = ("context",)

@@ -92,6 +92,51 @@ class MemoryStub:
                 request_serializer=larimar_dot_v1_dot_memory__pb2.SaveCheckpointRequest.SerializeToString,
                 response_deserializer=larimar_dot_v1_dot_memory__pb2.SaveCheckpointResponse.FromString,
                 _registered_method=True)
+        self.EraseFacts = channel.unary_unary(
+                '/larimar.v1.Memory/EraseFacts',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.EraseFactsRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.EraseFactsResponse.FromString,
+                _registered_method=True)
+        self.DescribeErase = channel.unary_unary(
+                '/larimar.v1.Memory/DescribeErase',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.DescribeEraseRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.DescribeEraseResponse.FromString,
+                _registered_method=True)
+        self.BranchBank = channel.unary_unary(
+                '/larimar.v1.Memory/BranchBank',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.BranchBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.BranchBankResponse.FromString,
+                _registered_method=True)
+        self.CombineBanks = channel.unary_unary(
+                '/larimar.v1.Memory/CombineBanks',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.CombineBanksRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.CombineBanksResponse.FromString,
+                _registered_method=True)
+        self.CompareVersions = channel.unary_unary(
+                '/larimar.v1.Memory/CompareVersions',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.CompareVersionsRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.CompareVersionsResponse.FromString,
+                _registered_method=True)
+        self.DumpBank = channel.unary_stream(
+                '/larimar.v1.Memory/DumpBank',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.DumpBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.DumpBankResponse.FromString,
+                _registered_method=True)
+        self.LoadBank = channel.unary_unary(
+                '/larimar.v1.Memory/LoadBank',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.LoadBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.LoadBankResponse.FromString,
+                _registered_method=True)
+        self.SampleLatents = channel.unary_unary(
+                '/larimar.v1.Memory/SampleLatents',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.SampleLatentsRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.SampleLatentsResponse.FromString,
+                _registered_method=True)
+        self.ReadRecursively = channel.unary_unary(
+                '/larimar.v1.Memory/ReadRecursively',
+                request_serializer=larimar_dot_v1_dot_memory__pb2.ReadRecursivelyRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_memory__pb2.ReadRecursivelyResponse.FromString,
+                _registered_method=True)
         self.DescribeMemory = channel.unary_unary(
                 '/larimar.v1.Memory/DescribeMemory',
                 request_serializer=larimar_dot_v1_dot_memory__pb2.DescribeMemoryRequest.SerializeToString,
@@ -168,7 +213,8 @@ class MemoryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ComputeDigest(self, request, context):
-        """The digest of the bank at its newest version. Safe to retry.
+        """The digest of the bank at a version. Safe to retry.
+        FAILED_PRECONDITION: the version is not written yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +229,76 @@ class MemoryServicer:
 
     def SaveCheckpoint(self, request, context):
         """Saves a checkpoint. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseFacts(self, request, context):
+        """Erases facts from a bank and all its forks: at once for every reader, from the store's files
+        within the work that follows. Safe to retry with the same event id, which also continues it.
+        NOT_FOUND: unknown fact. FAILED_PRECONDITION: already erased.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DescribeErase(self, request, context):
+        """How far an erasure has come. Safe to retry. NOT_FOUND: no such erasure.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BranchBank(self, request, context):
+        """Makes a bank that shares another's history up to a version. Safe to retry: the same fork
+        again is the same bank. ALREADY_EXISTS: the name is taken. FAILED_PRECONDITION: version not written.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CombineBanks(self, request, context):
+        """Applies to a bank what a bank of its family has changed since they parted. Safe to retry with
+        the same merge id. FAILED_PRECONDITION: conflicts under FAIL, or banks of two families.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareVersions(self, request, context):
+        """Facts added, removed and changed between two states, a page at a time. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DumpBank(self, request, context):
+        """The whole log of a bank with its payloads. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadBank(self, request, context):
+        """Makes a bank of what DumpBank gave, entry for entry, over as many calls as it takes; nobody sees
+        it before the last. Safe to retry, each call: entries that are there already are skipped.
+        ALREADY_EXISTS: the name is taken. DATA_LOSS: the entries are not what was dumped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SampleLatents(self, request, context):
+        """Latents z = w M of addresses drawn from N(0, I). Safe to retry. FAILED_PRECONDITION: empty bank.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadRecursively(self, request, context):
+        """Reads recursively: each episode of facts, then the read-outs, until one is left. Safe to retry.
+        FAILED_PRECONDITION: the bank is empty, or not a slots bank.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +368,51 @@ def add_MemoryServicer_to_server(servicer, server):
                     servicer.SaveCheckpoint,
                     request_deserializer=larimar_dot_v1_dot_memory__pb2.SaveCheckpointRequest.FromString,
                     response_serializer=larimar_dot_v1_dot_memory__pb2.SaveCheckpointResponse.SerializeToString,
+            ),
+            'EraseFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseFacts,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.EraseFactsRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.EraseFactsResponse.SerializeToString,
+            ),
+            'DescribeErase': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeErase,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.DescribeEraseRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.DescribeEraseResponse.SerializeToString,
+            ),
+            'BranchBank': grpc.unary_unary_rpc_method_handler(
+                    servicer.BranchBank,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.BranchBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.BranchBankResponse.SerializeToString,
+            ),
+            'CombineBanks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CombineBanks,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.CombineBanksRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.CombineBanksResponse.SerializeToString,
+            ),
+            'CompareVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareVersions,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.CompareVersionsRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.CompareVersionsResponse.SerializeToString,
+            ),
+            'DumpBank': grpc.unary_stream_rpc_method_handler(
+                    servicer.DumpBank,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.DumpBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.DumpBankResponse.SerializeToString,
+            ),
+            'LoadBank': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadBank,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.LoadBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.LoadBankResponse.SerializeToString,
+            ),
+            'SampleLatents': grpc.unary_unary_rpc_method_handler(
+                    servicer.SampleLatents,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.SampleLatentsRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.SampleLatentsResponse.SerializeToString,
+            ),
+            'ReadRecursively': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadRecursively,
+                    request_deserializer=larimar_dot_v1_dot_memory__pb2.ReadRecursivelyRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_memory__pb2.ReadRecursivelyResponse.SerializeToString,
             ),
             'DescribeMemory': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeMemory,
@@ -559,6 +720,249 @@ class Memory:
             '/larimar.v1.Memory/SaveCheckpoint',
             larimar_dot_v1_dot_memory__pb2.SaveCheckpointRequest.SerializeToString,
             larimar_dot_v1_dot_memory__pb2.SaveCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/EraseFacts',
+            larimar_dot_v1_dot_memory__pb2.EraseFactsRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.EraseFactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeErase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/DescribeErase',
+            larimar_dot_v1_dot_memory__pb2.DescribeEraseRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.DescribeEraseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BranchBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/BranchBank',
+            larimar_dot_v1_dot_memory__pb2.BranchBankRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.BranchBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CombineBanks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/CombineBanks',
+            larimar_dot_v1_dot_memory__pb2.CombineBanksRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.CombineBanksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/CompareVersions',
+            larimar_dot_v1_dot_memory__pb2.CompareVersionsRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.CompareVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/larimar.v1.Memory/DumpBank',
+            larimar_dot_v1_dot_memory__pb2.DumpBankRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.DumpBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/LoadBank',
+            larimar_dot_v1_dot_memory__pb2.LoadBankRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.LoadBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleLatents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/SampleLatents',
+            larimar_dot_v1_dot_memory__pb2.SampleLatentsRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.SampleLatentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadRecursively(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Memory/ReadRecursively',
+            larimar_dot_v1_dot_memory__pb2.ReadRecursivelyRequest.SerializeToString,
+            larimar_dot_v1_dot_memory__pb2.ReadRecursivelyResponse.FromString,
             options,
             channel_credentials,
             insecure,

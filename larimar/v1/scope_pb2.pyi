@@ -24,16 +24,20 @@ class EmbedResponse(_message.Message):
     def __init__(self, embeddings: _Optional[_Iterable[bytes]] = ..., scope_digest: _Optional[str] = ...) -> None: ...
 
 class DetectRequest(_message.Message):
-    __slots__ = ("bank", "queries", "min_version", "context")
+    __slots__ = ("bank", "queries", "min_version", "at_version", "allow_stale", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
     QUERIES_FIELD_NUMBER: _ClassVar[int]
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_STALE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
     queries: _containers.RepeatedScalarFieldContainer[str]
     min_version: int
+    at_version: int
+    allow_stale: bool
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., queries: _Optional[_Iterable[str]] = ..., min_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., queries: _Optional[_Iterable[str]] = ..., min_version: _Optional[int] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class Detection(_message.Message):
     __slots__ = ("in_scope", "score", "fact_id")
@@ -46,14 +50,54 @@ class Detection(_message.Message):
     def __init__(self, in_scope: _Optional[bool] = ..., score: _Optional[float] = ..., fact_id: _Optional[str] = ...) -> None: ...
 
 class DetectResponse(_message.Message):
-    __slots__ = ("detections", "version", "threshold")
+    __slots__ = ("detections", "version", "threshold", "stale")
     DETECTIONS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     detections: _containers.RepeatedCompositeFieldContainer[Detection]
     version: int
     threshold: float
-    def __init__(self, detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ..., version: _Optional[int] = ..., threshold: _Optional[float] = ...) -> None: ...
+    stale: bool
+    def __init__(self, detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ..., version: _Optional[int] = ..., threshold: _Optional[float] = ..., stale: _Optional[bool] = ...) -> None: ...
+
+class RebuildScopeRequest(_message.Message):
+    __slots__ = ("bank", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class RebuildScopeResponse(_message.Message):
+    __slots__ = ("version", "digest", "folded_sha256", "matches")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_SHA256_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    digest: str
+    folded_sha256: str
+    matches: bool
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., folded_sha256: _Optional[str] = ..., matches: _Optional[bool] = ...) -> None: ...
+
+class SaveScopeRequest(_message.Message):
+    __slots__ = ("bank", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class SaveScopeResponse(_message.Message):
+    __slots__ = ("version", "digest", "bytes")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    digest: str
+    bytes: int
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class DescribeScopeRequest(_message.Message):
     __slots__ = ("context",)

@@ -45,6 +45,16 @@ class ScopeStub:
                 request_serializer=larimar_dot_v1_dot_scope__pb2.DetectRequest.SerializeToString,
                 response_deserializer=larimar_dot_v1_dot_scope__pb2.DetectResponse.FromString,
                 _registered_method=True)
+        self.RebuildScope = channel.unary_unary(
+                '/larimar.v1.Scope/RebuildScope',
+                request_serializer=larimar_dot_v1_dot_scope__pb2.RebuildScopeRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_scope__pb2.RebuildScopeResponse.FromString,
+                _registered_method=True)
+        self.SaveScope = channel.unary_unary(
+                '/larimar.v1.Scope/SaveScope',
+                request_serializer=larimar_dot_v1_dot_scope__pb2.SaveScopeRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_scope__pb2.SaveScopeResponse.FromString,
+                _registered_method=True)
         self.DescribeScope = channel.unary_unary(
                 '/larimar.v1.Scope/DescribeScope',
                 request_serializer=larimar_dot_v1_dot_scope__pb2.DescribeScopeRequest.SerializeToString,
@@ -73,6 +83,20 @@ class ScopeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RebuildScope(self, request, context):
+        """Rebuilds a bank's scope index from the log alone and compares it with the served one. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveScope(self, request, context):
+        """Saves a checkpoint of a bank's scope index. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DescribeScope(self, request, context):
         """Says what model this is. Safe to retry.
         """
@@ -92,6 +116,16 @@ def add_ScopeServicer_to_server(servicer, server):
                     servicer.Detect,
                     request_deserializer=larimar_dot_v1_dot_scope__pb2.DetectRequest.FromString,
                     response_serializer=larimar_dot_v1_dot_scope__pb2.DetectResponse.SerializeToString,
+            ),
+            'RebuildScope': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildScope,
+                    request_deserializer=larimar_dot_v1_dot_scope__pb2.RebuildScopeRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_scope__pb2.RebuildScopeResponse.SerializeToString,
+            ),
+            'SaveScope': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveScope,
+                    request_deserializer=larimar_dot_v1_dot_scope__pb2.SaveScopeRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_scope__pb2.SaveScopeResponse.SerializeToString,
             ),
             'DescribeScope': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeScope,
@@ -154,6 +188,60 @@ class Scope:
             '/larimar.v1.Scope/Detect',
             larimar_dot_v1_dot_scope__pb2.DetectRequest.SerializeToString,
             larimar_dot_v1_dot_scope__pb2.DetectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildScope(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Scope/RebuildScope',
+            larimar_dot_v1_dot_scope__pb2.RebuildScopeRequest.SerializeToString,
+            larimar_dot_v1_dot_scope__pb2.RebuildScopeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveScope(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Scope/SaveScope',
+            larimar_dot_v1_dot_scope__pb2.SaveScopeRequest.SerializeToString,
+            larimar_dot_v1_dot_scope__pb2.SaveScopeResponse.FromString,
             options,
             channel_credentials,
             insecure,

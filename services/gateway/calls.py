@@ -7,13 +7,21 @@ import time
 from typing import Any
 
 from larimar.defaults import DEFAULT_BANK, bank_config
-from larimar.errors import NotFound
+from larimar.errors import FailedPrecondition, NotFound
 from larimar.v1 import common_pb2, encoder_pb2, memory_pb2, scope_pb2
 from larimar.wire import addressing_name, config_to_proto
+from services.gateway.tenancy import current_tenant
+from services.limits import check_bank_name
 from services.rpc import retried, until
 
 DEFAULT_DEADLINE_S = 30.0
 """Time of a call whose caller set no deadline."""
+LONG_DEADLINE_S = 3600.0
+"""The same of a call that may fold a whole log, such as a replay."""
+DESCRIBED_FOR_S = 5.0
+"""How long a model's description is taken to hold: a model may be served anew at any time."""
+OTHER_MODEL = frozenset({"WRONG_ENCODER", "WRONG_SCOPE"})
+"""Reasons of an append that show that another model serves than was described."""
 
 
 class Calls:
@@ -32,18 +40,19 @@ class Calls:
         self._memory = memory
         self._decoder = decoder
         self._tenant = tenant
-        self._described: tuple[Any, Any] | None = None
+        self._described: tuple[float, tuple[Any, Any]] | None = None
 
     async def _models(self, context) -> tuple[Any, Any]:
-        found = self._described
-        if found is None:
-            encoder = encoder_pb2.DescribeEncoderRequest(context=context)
-            scope = scope_pb2.DescribeScopeRequest(context=context)
-            found = await together(
-                self._call(lambda: self._encoder.DescribeEncoder(encoder), context),
-                self._call(lambda: self._scope.DescribeScope(scope), context),
-            )
-            self._described = found
+        """Descriptions of the encoder and of the scope model that serve."""
+        if self._described is not None and time.monotonic() < self._described[0]:
+            return self._described[1]
+        encoder = encoder_pb2.DescribeEncoderRequest(context=context)
+        scope = scope_pb2.DescribeScopeRequest(context=context)
+        found = await together(
+            self._call(lambda: self._encoder.DescribeEncoder(encoder), context),
+            self._call(lambda: self._scope.DescribeScope(scope), context),
+        )
+        self._described = time.monotonic() + DESCRIBED_FOR_S, found
         return found
 
     async def _make_bank(self, bank: str, addressing: int, slots: int, context) -> bool:
@@ -63,6 +72,24 @@ class Calls:
         call = memory_pb2.MakeBankRequest(config=config_to_proto(bank, config), context=context)
         made = await self._call(lambda: self._memory.MakeBank(call), context)
         return made.created
+
+    async def _append(
+        self, bank: str, items, context, encoder_digest: str = "", scope_digest: str = ""
+    ) -> list[memory_pb2.AppendResult]:
+        call = memory_pb2.AppendRequest(
+            bank=bank,
+            items=items,
+            encoder_digest=encoder_digest,
+            scope_digest=scope_digest,
+            context=context,
+        )
+        try:
+            reply = await self._on_bank(bank, lambda: self._memory.Append(call), context)
+        except FailedPrecondition as error:
+            if error.reason in OTHER_MODEL:
+                self._described = None
+            raise
+        return list(reply.results)
 
     async def _describe_bank(self, bank: str, context):
         call = memory_pb2.DescribeBankRequest(bank=bank, context=context)
@@ -89,7 +116,7 @@ class Calls:
     ) -> common_pb2.CallContext:
         left = grpc_context.time_remaining() if grpc_context is not None else None
         return common_pb2.CallContext(
-            tenant=self._tenant,
+            tenant=current_tenant(self._tenant),
             deadline_unix_s=time.time() + (default_s if left is None else left),
         )
 
@@ -106,5 +133,11 @@ async def together(*calls) -> Any:
         raise
 
 
+def named_bank(name: str) -> str:
+    """The bank of a request, `default` when it names none. Raises: InvalidArgument."""
+    return check_bank_name(name) if name else DEFAULT_BANK
+
+
 def unknown_bank(bank: str) -> NotFound:
+    """The error of a bank that is not there."""
     return NotFound(f"no bank {bank!r}: make it with `larimar bank create {bank}`", "UNKNOWN_BANK")

@@ -10,9 +10,9 @@ import uuid
 
 import numpy as np
 
-from larimar.errors import FailedPrecondition, InvalidArgument, LarimarError, Unavailable
+from larimar.errors import FailedPrecondition, InvalidArgument, LarimarError
 from larimar.memory import BankConfig, BankState, Kind, Payload, make_payload, request_body
-from larimar.v1 import common_pb2, memory_pb2, memory_pb2_grpc
+from larimar.v1 import common_pb2, memory_pb2
 from larimar.wire import (
     bytes_to_vector,
     config_from_proto,
@@ -22,26 +22,38 @@ from larimar.wire import (
 from services.follower import Follower
 from services.limits import MAX_APPEND_ITEMS, check_bank_name
 from services.log import Append, Log
+from services.memory.erasure import NoQueues, Queues
+from services.memory.events import KINDS, event_to_proto, fact_to_proto
+from services.memory.ledger import EraseLedger
+from services.memory.operations import Operations, page_size, tenant_of, without_erased
 from services.rpc import check_deadline
 
 MAX_READS = 1024
 """Query latents of one read."""
-MAX_PAGE = 1000
-"""Facts or events of one page."""
-DEFAULT_PAGE = 100
-MAX_REBUILD_ROUNDS = 20
-"""Times a rebuilt state is brought up to what is served, while others write."""
-
-_KINDS = {common_pb2.EVENT_KIND_WRITE: Kind.WRITE, common_pb2.EVENT_KIND_FORGET: Kind.FORGET}
-_KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+MAX_WAIT_S = 30.0
+"""Longest wait for an event."""
+POLL_S = 0.1
+"""How often a waiting call looks at the log: 0.15 ms of the store each time."""
+NOISE_LIMIT = 1e3
+"""Largest standard deviation of the noise on w: weights are at most about 1."""
 
 
-class MemoryService(memory_pb2_grpc.MemoryServicer):
-    """Implements larimar.v1.Memory over the log port and a follower of it."""
+class MemoryService(Operations):
+    """Implements larimar.v1.Memory over the log port and a follower of it.
 
-    def __init__(self, log: Log, follower: Follower) -> None:
-        self._log = log
-        self._follower = follower
+    Args:
+        queues: the message queues, from which an erasure takes what concerns its facts.
+        ledger: what was erased, kept outside of the store.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        follower: Follower,
+        queues: Queues | None = None,
+        ledger: EraseLedger | None = None,
+    ) -> None:
+        super().__init__(log, follower, queues or NoQueues(), ledger or EraseLedger(None))
         self._instance_id = uuid.uuid4().hex
         self._sorted_ids: dict[tuple[str, str], tuple[str, list[str]]] = {}
 
@@ -49,17 +61,17 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         """Makes a bank, or finds that it is there already."""
         config = config_from_proto(request.config)
         bank = check_bank_name(request.config.bank)
-        stored, created = await self._log.make_bank(_tenant(request), bank, config)
+        stored, created = await self._log.make_bank(tenant_of(request), bank, config)
         return memory_pb2.MakeBankResponse(config=config_to_proto(bank, stored), created=created)
 
     async def DescribeBank(self, request, grpc_context):
         """A bank's configuration and size."""
-        info = await self._info(_tenant(request), request.bank)
+        info = await self._info(tenant_of(request), request.bank)
         return memory_pb2.DescribeBankResponse(info=info)
 
     async def EnumerateBanks(self, request, grpc_context):
         """All banks of a tenant."""
-        tenant = _tenant(request)
+        tenant = tenant_of(request)
         names = await self._log.banks(tenant)
         return memory_pb2.EnumerateBanksResponse(
             banks=[await self._info(tenant, name) for name in names]
@@ -67,7 +79,7 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
 
     async def DropBank(self, request, grpc_context):
         """Removes a bank."""
-        existed = await self._log.drop_bank(_tenant(request), request.bank)
+        existed = await self._log.drop_bank(tenant_of(request), request.bank)
         return memory_pb2.DropBankResponse(existed=existed)
 
     async def Append(self, request, grpc_context):
@@ -78,7 +90,10 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
                 f"{len(request.items)} events in a call, the limit is {MAX_APPEND_ITEMS}: split it",
                 "TOO_MANY_ITEMS",
             )
-        tenant = _tenant(request)
+        tenant = tenant_of(request)
+        stopped = self._follower.stopped(tenant, request.bank)
+        if stopped is not None:
+            raise stopped
         config = await self._log.bank_config(tenant, request.bank)
         if any(item.kind == common_pb2.EVENT_KIND_WRITE for item in request.items):
             _check_digest("encoder", request.encoder_digest, config.encoder_digest)
@@ -103,20 +118,30 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         return memory_pb2.AppendResponse(results=results)
 
     async def Read(self, request, grpc_context):
-        """Reads the memory with query latents, at the newest version."""
+        """Reads the memory with query latents, at the newest version or a past one."""
         check_deadline(request)
         if len(request.prompt_latents) > MAX_READS:
             raise InvalidArgument(
                 f"{len(request.prompt_latents)} reads in a call, at most {MAX_READS}: split it",
                 "TOO_MANY_ITEMS",
             )
-        tenant = _tenant(request)
-        async with self._follower.state(tenant, request.bank, request.min_version) as state:
+        if not 0 <= request.noise <= NOISE_LIMIT:
+            raise InvalidArgument(f"noise is {request.noise}, it must be 0 to {NOISE_LIMIT:g}")
+        async with self._follower.view(
+            tenant_of(request),
+            request.bank,
+            min_version=request.min_version,
+            at_version=request.at_version,
+            allow_stale=request.allow_stale,
+        ) as view:
+            state = view.state
             queries = [
                 bytes_to_vector(raw, state.config.prompt_size, "prompt latent")
                 for raw in request.prompt_latents
             ]
-            readouts = state.read(np.stack(queries)) if queries else []
+            readouts = (
+                state.read(np.stack(queries), request.noise, request.noise_seed) if queries else []
+            )
             version = state.version
         return memory_pb2.ReadResponse(
             readouts=[
@@ -126,28 +151,25 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
                 for out in readouts
             ],
             version=version,
+            stale=view.stale,
         )
 
     async def EnumerateFacts(self, request, grpc_context):
         """A page of live facts, in order of fact id."""
-        tenant = _tenant(request)
-        size = _page_size(request.page_size)
-        async with self._follower.state(tenant, request.bank) as state:
+        size = page_size(request.page_size)
+        return await without_erased(lambda: self._enumerated(request, size))
+
+    async def _enumerated(self, request, size: int) -> memory_pb2.EnumerateFactsResponse:
+        tenant = tenant_of(request)
+        async with self._follower.view(tenant, request.bank, at_version=request.at_version) as view:
+            state = view.state
             version, total = state.version, len(state)
             page, more = self._page_of_facts(tenant, request, state, size)
         payloads = await self._log.payloads(tenant, request.bank, [v for _, v in page])
-        facts = []
-        for (fact_id, fact_version), raw in zip(page, payloads, strict=True):
-            payload = Payload.from_bytes(raw)
-            facts.append(
-                common_pb2.Fact(
-                    fact_id=fact_id,
-                    prompt=payload.prompt,
-                    answer=payload.answer,
-                    rephrasings=payload.rephrasings,
-                    version=fact_version,
-                )
-            )
+        facts = [
+            fact_to_proto(Payload.from_bytes(raw), fact_version)
+            for (_, fact_version), raw in zip(page, payloads, strict=True)
+        ]
         return memory_pb2.EnumerateFactsResponse(
             facts=facts,
             version=version,
@@ -156,67 +178,69 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
         )
 
     async def EnumerateEvents(self, request, grpc_context):
-        """A page of the log."""
-        tenant = _tenant(request)
-        await self._log.bank_config(tenant, request.bank)
-        size = _page_size(request.page_size)
-        events = await self._log.events(tenant, request.bank, request.after_version, size)
-        version, _ = await self._log.head(tenant, request.bank)
+        """A page of the log, or all that happened to a fact."""
+        tenant, bank = tenant_of(request), request.bank
+        await self._log.bank_config(tenant, bank)
+        size = page_size(request.page_size)
+        if request.fact_id:
+            events = (await self._log.fact_events(tenant, bank, request.fact_id))[:size]
+        else:
+            events = await self._awaited_events(request, size)
+        version, _, _ = await self._log.head(tenant, bank)
+        erased = await self._log.erased(tenant, bank)
         return memory_pb2.EnumerateEventsResponse(
-            events=[
-                common_pb2.Event(
-                    version=event.version,
-                    kind=_KIND_NUMBERS[Kind(event.kind)],
-                    fact_id=event.fact_id,
-                    event_id=event.event_id,
-                    time_ms=event.time_ms,
-                    payload_sha256=event.payload_sha256,
-                    chain=event.chain,
-                )
-                for event in events
-            ],
+            events=[event_to_proto(event, event.fact_id in erased) for event in events],
             version=version,
         )
 
+    async def _awaited_events(self, request, size: int) -> list:
+        """Events after a version; where there are none, what comes within the time to wait."""
+        until = time.monotonic() + min(max(request.wait_s, 0.0), MAX_WAIT_S)
+        tenant, after = tenant_of(request), request.after_version
+        while True:
+            events = await self._log.events(tenant, request.bank, after, size)
+            if events or time.monotonic() >= until:
+                return events
+            await asyncio.sleep(POLL_S)
+
     async def ComputeDigest(self, request, grpc_context):
-        """The digest at the newest version."""
-        async with self._follower.state(_tenant(request), request.bank) as state:
+        """The digest at the newest version or a past one."""
+        async with self._follower.view(
+            tenant_of(request), request.bank, at_version=request.at_version
+        ) as view:
+            state = view.state
+            digest = await asyncio.to_thread(state.digest)
+            folded = await asyncio.to_thread(state.folded_sha256)
             return memory_pb2.ComputeDigestResponse(
-                digest=state.digest(), version=state.version, facts=len(state)
+                digest=digest,
+                version=state.version,
+                facts=len(state),
+                erase_count=state.erase_count,
+                folded_sha256=folded,
             )
 
     async def RebuildBank(self, request, grpc_context):
         """Folds the log from nothing and compares digest and folded bytes with the served state."""
-        tenant = _tenant(request)
-        started = time.monotonic()
-        rebuilt = await self._follower.rebuilt(tenant, request.bank)
-        seconds = time.monotonic() - started
-        for _ in range(MAX_REBUILD_ROUNDS):
-            async with self._follower.state(tenant, request.bank, rebuilt.version) as state:
-                served_version = state.version
-                served = (state.digest(), state.folded_sha256())
-            if served_version == rebuilt.version:
-                break
-            await self._follower.fold_tail(rebuilt, tenant, request.bank)
-        else:
-            raise Unavailable("the bank is written to faster than it replays: retry", "BUSY")
-        digest, folded = rebuilt.digest(), rebuilt.folded_sha256()
+        verified = await self._follower.verified(tenant_of(request), request.bank)
         return memory_pb2.RebuildBankResponse(
-            version=rebuilt.version,
-            events=rebuilt.version,
-            seconds=seconds,
-            digest=digest,
-            folded_sha256=folded,
-            matches=(digest, folded) == served,
+            version=verified.version,
+            events=verified.version,
+            seconds=verified.seconds,
+            digest=verified.digest,
+            folded_sha256=verified.folded_sha256,
+            matches=verified.matches,
         )
 
     async def SaveCheckpoint(self, request, grpc_context):
         """Saves a checkpoint of the newest version."""
-        version, digest, size = await self._follower.save_checkpoint(_tenant(request), request.bank)
+        version, digest, size = await self._follower.save_checkpoint(
+            tenant_of(request), request.bank
+        )
         return memory_pb2.SaveCheckpointResponse(version=version, digest=digest, bytes=size)
 
     async def DescribeMemory(self, request, grpc_context):
         """Which process this is; UNAVAILABLE when the store does not answer."""
+        self._eraser.keep()
         await self._log.ping()
         return memory_pb2.DescribeMemoryResponse(
             pid=os.getpid(),
@@ -232,32 +256,14 @@ class MemoryService(memory_pb2_grpc.MemoryServicer):
             live = state.facts.get(request.fact_id)
             return ([(request.fact_id, live[0])] if live else []), False
         key = (tenant, request.bank)
-        chain, ids = self._sorted_ids.get(key, ("", []))
-        if chain != state.chain:
+        known_at, ids = self._sorted_ids.get(key, ("", []))
+        at = f"{state.chain} {state.erase_count}"
+        if known_at != at:
             ids = sorted(state.facts)
-            self._sorted_ids = {key: (state.chain, ids)}
+            self._sorted_ids = {key: (at, ids)}
         low = bisect.bisect_right(ids, request.after) if request.after else 0
         page = [(fact_id, state.facts[fact_id][0]) for fact_id in ids[low : low + size]]
         return page, low + size < len(ids)
-
-    async def _info(self, tenant: str, bank: str) -> memory_pb2.BankInfo:
-        async with self._follower.state(tenant, bank) as state:
-            return memory_pb2.BankInfo(
-                config=config_to_proto(bank, state.config),
-                version=state.version,
-                facts=len(state),
-                state_bytes=state.bytes_held,
-            )
-
-
-def _tenant(request) -> str:
-    return request.context.tenant or "default"
-
-
-def _page_size(asked: int) -> int:
-    if asked < 0 or asked > MAX_PAGE:
-        raise InvalidArgument(f"page_size is {asked}, it must be 1 to {MAX_PAGE}", "BAD_PAGE_SIZE")
-    return asked or DEFAULT_PAGE
 
 
 def _check_digest(what: str, sent: str, wanted: str) -> None:
@@ -280,9 +286,9 @@ def _appends(config: BankConfig, items: list) -> list[Append | LarimarError]:
 
 
 def _append(config: BankConfig, item) -> Append:
-    kind = _KINDS.get(item.kind)
-    if kind is None:
-        raise InvalidArgument(f"unknown event kind {item.kind}", "BAD_KIND")
+    kind = KINDS.get(item.kind)
+    if kind is None or kind is Kind.ERASE:  # which has a call of its own
+        raise InvalidArgument(f"event kind {item.kind} cannot be appended", "BAD_KIND")
     rephrasings = tuple(item.rephrasings)
     body = request_body(kind, item.fact_id, item.prompt, item.answer, rephrasings)
     payload = None
@@ -297,7 +303,8 @@ def _append(config: BankConfig, item) -> Append:
             bytes_to_vector(item.value, config.value_size, "value"),
             _rows(item.scope_vectors, config.scope_size, "scope vector"),
         ).to_bytes()
-    return Append(kind, item.event_id, item.fact_id, body, payload)
+    expected = item.expected_version if item.HasField("expected_version") else None
+    return Append(kind, item.event_id, item.fact_id, body, payload, expected)
 
 
 def _rows(raws, size: int, name: str) -> np.ndarray:

@@ -52,10 +52,15 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
         groups = [query_sentences(query) for query in request.queries]
         flat = [sentence for group in groups for sentence in group]
         vectors = await self._embed(flat, request)
-        tenant = request.context.tenant or "default"
-        async with self._follower.state(tenant, request.bank, request.min_version) as state:
-            found = state.detect(vectors) if flat else []
-            version = state.version
+        async with self._follower.view(
+            _tenant(request),
+            request.bank,
+            min_version=request.min_version,
+            at_version=request.at_version,
+            allow_stale=request.allow_stale,
+        ) as view:
+            found = view.state.detect(vectors) if flat else []
+            version = view.state.version
         detections, low = [], 0
         for group in groups:
             score, fact_id = max(
@@ -70,8 +75,26 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
                 )
             )
         return scope_pb2.DetectResponse(
-            detections=detections, version=version, threshold=self._threshold
+            detections=detections,
+            version=version,
+            threshold=self._threshold,
+            stale=view.stale,
         )
+
+    async def RebuildScope(self, request, grpc_context):
+        """Folds the log from nothing and compares digest and scope rows with the served index."""
+        verified = await self._follower.verified(_tenant(request), request.bank)
+        return scope_pb2.RebuildScopeResponse(
+            version=verified.version,
+            digest=verified.digest,
+            folded_sha256=verified.folded_sha256,
+            matches=verified.matches,
+        )
+
+    async def SaveScope(self, request, grpc_context):
+        """Saves a checkpoint of the scope index at the newest version."""
+        version, digest, size = await self._follower.save_checkpoint(_tenant(request), request.bank)
+        return scope_pb2.SaveScopeResponse(version=version, digest=digest, bytes=size)
 
     async def DescribeScope(self, request, grpc_context):
         """What model this is."""
@@ -110,3 +133,7 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
         return [
             span if isinstance(span, LarimarError) else vectors[span[0] : span[1]] for span in spans
         ]
+
+
+def _tenant(request) -> str:
+    return request.context.tenant or "default"

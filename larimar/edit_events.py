@@ -1,0 +1,260 @@
+"""Edit events: CloudEvents 1.0 envelopes that write, forget, censor or erase a fact.
+
+One table, `EDIT_TYPES`, decides what an event may hold. The parser reads it, and so does the
+document that describes the events to others (services/gateway/asyncapi.py).
+
+Source: CloudEvents 1.0.2, the specification and its JSON event format.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from larimar.defaults import DEFAULT_BANK, default_fact_id
+from larimar.errors import InvalidArgument
+from larimar.v1.larimar_pb2 import CloudEvent
+
+SPECVERSION = "1.0"
+CONTENT_TYPE = "application/json"
+REASON = "BAD_EVENT"
+"""Reason of the error of an event that is no edit event."""
+MAX_EVENT_BYTES = 64 * 1024
+"""Bytes of an event: a fact of the longest texts that an encoder takes fills a tenth of it."""
+MAX_ATTRIBUTE_BYTES = 1024
+"""Bytes of one attribute of an envelope: CloudEvents asks intermediaries for no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditType:
+    """What the data of one type of event holds."""
+
+    kind: str
+    """write, forget, censor or erase."""
+    does: str
+    """What the event does, in a sentence."""
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+EDIT_TYPES: dict[str, EditType] = {
+    "io.larimar.edit.write.v1": EditType(
+        "write", "Writes a fact.", ("prompt", "answer"), ("fact_id", "rephrasings")
+    ),
+    "io.larimar.edit.forget.v1": EditType(
+        "forget", "Removes a fact's contribution exactly.", ("fact_id",)
+    ),
+    "io.larimar.edit.censor.v1": EditType(
+        "censor", 'Writes "unknown" as the answer of a prompt.', ("prompt",), ("rephrasings",)
+    ),
+    "io.larimar.edit.erase.v1": EditType(
+        "erase", "Erases a fact from a bank and all its forks.", ("fact_id",)
+    ),
+}
+FIELDS: dict[str, tuple[type, str]] = {
+    "prompt": (str, "What the fact is about."),
+    "answer": (str, "How the prompt goes on."),
+    "fact_id": (str, "The fact; a write without one is known by its prompt."),
+    "rephrasings": (list, "The prompt in other words."),
+}
+"""Fields of the data of all types: text, or a list of texts."""
+ATTRIBUTES = ("id", "source", "specversion", "type", "subject", "time", "datacontenttype")
+"""Attributes that mean something here; extensions and `dataschema` may be there too."""
+
+_EXTENSION = re.compile(r"[a-z0-9]+")
+_JSON_TYPE = re.compile(r"(?:application|text)/(?:json|[\w.!#$&^-]+\+json)", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_BLANKS_OR_CONTROLS = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class EditEvent:
+    """An edit event, taken out of its envelope."""
+
+    kind: str
+    event_id: str
+    bank: str
+    fact_id: str = ""
+    prompt: str = ""
+    answer: str = ""
+    rephrasings: tuple[str, ...] = ()
+
+
+def bad_event(message: str) -> InvalidArgument:
+    """The error of an event that is no edit event."""
+    return InvalidArgument(message, REASON)
+
+
+def parse_edit(event: CloudEvent) -> EditEvent:
+    """The edit in an envelope.
+
+    Raises:
+        InvalidArgument: BAD_EVENT, saying what is wrong; no text of the event is in the message.
+    """
+    _check_envelope(event)
+    edit_type = EDIT_TYPES.get(event.type)
+    if edit_type is None:
+        raise bad_event(f"type is none of {', '.join(EDIT_TYPES)}")
+    data = _object(event.data, "data")
+    known = (*edit_type.required, *edit_type.optional)
+    for name in edit_type.required:
+        if name not in data:
+            raise bad_event(f"data of a {edit_type.kind} lacks the field {name!r}")
+    for name, value in data.items():
+        if name not in known:
+            raise bad_event(
+                f"data of a {edit_type.kind} has a field that is none of {', '.join(known)}"
+            )
+        _check_field(name, value)
+    return EditEvent(
+        edit_type.kind,
+        event.id,
+        event.subject or DEFAULT_BANK,
+        data.get("fact_id", ""),
+        data.get("prompt", ""),
+        data.get("answer", ""),
+        tuple(data.get("rephrasings", ())),
+    )
+
+
+def _check_envelope(event: CloudEvent) -> None:
+    for name in ATTRIBUTES:
+        if len(getattr(event, name).encode()) > MAX_ATTRIBUTE_BYTES:
+            raise bad_event(f"attribute {name} has more than {MAX_ATTRIBUTE_BYTES} bytes")
+    if len(event.data) > MAX_EVENT_BYTES:
+        raise bad_event(f"data has {len(event.data)} bytes, the limit is {MAX_EVENT_BYTES}")
+    for name in ("id", "source", "type"):
+        if not getattr(event, name):
+            raise bad_event(f"attribute {name} is missing or empty")
+    if event.specversion not in ("", SPECVERSION):
+        raise bad_event(f"specversion must be {SPECVERSION!r}")
+    if _BLANKS_OR_CONTROLS.search(event.source):
+        raise bad_event("source must be a URI reference")
+    if event.time and not _is_time(event.time):
+        raise bad_event("time must be an RFC 3339 timestamp")
+    media_type = event.datacontenttype.partition(";")[0].strip().lower()
+    if event.datacontenttype and not _JSON_TYPE.fullmatch(media_type):
+        raise bad_event(f"datacontenttype must be {CONTENT_TYPE}")
+
+
+def _is_time(text: str) -> bool:
+    if not _TIME.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text.upper())
+    except ValueError:
+        return False
+    return True
+
+
+def _check_field(name: str, value: Any) -> None:
+    if FIELDS[name][0] is str:
+        if not isinstance(value, str):
+            raise bad_event(f"field {name!r} must be a text")
+        if not value.strip():
+            raise bad_event(f"field {name!r} is empty")
+    elif not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise bad_event(f"field {name!r} must be a list of texts")
+
+
+def _object(raw: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in some bytes: UTF-8, no name twice, no lone surrogates, no NaN."""
+    try:
+        value = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise bad_event(f"{what} is not UTF-8 at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise bad_event(f"{what} holds half a surrogate pair") from None
+    except InvalidArgument as error:
+        raise bad_event(f"{what} {error.message}") from None
+    except (ValueError, RecursionError):
+        raise bad_event(f"{what} is not JSON") from None
+    if not isinstance(value, dict):
+        raise bad_event(f"{what} is not a JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise bad_event("has a name twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise bad_event(f"holds {name}, which is not JSON")
+
+
+def from_json(raw: bytes) -> CloudEvent:
+    """The envelope in CloudEvents' JSON format; its data is not looked at.
+
+    Raises:
+        InvalidArgument: BAD_EVENT, saying what is wrong.
+    """
+    if len(raw) > MAX_EVENT_BYTES:
+        raise bad_event(f"the event has {len(raw)} bytes, the limit is {MAX_EVENT_BYTES}")
+    fields = _object(raw, "the event")
+    event = CloudEvent()
+    if "specversion" not in fields:
+        raise bad_event("attribute specversion is missing or empty")
+    if "data" in fields and "data_base64" in fields:
+        raise bad_event("the event has both data and data_base64")
+    for name, value in fields.items():
+        if name in ("data", "data_base64"):
+            continue
+        if value is None:  # an attribute that is not there
+            continue
+        if name in ATTRIBUTES:
+            if not isinstance(value, str) or not value:
+                raise bad_event(f"attribute {name} must be a text that is not empty")
+            setattr(event, name, value)
+        elif not _EXTENSION.fullmatch(name):
+            raise bad_event("an extension's name has other characters than a-z and 0-9")
+        elif not isinstance(value, (str, bool, int)):
+            raise bad_event("an extension's value must be a text, a number or a boolean")
+    event.data = _data_bytes(fields)
+    return event
+
+
+def _data_bytes(fields: Mapping[str, Any]) -> bytes:
+    if "data_base64" in fields:
+        encoded = fields["data_base64"]
+        try:
+            return base64.b64decode(encoded.encode("ascii"), validate=True)
+        except (AttributeError, UnicodeEncodeError, binascii.Error):
+            raise bad_event("data_base64 is not base64") from None
+    if "data" not in fields:
+        raise bad_event("the event has no data")
+    return json.dumps(fields["data"], ensure_ascii=False).encode()
+
+
+def concerns(raw: bytes, bank: str, fact_ids: frozenset[str]) -> bool:
+    """Whether an event in JSON format is about one of these facts, or cannot be told not to be.
+
+    Every event about them counts, also one that would be refused for another fault; so does
+    one that cannot be read, as it may hold anything.
+    """
+    try:
+        fields = _object(raw, "the event")
+        data = _object(_data_bytes(fields), "data")
+    except InvalidArgument:
+        return True
+    subject = fields.get("subject") or DEFAULT_BANK
+    fact_id, prompt = data.get("fact_id", ""), data.get("prompt", "")
+    if not all(isinstance(value, str) for value in (subject, fact_id, prompt)):
+        return True
+    return subject == bank and (fact_id or default_fact_id(prompt)) in fact_ids
+
+
+def concerned_fact(event: EditEvent) -> str:
+    """The fact that an event is about."""
+    return event.fact_id or default_fact_id(event.prompt)

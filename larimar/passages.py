@@ -1,0 +1,201 @@
+"""Passages: a text cut at sentence ends, each piece with its place in the document. Pure.
+
+Offsets and lengths are in characters (Unicode code points) of the text as it was given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from larimar.errors import InvalidArgument
+
+PASSAGE_WORDS = 48
+"""Most words of a passage where nobody says: about 64 tokens, a quarter of what the shipped
+encoder takes."""
+MAX_PASSAGE_WORDS = 512
+"""Most that may be asked for; far past any encoder's limit, which cuts a passage anyway."""
+PIECE_CHARS = 1 << 14
+"""Characters of a long document that a client sends at a time: about 60 passages, a second."""
+MAX_WORD = 64
+"""Characters after which an unbroken word counts as the next one: it bounds a passage's length."""
+MAX_DOCUMENT_NAME = 120
+"""Longest name of a document: with an offset it is a fact id, which is a key in the store."""
+OFFSET_DIGITS = 12
+"""Digits of an offset in a passage's id: equal lengths sort by offset."""
+MAX_OFFSET = 10**OFFSET_DIGITS - 1
+
+TITLES = {
+    "mr", "mrs", "ms", "mx", "dr", "prof", "st", "mt", "ft", "rev", "hon", "gov", "sen", "rep",
+    "pres", "gen", "col", "maj", "capt", "cmdr", "lt", "sgt", "sr", "jr", "messrs", "vs", "cf",
+    "al", "approx", "ca", "dept", "est", "inc", "ltd", "corp", "bros", "univ",
+}  # fmt: skip
+"""Abbreviations that a sentence goes on after."""
+BEFORE_NUMBERS = {
+    "no", "nos", "vol", "p", "pp", "fig", "figs", "ch", "sec", "art", "eq", "jan", "feb", "mar",
+    "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
+}  # fmt: skip
+"""Abbreviations only where a number follows."""
+
+_WORD = re.compile(rf"\S{{1,{MAX_WORD}}}")
+_END = re.compile(
+    r"(?<![.!?\u2026])(?P<mark>[.!?\u2026]++)[\"'\u201d\u2019\u00bb)\]]*+(?=\s|\Z)"
+    r"|[\u3002\uff01\uff1f][\u300d\u300f\u201d]*"
+    r"|(?=\n[^\S\n]*\n)"
+)
+"""No part is tried at more than a few places of a run: linear on any text."""
+_OPENING = "\"'\u201c\u2018\u00ab([\u2014- \t\r\n"
+_DOTTED = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
+_DOCUMENT = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_DOCUMENT_NAME}}}")
+_PASSAGE_ID = re.compile(rf"({_DOCUMENT.pattern})#([0-9]{{{OFFSET_DIGITS}}})")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a text, without the white space around it."""
+
+    offset: int
+    text: str
+
+    @property
+    def length(self) -> int:
+        """In characters."""
+        return len(self.text)
+
+
+def check_document(name: str) -> str:
+    """The name of a document, if its passages can be named after it. Raises: InvalidArgument."""
+    if not _DOCUMENT.fullmatch(name):
+        raise InvalidArgument(
+            f"{name[:80]!r} is no document name: use 1 to {MAX_DOCUMENT_NAME} letters, digits, "
+            "dots, dashes and underscores",
+            "BAD_DOCUMENT",
+        )
+    return name
+
+
+def document_name(text: str) -> str:
+    """A document's name from any text, a file's name say: what may not be in it becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)[:MAX_DOCUMENT_NAME] or "_"
+
+
+def passage_prefix(document: str) -> str:
+    """What the ids of a document's passages begin with."""
+    return f"{document}#"
+
+
+def passage_id(document: str, offset: int) -> str:
+    """The fact id of a document's passage; ids of one document sort by offset.
+
+    Raises:
+        InvalidArgument: a bad name, or an offset that is negative or past 10^12.
+    """
+    check_document(document)
+    if not 0 <= offset <= MAX_OFFSET:
+        raise InvalidArgument(f"offset is {offset}, it must be 0 to {MAX_OFFSET}", "BAD_OFFSET")
+    return f"{passage_prefix(document)}{offset:0{OFFSET_DIGITS}d}"
+
+
+def parse_passage_id(fact_id: str) -> tuple[str, int] | None:
+    """Document and offset of a passage's fact id; None for any other fact's."""
+    found = _PASSAGE_ID.fullmatch(fact_id)
+    return (found[1], int(found[2])) if found else None
+
+
+def split_passages(text: str, most_words: int = PASSAGE_WORDS) -> list[Passage]:
+    """The text as passages of whole sentences, at most `most_words` words each, in order.
+
+    `text[p.offset : p.offset + p.length]` is `p.text`; only white space lies between passages. A
+    sentence that is longer is cut between words, and a word only after 64 characters.
+
+    Raises:
+        InvalidArgument: `most_words` is not 1 to 512.
+
+    Cost: O(length of the text).
+    """
+    if not 1 <= most_words <= MAX_PASSAGE_WORDS:
+        raise InvalidArgument(
+            f"a passage has 1 to {MAX_PASSAGE_WORDS} words, not {most_words}", "BAD_PASSAGE_WORDS"
+        )
+    passages: list[Passage] = []
+    start = end = words = 0
+    for low, high in sentences(text):
+        spans = [match.span() for match in _WORD.finditer(text, low, high)]
+        if words and words + len(spans) > most_words:
+            passages.append(Passage(start, text[start:end]))
+            words = 0
+        for place in range(0, len(spans), most_words):
+            part = spans[place : place + most_words]
+            if words and words + len(part) > most_words:
+                passages.append(Passage(start, text[start:end]))
+                words = 0
+            start = start if words else part[0][0]
+            end = part[-1][1]
+            words += len(part)
+    if words:
+        passages.append(Passage(start, text[start:end]))
+    return passages
+
+
+def halves(passage: Passage) -> tuple[Passage, Passage]:
+    """A passage in two: between the words nearest its middle, or within a single word.
+
+    Raises:
+        InvalidArgument: it is one character long.
+    """
+    text, middle = passage.text, len(passage.text) // 2
+    if not middle:
+        raise InvalidArgument("a single character cannot be cut in two", "TEXT_TOO_LONG")
+    gaps = [match.span() for match in re.finditer(r"\s+", text)]
+    low, high = min(gaps, key=lambda gap: abs(gap[0] - middle), default=(middle, middle))
+    return Passage(passage.offset, text[:low]), Passage(passage.offset + high, text[high:])
+
+
+def pieces(text: str, most_chars: int) -> Iterator[Passage]:
+    """The text in consecutive pieces of at most `most_chars` characters, cut at sentence ends.
+
+    Every character is in exactly one piece. A longer sentence is cut wherever the limit falls.
+    """
+    start = end = 0
+    for _, high in [*sentences(text), (0, len(text))]:
+        if high - start > most_chars and end > start:
+            yield Passage(start, text[start:end])
+            start = end
+        while high - start > most_chars:
+            yield Passage(start, text[start : start + most_chars])
+            start += most_chars
+        end = high
+    if end > start:
+        yield Passage(start, text[start:end])
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Begin and end of each sentence, white space before it included.
+
+    A full stop ends none after a title, an initial or an abbreviation, within a number, or
+    where a small letter follows. A blank line always does.
+    """
+    start = 0
+    for match in _END.finditer(text):
+        end = match.end()
+        if end > start and (match["mark"] is None or _ends(text, match)):
+            if text[start:end].strip():
+                yield start, end
+            start = end
+    if text[start:].strip():
+        yield start, len(text)
+
+
+def _ends(text: str, match: re.Match[str]) -> bool:
+    """Whether a mark, with white space or the text's end after it, ends its sentence."""
+    following = text[match.end() : match.end() + MAX_WORD].lstrip(_OPENING)
+    if following[:1].islower():
+        return False
+    if match["mark"] != ".":
+        return True
+    before = text[max(0, match.start() - MAX_WORD) : match.start()].split()
+    word = before[-1].lstrip(_OPENING) if before and not text[match.start() - 1].isspace() else ""
+    if word.lower() in TITLES or (_DOTTED.fullmatch(word) and word != "I"):
+        return False
+    return not (word.lower() in BEFORE_NUMBERS and following[:1].isdigit())

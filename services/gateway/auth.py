@@ -1,0 +1,152 @@
+"""Who may call what: API keys, checked at the socket before a request is read."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from larimar.errors import LarimarError, PermissionDenied, Unauthenticated, Unavailable
+from services.gateway.tenancy import set_tenant
+from services.keys import ApiKey, Keys, split_key
+
+SERVICE = "larimar.v1.Larimar"
+OPEN_SERVICES = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"})
+"""What answers without a key: that it serves, and its contract."""
+METHOD_SCOPES: dict[str, str] = {
+    "Write": "edit",
+    "WriteMany": "edit",
+    "Forget": "edit",
+    "Edit": "edit",
+    "Censor": "edit",
+    "Erase": "edit",
+    "GetErase": "read",
+    "Ask": "read",
+    "Score": "read",
+    "CreateBank": "admin",
+    "GetBank": "read",
+    "ListBanks": "read",
+    "DeleteBank": "admin",
+    "ListFacts": "read",
+    "ListEvents": "read",
+    "Digest": "read",
+    "Replay": "read",
+    "ForkBank": "admin",
+    "MergeBank": "edit",
+    "DiffBank": "read",
+    "ExportBank": "read",
+    "ImportBank": "admin",
+    "Watch": "read",
+    "Dream": "read",
+    "Ingest": "edit",
+    "Recall": "read",
+    "Publish": "edit",
+    "PublishMany": "edit",
+    "ListDeadLetters": "admin",
+    "RequeueDeadLetters": "admin",
+    "DropDeadLetters": "admin",
+    "Checkpoint": "admin",
+    "GetStatus": "read",
+}
+"""The scope that each method of the public service needs; a method that is not here is refused."""
+CACHE_S = 5.0
+"""How long a key is taken to be as it was: a revocation takes effect within it."""
+OUTAGE_S = 60.0
+"""How long a key that was good stays good while the store does not answer."""
+MAX_CACHED = 4096
+"""Keys that are remembered; unknown ids never are."""
+
+
+class KeyInterceptor(grpc.aio.ServerInterceptor):
+    """Lets a call through when its key has the scope, and binds it to the key's tenant.
+
+    The key comes as metadata, `authorization: Bearer lk_...` or `x-api-key: lk_...`. A refused
+    call is answered before its request is read.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._cache: OrderedDict[str, tuple[float, ApiKey]] = OrderedDict()
+
+    async def intercept_service(self, continuation, handler_call_details):
+        """Checks the key of a call."""
+        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
+        if service not in OPEN_SERVICES:
+            try:
+                key = await self._key(handler_call_details.invocation_metadata or ())
+                needed = METHOD_SCOPES.get(method) if service == SERVICE else None
+                if needed is None:
+                    raise PermissionDenied(
+                        "no API key may make this call: see the methods of larimar.v1.Larimar",
+                        "UNKNOWN_METHOD",
+                    )
+                if needed not in key.scopes:
+                    raise PermissionDenied(
+                        f"this call needs an API key with the scope {needed}, and key "
+                        f"{key.key_id} has {', '.join(key.scopes)}",
+                        "MISSING_SCOPE",
+                    )
+            except LarimarError as error:
+                return _refusing(error)
+            set_tenant(key.tenant)
+        return await continuation(handler_call_details)
+
+    async def _key(self, metadata: Sequence[tuple[str, Any]]) -> ApiKey:
+        shown = _shown_key(metadata)
+        if shown is None:
+            raise Unauthenticated(
+                "this pipeline asks for an API key: connect with api_key=..., or set "
+                "LARIMAR_API_KEY",
+                "NO_KEY",
+            )
+        parts = split_key(shown)
+        key = await self._find(parts[0]) if parts else None
+        if parts is None or key is None or not key.opens(parts[1]):
+            raise Unauthenticated(
+                "the API key is unknown or revoked: ask the operator for one", "BAD_KEY"
+            )
+        return key
+
+    async def _find(self, key_id: str) -> ApiKey | None:
+        now = time.monotonic()
+        cached = self._cache.get(key_id)
+        if cached is not None and now - cached[0] < CACHE_S:
+            return cached[1]
+        try:
+            key = await self._keys.find(key_id)
+        except Unavailable:
+            if cached is not None and now - cached[0] < OUTAGE_S:
+                return cached[1]
+            raise
+        if key is None:
+            self._cache.pop(key_id, None)
+            return None
+        self._cache[key_id] = now, key
+        self._cache.move_to_end(key_id)
+        while len(self._cache) > MAX_CACHED:
+            self._cache.popitem(last=False)
+        return key
+
+
+def _shown_key(metadata: Sequence[tuple[str, Any]]) -> str | None:
+    for name, value in metadata:
+        if name == "x-api-key" and isinstance(value, str):
+            return value.strip()
+        if name == "authorization" and isinstance(value, str):
+            kind, _, rest = value.partition(" ")
+            if kind.lower() == "bearer":
+                return rest.strip()
+    return None
+
+
+def _refusing(error: LarimarError) -> Any:
+    """A handler that answers with an error without waiting for a request."""
+
+    async def refuse(request_iterator, grpc_context):
+        raise error
+        yield  # makes it a generator, as the handler of a stream is
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

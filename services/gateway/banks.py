@@ -1,0 +1,290 @@
+"""Banks: made, listed, forked, merged, compared, exported, and what their logs hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+
+from larimar.defaults import DEFAULT_BANK
+from larimar.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from larimar.v1 import common_pb2, larimar_pb2, memory_pb2, scope_pb2
+from services.gateway.calls import LONG_DEADLINE_S, Calls, named_bank, together, unknown_bank
+from services.limits import MAX_LOAD_BYTES, check_bank_name, check_id, check_version
+from services.rpc import until
+
+MAX_WATCHES = 32
+"""Watches at once: each keeps a call to memory waiting, of the 64 that a replica works on."""
+WATCH_WAIT_S = 10.0
+"""How long one look at the log waits for an event."""
+WATCH_PAGE = 100
+"""Events of one look."""
+WATCH_PAUSE_S = 0.05
+"""Time between two looks when there was nothing."""
+
+
+class BankCalls(Calls):
+    """Everything about whole banks; edits and questions are elsewhere."""
+
+    _watches = 0
+
+    async def CreateBank(self, request, grpc_context):
+        """Makes a bank."""
+        context = self._context(grpc_context)
+        bank = check_bank_name(request.bank or DEFAULT_BANK)
+        created = await self._make_bank(bank, request.addressing, request.slots, context)
+        described = await self._describe_bank(bank, context)
+        return larimar_pb2.CreateBankResponse(info=described.info, created=created)
+
+    async def GetBank(self, request, grpc_context):
+        """A bank's configuration and size."""
+        context = self._context(grpc_context)
+        described = await self._describe_bank(named_bank(request.bank), context)
+        return larimar_pb2.GetBankResponse(info=described.info)
+
+    async def ListBanks(self, request, grpc_context):
+        """All banks."""
+        context = self._context(grpc_context)
+        call = memory_pb2.EnumerateBanksRequest(context=context)
+        listed = await self._call(lambda: self._memory.EnumerateBanks(call), context)
+        return larimar_pb2.ListBanksResponse(banks=listed.banks)
+
+    async def DeleteBank(self, request, grpc_context):
+        """Removes a bank and all it holds."""
+        context = self._context(grpc_context)
+        if not request.bank:
+            raise InvalidArgument("delete needs the name of a bank", "EMPTY_ID")
+        call = memory_pb2.DropBankRequest(bank=check_bank_name(request.bank), context=context)
+        dropped = await self._call(lambda: self._memory.DropBank(call), context)
+        if not dropped.existed:
+            raise unknown_bank(request.bank)
+        return larimar_pb2.DeleteBankResponse()
+
+    async def ListFacts(self, request, grpc_context):
+        """A page of live facts."""
+        context = self._context(grpc_context)
+        bank = named_bank(request.bank)
+        call = memory_pb2.EnumerateFactsRequest(
+            bank=bank,
+            page_size=request.page_size,
+            after=request.after,
+            fact_id=request.fact_id,
+            at_version=check_version("at_version", request.at_version),
+            context=context,
+        )
+        page = await self._on_bank(bank, lambda: self._memory.EnumerateFacts(call), context)
+        return larimar_pb2.ListFactsResponse(
+            facts=page.facts, version=page.version, total=page.total, next_after=page.next_after
+        )
+
+    async def ListEvents(self, request, grpc_context):
+        """A page of the log, or every event of one fact."""
+        context = self._context(grpc_context)
+        bank = named_bank(request.bank)
+        call = memory_pb2.EnumerateEventsRequest(
+            bank=bank,
+            after_version=request.after_version,
+            page_size=request.page_size,
+            fact_id=check_id("fact id", request.fact_id),
+            context=context,
+        )
+        page = await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)
+        return larimar_pb2.ListEventsResponse(events=page.events, version=page.version)
+
+    async def Watch(self, request, grpc_context) -> AsyncIterator:
+        """Entries of the log past a version, as they come, until the caller goes away."""
+        bank = named_bank(request.bank)
+        after = check_version("after_version", request.after_version)
+        if self._watches >= MAX_WATCHES:
+            raise ResourceExhausted(
+                f"{self._watches} watches at once are the most: share one, or retry later",
+                "TOO_MANY_WATCHES",
+            )
+        self._watches += 1
+        try:
+            while True:
+                page = await self._look(bank, after, grpc_context)
+                if page.version < after:
+                    raise FailedPrecondition(
+                        f"bank {bank!r} has {page.version} events, version {after} is not written: "
+                        "watch from 0 if the bank was made anew",
+                        "VERSION_NOT_WRITTEN",
+                    )
+                for event in page.events:
+                    yield larimar_pb2.WatchResponse(event=event)
+                    after = event.version
+                if not page.events:
+                    await asyncio.sleep(WATCH_PAUSE_S)
+        finally:
+            self._watches -= 1
+
+    async def _look(self, bank: str, after: int, grpc_context):
+        context = self._context(grpc_context)
+        call = memory_pb2.EnumerateEventsRequest(
+            bank=bank,
+            after_version=after,
+            page_size=WATCH_PAGE,
+            wait_s=min(WATCH_WAIT_S, max(0.0, context.deadline_unix_s - time.time()) / 2),
+            context=context,
+        )
+        return await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)
+
+    async def Digest(self, request, grpc_context):
+        """The digest of a bank at a version."""
+        context = self._context(grpc_context)
+        bank = named_bank(request.bank)
+        call = memory_pb2.ComputeDigestRequest(
+            bank=bank, at_version=check_version("at_version", request.at_version), context=context
+        )
+        reply = await self._on_bank(bank, lambda: self._memory.ComputeDigest(call), context)
+        return larimar_pb2.DigestResponse(
+            bank=bank,
+            version=reply.version,
+            facts=reply.facts,
+            digest=reply.digest,
+            erase_count=reply.erase_count,
+        )
+
+    async def Replay(self, request, grpc_context):
+        """Rebuilds memory and scope of a bank from the log alone and compares both."""
+        context = self._context(grpc_context, LONG_DEADLINE_S)
+        bank = named_bank(request.bank)
+        memory = memory_pb2.RebuildBankRequest(bank=bank, context=context)
+        scope = scope_pb2.RebuildScopeRequest(bank=bank, context=context)
+        rebuilt, index = await together(
+            self._on_bank(bank, lambda: self._memory.RebuildBank(memory), context),
+            self._on_bank(bank, lambda: self._scope.RebuildScope(scope), context),
+        )
+        return larimar_pb2.ReplayResponse(
+            bank=bank,
+            version=rebuilt.version,
+            events=rebuilt.events,
+            seconds=rebuilt.seconds,
+            digest=rebuilt.digest,
+            matches=rebuilt.matches and index.matches,
+            folded_sha256=rebuilt.folded_sha256,
+        )
+
+    async def Checkpoint(self, request, grpc_context):
+        """Saves checkpoints of a bank, of memory and of scope."""
+        context = self._context(grpc_context, LONG_DEADLINE_S)
+        bank = named_bank(request.bank)
+        memory = memory_pb2.SaveCheckpointRequest(bank=bank, context=context)
+        scope = scope_pb2.SaveScopeRequest(bank=bank, context=context)
+        saved, index = await together(
+            self._on_bank(bank, lambda: self._memory.SaveCheckpoint(memory), context),
+            self._on_bank(bank, lambda: self._scope.SaveScope(scope), context),
+        )
+        return larimar_pb2.CheckpointResponse(
+            bank=bank,
+            version=saved.version,
+            digest=saved.digest,
+            bytes=saved.bytes + index.bytes,
+        )
+
+    async def ForkBank(self, request, grpc_context):
+        """Makes a bank that shares another's history up to a version."""
+        context = self._context(grpc_context)
+        bank = named_bank(request.bank)
+        if not request.new_bank:
+            raise InvalidArgument("a fork needs a name of its own", "EMPTY_ID")
+        call = memory_pb2.BranchBankRequest(
+            bank=bank,
+            new_bank=check_bank_name(request.new_bank),
+            at_version=check_version("at_version", request.at_version),
+            context=context,
+        )
+        reply = await self._on_bank(bank, lambda: self._memory.BranchBank(call), context)
+        return larimar_pb2.ForkBankResponse(info=reply.info, created=reply.created)
+
+    async def MergeBank(self, request, grpc_context):
+        """Applies to a bank what another of its family has changed since they parted."""
+        context = self._context(grpc_context, LONG_DEADLINE_S)
+        source, target = named_bank(request.source), named_bank(request.target)
+        if source == target:
+            raise InvalidArgument(f"bank {source!r} is both sides of the merge", "SAME_BANK")
+        if request.policy not in common_pb2.MergePolicy.values():
+            raise InvalidArgument(
+                f"unknown merge policy {request.policy}: use fail, ours or theirs", "BAD_POLICY"
+            )
+        call = memory_pb2.CombineBanksRequest(
+            source=source,
+            target=target,
+            policy=request.policy,
+            merge_id=check_id("merge id", request.merge_id) or uuid.uuid4().hex,
+            dry_run=request.dry_run,
+            context=context,
+        )
+        for bank in (source, target):
+            await self._describe_bank(bank, context)
+        reply = await self._call(lambda: self._memory.CombineBanks(call), context)
+        return larimar_pb2.MergeBankResponse(merge=reply)
+
+    async def DiffBank(self, request, grpc_context):
+        """A page of what differs between two states."""
+        context = self._context(grpc_context, LONG_DEADLINE_S)
+        bank, other = named_bank(request.bank), named_bank(request.to_bank or request.bank)
+        call = memory_pb2.CompareVersionsRequest(
+            bank=bank,
+            from_version=check_version("from_version", request.from_version),
+            to_version=check_version("to_version", request.to_version),
+            to_bank=request.to_bank,
+            page_size=request.page_size,
+            after=request.after,
+            context=context,
+        )
+        if other != bank:
+            await self._describe_bank(other, context)
+        reply = await self._on_bank(bank, lambda: self._memory.CompareVersions(call), context)
+        return larimar_pb2.DiffBankResponse(diff=reply)
+
+    async def ExportBank(self, request, grpc_context) -> AsyncIterator:
+        """The whole log of a bank with its payloads."""
+        context = self._context(grpc_context, LONG_DEADLINE_S)
+        bank = named_bank(request.bank)
+        await self._describe_bank(bank, context)
+        call = memory_pb2.DumpBankRequest(bank=bank, context=context)
+        async with contextlib.aclosing(self._memory.DumpBank(call)) as replies:
+            while True:
+                async with until(context.deadline_unix_s):
+                    reply = await anext(replies, None)
+                if reply is None:
+                    return
+                header = reply.header if reply.HasField("header") else None
+                yield larimar_pb2.ExportBankResponse(header=header, records=reply.records)
+
+    async def ImportBank(self, request_iterator, grpc_context):
+        """Makes a bank of what ExportBank gave, a chunk of records at a time."""
+        context = self._context(grpc_context, LONG_DEADLINE_S)
+        header: common_pb2.ArchiveHeader | None = None
+        chunk: list[common_pb2.ArchiveRecord] = []
+        size, bank, sent = 0, "", False
+        async for request in request_iterator:
+            if header is None:
+                if not request.HasField("header"):
+                    raise InvalidArgument("an import begins with a header", "NO_HEADER")
+                header = request.header
+                bank = check_bank_name(request.header.config.bank)
+            for record in request.records:
+                if chunk and size + record.ByteSize() > MAX_LOAD_BYTES:
+                    await self._load(bank, None if sent else header, chunk, False, context)
+                    chunk, size, sent = [], 0, True
+                chunk.append(record)
+                size += record.ByteSize()
+        if header is None:
+            raise InvalidArgument("an import begins with a header", "NO_HEADER")
+        loaded = await self._load(bank, header, chunk, True, context)
+        return larimar_pb2.ImportBankResponse(
+            info=loaded.info, digest=loaded.digest, erased_again=loaded.erased_again
+        )
+
+    async def _load(
+        self, bank: str, header, records, last: bool, context
+    ) -> memory_pb2.LoadBankResponse:
+        call = memory_pb2.LoadBankRequest(
+            bank=bank, header=header, records=records, last=last, context=context
+        )
+        load: Callable = self._memory.LoadBank
+        return await self._call(lambda: load(call), context)

@@ -1,0 +1,173 @@
+"""Archives: a bank with its log, out of the store and into another, entry for entry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from larimar.errors import Conflict, DataLoss, FailedPrecondition, NotFound
+from larimar.memory import Event, Kind
+from larimar.v1 import common_pb2, memory_pb2
+from larimar.wire import config_from_proto, config_to_proto
+from services.follower import Follower
+from services.log import Log, Stored
+from services.log_rules import SALT_BYTES
+from services.memory.events import KINDS, event_to_proto
+
+DUMP_ENTRIES = 500
+"""Entries read at once."""
+DUMP_BYTES = 3 * 2**20
+"""Payload bytes after which a message goes out: a message holds at most 8 MiB."""
+
+
+class Archivist:
+    """Dumps and loads banks over the log port."""
+
+    def __init__(self, log: Log, follower: Follower) -> None:
+        self._log = log
+        self._follower = follower
+
+    async def dump(self, tenant: str, bank: str) -> AsyncIterator[memory_pb2.DumpBankResponse]:
+        """The header of a bank at its newest version, then every entry up to it.
+
+        Raises:
+            FailedPrecondition: ERASED_MEANWHILE, facts were erased on the way: begin again.
+            DataLoss, Unavailable: as Follower.state.
+        """
+        erased = await self._log.erased(tenant, bank)
+        async with self._follower.state(tenant, bank) as state:
+            version, chain, digest = state.version, state.chain, state.digest()
+        config = await self._log.bank_config(tenant, bank)
+        yield memory_pb2.DumpBankResponse(
+            header=common_pb2.ArchiveHeader(
+                config=config_to_proto(bank, config),
+                version=version,
+                chain=chain,
+                erase_count=len(erased),
+                erased_fact_ids=sorted(erased),
+                digest=digest,
+            )
+        )
+        after = 0
+        while after < version:
+            limit = min(DUMP_ENTRIES, version - after)
+            page = await self._log.stored(tenant, bank, after, limit)
+            for records in _messages(page):
+                yield memory_pb2.DumpBankResponse(records=records)
+            after = page[-1].event.version
+        if await self._log.erased(tenant, bank) != erased:
+            raise FailedPrecondition(
+                "facts were erased while the bank was exported: export it again", "ERASED_MEANWHILE"
+            )
+
+    async def load(
+        self,
+        tenant: str,
+        bank: str,
+        records: Sequence[common_pb2.ArchiveRecord],
+    ) -> None:
+        """Takes the next records of a bank that is being loaded. Safe to repeat.
+
+        Raises:
+            Conflict: BANK_EXISTS.
+            DataLoss: a record is not what was dumped.
+        """
+        await self._log.load(tenant, bank, [_stored(record) for record in records])
+
+    async def finish(
+        self, tenant: str, bank: str, header: common_pb2.ArchiveHeader
+    ) -> tuple[str, bool]:
+        """Makes a loaded bank visible, and compares it with what was dumped: (digest, made).
+
+        A bank that is there already and is this very one is taken as loaded.
+
+        Raises:
+            Conflict: BANK_EXISTS, another bank has the name.
+            DataLoss: not what was dumped; the bank is removed again.
+        """
+        config = config_from_proto(header.config)
+        made = not await self.is_loaded(tenant, bank, header)
+        if made:
+            await self._log.publish(
+                tenant, bank, config, list(header.erased_fact_ids), header.version
+            )
+        try:
+            async with self._follower.state(tenant, bank) as state:
+                found = state.version, state.chain, state.digest()
+        except DataLoss:
+            if not made:
+                raise
+            found = (0, "", "")
+        if made and found != (header.version, header.chain, header.digest):
+            await self._log.drop_bank(tenant, bank)
+            raise DataLoss(
+                "the archive does not give the digest that it names: export the bank again",
+                "BAD_ARCHIVE",
+            )
+        return found[2], made
+
+    async def is_loaded(self, tenant: str, bank: str, header: common_pb2.ArchiveHeader) -> bool:
+        """Whether the bank of this name is the one that the header describes.
+
+        Raises:
+            Conflict: BANK_EXISTS, another bank has the name.
+        """
+        try:
+            config = await self._log.bank_config(tenant, bank)
+        except NotFound:
+            return False
+        same = config == config_from_proto(header.config)
+        if same and header.version:
+            events = await self._log.events(tenant, bank, header.version - 1, 1)
+            same = bool(events) and events[0].chain == header.chain
+        if not same:
+            raise Conflict(
+                f"bank {bank!r} exists, and is another one than the archive's: import it under "
+                "another name",
+                "BANK_EXISTS",
+            )
+        return True
+
+
+def _messages(page: Sequence[Stored]) -> list[list[common_pb2.ArchiveRecord]]:
+    messages: list[list[common_pb2.ArchiveRecord]] = [[]]
+    size = 0
+    for stored in page:
+        salted = stored.salted or b""
+        if size and size + len(salted) > DUMP_BYTES:
+            messages.append([])
+            size = 0
+        messages[-1].append(
+            common_pb2.ArchiveRecord(
+                event=event_to_proto(stored.event, erased=_is_erased(stored)),
+                salt=salted[:SALT_BYTES],
+                payload=salted[SALT_BYTES:],
+                request_hmac=stored.request_hmac,
+            )
+        )
+        size += len(salted)
+    return messages
+
+
+def _is_erased(stored: Stored) -> bool:
+    return stored.event.kind == Kind.WRITE and stored.salted is None
+
+
+def _stored(record: common_pb2.ArchiveRecord) -> Stored:
+    event = record.event
+    kind = KINDS.get(event.kind)
+    if kind is None:
+        raise DataLoss(f"version {event.version} of the archive has no kind", "BAD_ARCHIVE")
+    return Stored(
+        Event(
+            event.version,
+            kind,
+            event.fact_id,
+            event.event_id,
+            event.time_ms,
+            event.payload_sha256,
+            event.chain,
+            event.previous_version,
+        ),
+        record.salt + record.payload if record.payload else None,
+        record.request_hmac,
+    )

@@ -1,0 +1,482 @@
+"""Erasure: a fact, its history and its bytes, out of a bank and all its forks, with a receipt.
+
+It goes in steps, each safe to repeat, and is kept as a record beside the family, so that any
+memory replica can take it up where another left it: ERASE appended (nobody reads the fact any
+more), checkpoints replaced, payloads and queued events deleted, the store's files rewritten, all
+of it searched and replayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from google.protobuf import json_format
+
+from larimar.errors import Conflict, DataLoss, InvalidArgument, LarimarError, NotFound
+from larimar.memory import Kind, check_id, decide, request_body
+from larimar.v1 import common_pb2
+from services.follower import Follower
+from services.log import Append, Found, Log
+from services.memory.ledger import EraseLedger, Erasure, hashed
+from services.memory.scan import needles_of, search_files, without_shared
+
+log = logging.getLogger("larimar.erasure")
+
+MAX_FACTS = 256
+"""Facts of one erasure: one script call over the family."""
+PAUSE_S = 5.0
+"""Between two looks for work that was left; also how often a worker says that it is at work."""
+LEFT_S = 20.0
+"""After which silence a worker counts as gone, and another takes its work up."""
+HELD_PAGE = 200
+"""Events of other facts whose payloads are looked at together."""
+
+
+class Queues(Protocol):
+    """What an erasure asks of the message queues."""
+
+    async def remove_facts(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> int:
+        """Deletes the queued events that concern these facts; how many there were."""
+        ...
+
+
+class NoQueues:
+    """Where there are no queues."""
+
+    async def remove_facts(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> int:
+        """Nothing is queued."""
+        return 0
+
+
+class _Job:
+    """An erasure in work; what of it is kept is `text()`."""
+
+    def __init__(self, tenant: str, fact_ids: list[str], receipt: common_pb2.EraseReceipt) -> None:
+        self.tenant = tenant
+        self.fact_ids = fact_ids
+        self.receipt = receipt
+        self.needles: list[bytes] = []
+
+    @property
+    def name(self) -> str:
+        return record_name(self.receipt.bank, self.receipt.event_id)
+
+    def text(self, worker: str) -> str:
+        done = self.receipt.step == common_pb2.ERASE_STEP_DONE
+        return json.dumps(
+            {
+                "fact_ids": [] if done else self.fact_ids,
+                "receipt": json_format.MessageToDict(
+                    self.receipt, preserving_proto_field_name=True
+                ),
+                "worker": worker,
+                "time": time.time(),
+            }
+        )
+
+    @classmethod
+    def parse(cls, tenant: str, text: str) -> tuple[_Job, str, float]:
+        raw = json.loads(text)
+        receipt = json_format.ParseDict(raw["receipt"], common_pb2.EraseReceipt())
+        return cls(tenant, raw["fact_ids"], receipt), raw["worker"], raw["time"]
+
+
+def record_name(bank: str, event_id: str) -> str:
+    """Under which an erasure is kept."""
+    return f"erase:{bank}:{event_id}"
+
+
+class Eraser:
+    """Runs erasures over the log port, a follower, the queues and the ledger.
+
+    Args:
+        on_step: awaited after each step, with the receipt; what it raises ends the work there.
+    """
+
+    def __init__(
+        self,
+        log_port: Log,
+        follower: Follower,
+        queues: Queues,
+        ledger: EraseLedger,
+        on_step: Callable[[common_pb2.EraseReceipt], Awaitable[None]] | None = None,
+    ) -> None:
+        self._log = log_port
+        self._follower = follower
+        self._queues = queues
+        self._ledger = ledger
+        self._on_step = on_step
+        self._worker = uuid.uuid4().hex
+        self._running: dict[tuple[str, str], asyncio.Task] = {}
+        self._starting = asyncio.Lock()
+        self._keeper: asyncio.Task | None = None
+
+    async def erase(
+        self, tenant: str, bank: str, fact_ids: Sequence[str], event_id: str
+    ) -> common_pb2.EraseReceipt:
+        """Appends ERASE for these facts and goes on with the rest in the background.
+
+        Returns when no reader gets anything of them any more. The same event id again gives the
+        receipt as it is, and takes the work up if it was left.
+
+        Raises:
+            NotFound: a fact was never written. Nothing was erased.
+            FailedPrecondition: ERASED, a fact was erased before. Nothing was erased.
+            Conflict: the event id was used to erase other facts.
+            InvalidArgument: no facts, or more than MAX_FACTS.
+        """
+        ids = sorted(set(fact_ids))
+        if not 1 <= len(ids) <= MAX_FACTS:
+            raise InvalidArgument(f"erase 1 to {MAX_FACTS} facts at once, not {len(ids)}")
+        check_id("event_id", event_id)
+        async with self._starting:  # or the keeper would find the job before it runs
+            return await self._erase(tenant, bank, ids, event_id)
+
+    async def _erase(
+        self, tenant: str, bank: str, ids: list[str], event_id: str
+    ) -> common_pb2.EraseReceipt:
+        job = await self._known(tenant, bank, event_id)
+        if job is None:
+            await self._check(tenant, bank, ids)
+            receipt = common_pb2.EraseReceipt(
+                event_id=event_id,
+                bank=bank,
+                fact_id_sha256=[hashed(fact_id) for fact_id in ids],
+                started_ms=time.time_ns() // 10**6,
+            )
+            job = _Job(tenant, ids, receipt)
+            kept = await self._log.put_record(
+                tenant, bank, job.name, job.text(self._worker), new=True
+            )
+            job, _, _ = _Job.parse(tenant, kept)
+        if list(job.receipt.fact_id_sha256) != [hashed(fact_id) for fact_id in ids]:
+            raise Conflict(f"event id {event_id!r} erased other facts: take a new event id")
+        if job.receipt.step == common_pb2.ERASE_STEP_DONE:
+            return job.receipt
+        await self._log.put_job(tenant, bank, job.name)
+        if job.receipt.step < common_pb2.ERASE_STEP_APPENDED:
+            await self._append(job)
+        if (tenant, job.name) not in self._running:
+            self._start(job)
+        return job.receipt
+
+    async def receipt(self, tenant: str, bank: str, event_id: str) -> common_pb2.EraseReceipt:
+        """How far an erasure has come. Raises: NotFound."""
+        job = await self._known(tenant, bank, event_id)
+        if job is None:
+            raise NotFound(
+                f"bank {bank!r} has no erasure {event_id!r}: its event id is in the receipt",
+                "UNKNOWN_ERASURE",
+            )
+        if job.receipt.step != common_pb2.ERASE_STEP_DONE:
+            await self._log.put_job(tenant, bank, job.name)
+        return job.receipt
+
+    async def erase_again(self, tenant: str, bank: str) -> int:
+        """Erases from a bank what its log's entries in the ledger name; how many facts it still
+        had. For banks that were restored from a backup or an archive."""
+        first = await self._log.events(tenant, bank, 0, 1)
+        if not first:
+            return 0
+        due = [
+            entry
+            for entry in await asyncio.to_thread(self._ledger.entries)
+            if (entry.tenant, entry.log) == (tenant, first[0].chain)
+        ]
+        gone = {hashed(fact_id) for fact_id in await self._log.erased(tenant, bank)}
+        missing = {entry.fact_id_sha256 for entry in due} - gone
+        if not missing:
+            return 0
+        newest, _, _ = await self._log.head(tenant, bank)
+        if newest < max(entry.version for entry in due):
+            log.warning(
+                "bank %s is at version %d, and was at %d before: what came after is gone",
+                bank,
+                newest,
+                max(entry.version for entry in due),
+            )
+        ids: set[str] = set()
+        after = 0
+        while after < newest:
+            page = await self._log.events(tenant, bank, after, 1000)
+            ids.update(event.fact_id for event in page if hashed(event.fact_id) in missing)
+            after = page[-1].version
+        for start in range(0, len(ids), MAX_FACTS):
+            part = sorted(ids)[start : start + MAX_FACTS]
+            await self.erase(tenant, bank, part, f"ledger:{uuid.uuid4().hex}")
+        return len(ids)
+
+    def keep(self) -> None:
+        """Sees to it that left work is taken up, from now on; safe to call again."""
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Ends what runs; another worker, or the next start, takes it up."""
+        tasks = [task for task in (self._keeper, *self._running.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        restored = False
+        while True:
+            try:
+                if not restored:
+                    await self._erase_restored()
+                    restored = True
+                await self.take_up()
+            except LarimarError as error:
+                log.warning("erasures wait: %s", error)
+            await asyncio.sleep(PAUSE_S)
+
+    async def take_up(self, left_s: float = LEFT_S) -> int:
+        """Starts the work that other workers have left for `left_s`; how much there was."""
+        async with self._starting:
+            return await self._take_up(left_s)
+
+    async def _take_up(self, left_s: float) -> int:
+        started = 0
+        for tenant, bank, name in await self._log.jobs():
+            if not name.startswith("erase:") or (tenant, name) in self._running:
+                continue
+            text = await self._log.record(tenant, bank, name)
+            if text is None:
+                await self._log.end_job(tenant, bank, name)
+                continue
+            job, worker, seen = _Job.parse(tenant, text)
+            # A time ahead of ours says that the clocks differ, not that it is at work.
+            if worker == self._worker or abs(time.time() - seen) > left_s:
+                self._start(job)
+                started += 1
+        return started
+
+    async def _erase_restored(self) -> None:
+        tenants = {entry.tenant for entry in await asyncio.to_thread(self._ledger.entries)}
+        for tenant in sorted(tenants):
+            for bank in await self._log.banks(tenant):
+                again = await self.erase_again(tenant, bank)
+                if again:
+                    log.warning("%d erased facts were back in bank %s: erased again", again, bank)
+
+    async def _known(self, tenant: str, bank: str, event_id: str) -> _Job | None:
+        text = await self._log.record(tenant, bank, record_name(bank, event_id))
+        return None if text is None else _Job.parse(tenant, text)[0]
+
+    async def _check(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> None:
+        erased = await self._log.erased(tenant, bank)
+        for fact_id in fact_ids:
+            known = bool(await self._log.fact_events(tenant, bank, fact_id))
+            status = "erased" if fact_id in erased else "forgotten" if known else None
+            error = decide(Kind.ERASE, status)
+            if error is not None:
+                raise type(error)(f"{error.message} (fact {fact_id!r})", error.reason)
+
+    def _start(self, job: _Job) -> None:
+        key = (job.tenant, job.name)
+        task = asyncio.create_task(self._work(job))
+        self._running[key] = task
+        task.add_done_callback(lambda _: self._running.pop(key, None))
+
+    async def _work(self, job: _Job) -> None:
+        beat = asyncio.create_task(self._beat(job))
+        steps: dict[int, Callable[[_Job], Awaitable[None]]] = {
+            common_pb2.ERASE_STEP_UNSPECIFIED: self._append,
+            common_pb2.ERASE_STEP_APPENDED: self._replace_checkpoints,
+            common_pb2.ERASE_STEP_CHECKPOINTED: self._remove,
+            common_pb2.ERASE_STEP_REMOVED: self._rewrite,
+            common_pb2.ERASE_STEP_REWRITTEN: self._prove,
+        }
+        try:
+            while job.receipt.step != common_pb2.ERASE_STEP_DONE:
+                await steps[job.receipt.step](job)
+            await self._end(job)
+        except Exception as error:
+            known = isinstance(error, LarimarError)
+            job.receipt.failure = str(error) if known else f"unexpected {type(error).__name__}"
+            log.warning("erasure %s waits: %s", job.receipt.event_id, job.receipt.failure)
+            with contextlib.suppress(LarimarError):
+                await self._keep_record(job)
+        finally:
+            beat.cancel()
+
+    async def _end(self, job: _Job) -> None:
+        """Takes finished work off the list, unless another worker's record says otherwise."""
+        tenant, bank = job.tenant, job.receipt.bank
+        await self._log.end_job(tenant, bank, job.name)
+        kept = await self._known(tenant, bank, job.receipt.event_id)
+        if kept is not None and kept.receipt.step != common_pb2.ERASE_STEP_DONE:
+            await self._log.put_job(tenant, bank, job.name)
+
+    async def _beat(self, job: _Job) -> None:
+        while True:
+            await asyncio.sleep(PAUSE_S)
+            with contextlib.suppress(LarimarError):
+                await self._keep_record(job)
+
+    async def _keep_record(self, job: _Job) -> None:
+        """Keeps how far the work has come, unless another worker has come further."""
+        tenant, bank = job.tenant, job.receipt.bank
+        kept = await self._known(tenant, bank, job.receipt.event_id)
+        if kept is not None and (
+            kept.receipt.step > job.receipt.step or kept.receipt.step == common_pb2.ERASE_STEP_DONE
+        ):
+            return
+        await self._log.put_record(tenant, bank, job.name, job.text(self._worker), new=False)
+        if job.receipt.step != common_pb2.ERASE_STEP_DONE:
+            await self._log.put_job(tenant, bank, job.name)
+
+    async def _reached(self, job: _Job, step: int) -> None:
+        job.receipt.step = step  # type: ignore[assignment]
+        job.receipt.failure = ""
+        if step == common_pb2.ERASE_STEP_DONE:
+            job.receipt.finished_ms = time.time_ns() // 10**6
+        await self._keep_record(job)
+        if self._on_step is not None:
+            await self._on_step(job.receipt)
+
+    async def _append(self, job: _Job) -> None:
+        tenant, bank, event_id = job.tenant, job.receipt.bank, job.receipt.event_id
+        job.needles = needles_of(await self._payloads_of(job))
+        items = [
+            Append(
+                Kind.ERASE,
+                event_id if len(job.fact_ids) == 1 else f"{event_id}:{n}",
+                fact_id,
+                request_body(Kind.ERASE, fact_id),
+            )
+            for n, fact_id in enumerate(job.fact_ids)
+        ]
+        for result in await self._log.erase(tenant, bank, items):
+            if result.error is not None and result.error.reason != "ERASED":
+                raise result.error
+        family = await self._log.family(tenant, bank)
+        first = await self._log.events(tenant, bank, 0, 1)
+        del job.receipt.banks[:]
+        noted = []
+        for name in sorted(family):
+            versions = []
+            for fact_id in job.fact_ids:
+                events = await self._log.fact_events(tenant, name, fact_id)
+                erases = [event for event in events if event.kind == Kind.ERASE]
+                versions += [event.version for event in erases]
+                noted += [
+                    Erasure(
+                        tenant, name, first[0].chain, hashed(fact_id), event_id,
+                        event.version, event.time_ms,
+                    )
+                    for event in erases
+                ]  # fmt: skip
+            job.receipt.banks.add(bank=name, versions=sorted(versions))
+        await asyncio.to_thread(self._ledger.add, noted)
+        await self._reached(job, common_pb2.ERASE_STEP_APPENDED)
+
+    async def _replace_checkpoints(self, job: _Job) -> None:
+        tenant = job.tenant
+        if job.needles and not job.receipt.scan.found_before:
+            files, keys = await self._search(job)
+            job.receipt.scan.found_before = files[2] + keys.found
+        removed = 0
+        for bank in self._affected(job):
+            config = await self._log.bank_config(tenant, bank.bank)
+            kept = await self._log.checkpoints(tenant, bank.bank, "memory")
+            if kept or config.addressing != "slots":  # whose sums lose a fact by its vectors only
+                await self._follower.save_checkpoint(tenant, bank.bank)
+            removed += await self._log.remove_checkpoints(
+                tenant, bank.bank, before=max(bank.versions)
+            )
+        job.receipt.checkpoints_removed += removed
+        await self._reached(job, common_pb2.ERASE_STEP_CHECKPOINTED)
+
+    async def _remove(self, job: _Job) -> None:
+        tenant, bank = job.tenant, job.receipt.bank
+        queued = 0
+        for affected in job.receipt.banks:
+            queued += await self._queues.remove_facts(tenant, affected.bank, job.fact_ids)
+        removed = await self._log.remove_payloads(tenant, bank, job.fact_ids)
+        job.receipt.queue_entries_removed += queued
+        job.receipt.payloads_removed += removed
+        await self._reached(job, common_pb2.ERASE_STEP_REMOVED)
+
+    async def _rewrite(self, job: _Job) -> None:
+        await self._log.rewrite_files()
+        await self._reached(job, common_pb2.ERASE_STEP_REWRITTEN)
+
+    async def _prove(self, job: _Job) -> None:
+        tenant, scan = job.tenant, job.receipt.scan
+        left = job.needles
+        if left:
+            files, keys = await self._search(job)
+            if files[2] + keys.found:
+                job.needles = left = await self._not_shared(job)
+                files, keys = await self._search(job) if left else ((0, 0, 0), Found(0, 0))
+            scan.keys, scan.files, scan.bytes = keys.keys, files[0], files[1]
+            scan.found = files[2] + keys.found
+            scan.not_searched = (
+                "all that the facts held is held by other banks' facts too, in their own right"
+                if not left
+                else "the store's files are not on this machine: search them there"
+                if await self._log.files() is None
+                else ""
+            )
+        else:
+            for field in ("keys", "files", "bytes", "found"):
+                scan.ClearField(field)
+            scan.not_searched = (
+                "the work was taken up after what to search for was deleted: keys and payloads "
+                "are gone and the files rewritten, but were not searched"
+            )
+        for affected in job.receipt.banks:
+            verified = await self._follower.verified(tenant, affected.bank)
+            affected.version, affected.digest = verified.version, verified.digest
+            affected.erase_count = verified.erase_count
+            affected.replay_matches = verified.matches
+        await self._reached(job, common_pb2.ERASE_STEP_DONE)
+
+    def _affected(self, job: _Job) -> list[Any]:
+        return [bank for bank in job.receipt.banks if bank.versions]
+
+    async def _payloads_of(self, job: _Job) -> list[bytes]:
+        """Everything that the facts ever held in the family, as far as it is still there."""
+        payloads: dict[bytes, None] = {}
+        for bank in await self._log.family(job.tenant, job.receipt.bank):
+            for fact_id in job.fact_ids:
+                for event in await self._log.fact_events(job.tenant, bank, fact_id):
+                    if event.kind != Kind.WRITE:
+                        continue
+                    with contextlib.suppress(LarimarError):  # erased before, or damaged
+                        found = await self._log.payloads(job.tenant, bank, [event.version])
+                        payloads[found[0]] = None
+        return list(payloads)
+
+    async def _search(self, job: _Job) -> tuple[tuple[int, int, int], Any]:
+        paths = await self._log.files()
+        files = await asyncio.to_thread(search_files, paths or [], job.needles)
+        return files, await self._log.search(job.tenant, job.receipt.bank, job.needles)
+
+    async def _not_shared(self, job: _Job) -> list[bytes]:
+        """The needles that no other fact of the store holds in its own right, in any version.
+
+        The store's files are everybody's. A bank that cannot be read vouches for nothing.
+        """
+        needles = job.needles
+        for tenant in await self._log.tenants():
+            for bank in await self._log.banks(tenant):
+                with contextlib.suppress(DataLoss):
+                    needles = await self._not_in_bank(tenant, bank, needles)
+        return needles
+
+    async def _not_in_bank(self, tenant: str, bank: str, needles: list[bytes]) -> list[bytes]:
+        after = 0
+        while page := (await self._log.tail(tenant, bank, after, HELD_PAGE)).entries:
+            held = [payload for _, payload in page if payload is not None]
+            needles = await asyncio.to_thread(without_shared, needles, held)
+            after = page[-1][0].version
+        return needles

@@ -1,0 +1,157 @@
+"""Appends to the log in Redis, committed in groups.
+
+While one script call of a bank is in flight, further appends to it wait and go together in the
+next one: one fsync carries them all. Each keeps its own results, and its batch is whole in one
+call, so it stays atomic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from larimar.errors import LarimarError, Unavailable
+from larimar.memory import Kind
+from services.log import Append, Appended
+from services.log_rules import MAX_BATCH, MAX_BATCH_BYTES, check_items, check_names
+from services.redis_entries import append_arguments, appended
+from services.redis_scripts import APPEND, ERASE
+from services.redis_store import Keys, RedisStore
+
+
+@dataclass
+class _Waiting:
+    """One caller's batch."""
+
+    arguments: list[tuple[str | bytes, ...]]
+    size: int
+    """Payload bytes."""
+    answers: asyncio.Future[list[Any]]
+
+
+class RedisAppends(RedisStore):
+    """The part of `RedisLog` that writes events."""
+
+    def __init__(self, url: str, timeout_s: float, max_events: int) -> None:
+        super().__init__(url, timeout_s)
+        self._max_events = max_events
+        self._waiting: dict[tuple[str, str], deque[_Waiting]] = {}
+        self._senders: set[asyncio.Task[None]] = set()
+
+    async def append(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
+        """See Log. Cost: with fsync always one fsync a group, whoever appends."""
+        check_names(tenant, bank)
+        errors = check_items(items, (Kind.WRITE, Kind.FORGET))
+        sent = [item for item, error in zip(items, errors, strict=True) if error is None]
+        mine = _Waiting(
+            [append_arguments(item) for item in sent],
+            sum(len(item.payload or b"") for item in sent),
+            asyncio.get_running_loop().create_future(),
+        )
+        waiting = self._waiting.get((tenant, bank))
+        if waiting is None:
+            waiting = self._waiting[tenant, bank] = deque()
+            sender = asyncio.create_task(self._send(tenant, bank, waiting))
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        waiting.append(mine)
+        return self._results(bank, items, errors, await mine.answers)
+
+    async def erase(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
+        """See Log. The limit on a bank's events does not apply: a full bank can be erased from."""
+        check_names(tenant, bank)
+        errors = check_items(items, (Kind.ERASE,))
+        arguments = [
+            argument
+            for item, error in zip(items, errors, strict=True)
+            if error is None
+            for argument in append_arguments(item)
+        ]
+
+        async def everywhere(keys: Keys) -> list[Any]:
+            while True:
+                members = await self.call("HKEYS", keys.family)
+                others = sorted(name for name in members if name != bank.encode())
+                answers = await self._ask_at(keys, ERASE, len(others), *others, *arguments)
+                if answers != -1:
+                    return answers
+
+        answers = await self._on_bank(tenant, bank, everywhere)
+        return self._results(bank, items, errors, answers)
+
+    async def close(self) -> None:
+        """See Log. What was handed over before is sent first."""
+        await asyncio.gather(*self._senders, return_exceptions=True)
+        await super().close()
+
+    def _results(
+        self,
+        bank: str,
+        items: Sequence[Append],
+        errors: Sequence[LarimarError | None],
+        answers: list[Any],
+    ) -> list[Appended]:
+        answer = iter(answers)
+        return [
+            appended(bank, item, next(answer), self._max_events)
+            if error is None
+            else Appended(0, error=error)
+            for item, error in zip(items, errors, strict=True)
+        ]
+
+    async def _send(self, tenant: str, bank: str, waiting: deque[_Waiting]) -> None:
+        """Sends what waits, group by group, until nothing does."""
+        group: list[_Waiting] = []
+        try:
+            while waiting:
+                group = _next_group(waiting)
+                arguments = [part for one in group for item in one.arguments for part in item]
+                try:
+                    answers = await self._ask(tenant, bank, APPEND, self._max_events, *arguments)
+                except Exception as error:
+                    if isinstance(error, Unavailable):
+                        # Nobody waits out one timeout after another while the store is gone.
+                        group += waiting
+                        waiting.clear()
+                    _fail(group, error)
+                else:
+                    _answer(group, answers)
+        finally:
+            del self._waiting[tenant, bank]
+            left = Unavailable("the log was closed: retry under the same event ids", "STORE_DOWN")
+            _fail([*group, *waiting], left)
+
+
+def _next_group(waiting: deque[_Waiting]) -> list[_Waiting]:
+    """Whole batches from the front, as many as one call carries; at least one."""
+    group = [waiting.popleft()]
+    count, size = len(group[0].arguments), group[0].size
+    while waiting:
+        count += len(waiting[0].arguments)
+        size += waiting[0].size
+        if count > MAX_BATCH or size > MAX_BATCH_BYTES:
+            break
+        group.append(waiting.popleft())
+    return group
+
+
+def _answer(group: list[_Waiting], answers: list[Any]) -> None:
+    start = 0
+    for one in group:
+        end = start + len(one.arguments)
+        if not one.answers.done():
+            one.answers.set_result(answers[start:end])
+        start = end
+
+
+def _fail(group: list[_Waiting], error: Exception) -> None:
+    """Gives every caller that still waits an error of its own."""
+    for one in group:
+        if not one.answers.done():
+            own = copy.copy(error) if isinstance(error, LarimarError) else error
+            own.__cause__ = error.__cause__
+            one.answers.set_exception(own)

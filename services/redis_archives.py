@@ -1,0 +1,71 @@
+"""Banks that come back from an archive: loaded unseen into Redis, then shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from larimar.memory import BankConfig, check_id
+from services.log import Stored
+from services.log_rules import MAX_BATCH, MAX_BATCH_BYTES, check_names, damaged, name_taken
+from services.redis_bank_scripts import LOAD, LOAD_ERASED, SHOW
+from services.redis_banks import RedisBanks
+from services.redis_entries import check_salted, load_arguments
+from services.redis_store import Keys
+
+
+class RedisArchives(RedisBanks):
+    """The part of `RedisLog` that restores banks."""
+
+    async def load(self, tenant: str, bank: str, entries: Sequence[Stored]) -> None:
+        """See Log. Entries of another archive under the name are swept first."""
+        check_names(tenant, bank)
+        for stored in entries:
+            event = stored.event
+            if stored.salted is not None:
+                check_salted(bank, event.version, event.payload_sha256, stored.salted)
+        if await self._claim(tenant, bank, bank) is not None:
+            raise name_taken(bank)
+        keys = Keys(tenant, bank, bank)
+        arguments: list[Any] = []
+        count = size = 0
+        for stored in entries:
+            length = len(stored.salted or b"")
+            if count and (count == MAX_BATCH or size + length > MAX_BATCH_BYTES):
+                await self._load(keys, arguments)
+                arguments, count, size = [], 0, 0
+            arguments += load_arguments(stored)
+            count, size = count + 1, size + length
+        await self._load(keys, arguments)
+
+    async def _load(self, keys: Keys, arguments: list[Any]) -> None:
+        while True:
+            state, *at = await self._run(LOAD, keys, *arguments)
+            if state == 0:
+                raise name_taken(keys.bank)
+            if state == -2:
+                what = "the entry does not follow from the one before (chain)"
+                raise damaged(keys.bank, int(at[0]), what)
+            if state == 1:
+                return
+            await self._sweep(keys)
+
+    async def publish(
+        self, tenant: str, bank: str, config: BankConfig, erased: Sequence[str], version: int
+    ) -> None:
+        """See Log."""
+        text = config.validate().to_json()
+        for fact_id in erased:
+            check_id("fact_id", fact_id)
+        await self.load(tenant, bank, ())
+        keys, facts = Keys(tenant, bank, bank), sorted(set(erased))
+        for start in range(0, max(len(facts), 1), MAX_BATCH):
+            step = facts[start : start + MAX_BATCH]
+            if not await self._run(LOAD_ERASED, keys, int(start == 0), *step):
+                raise name_taken(bank)
+        state, *head = await self._run(SHOW, keys, text, version, len(facts))
+        if state == 0:
+            raise name_taken(bank)
+        if state < 0:
+            raise damaged(bank, head[0], f"what is loaded must end at {version}")
+        self._roots[tenant, bank] = bank

@@ -1,0 +1,293 @@
+"""The scripts that make, fork, load and remove banks in Redis. Each is atomic.
+
+Arguments are as in services/redis_scripts.py.
+"""
+
+from __future__ import annotations
+
+from services.redis_scripts import BANK, KEYS, LINEAGE, Script
+
+# Names of all keys that a bank may have beside its configuration, and of its family's keys.
+_LEFTOVERS = """
+local own = {'log', 'facts', 'events', 'checkpoints', 'uploads', 'building'}
+local shared = {'family', 'erased', 'records'}
+-- Whether an earlier bank of this name was removed or loaded half-way; roots own family keys.
+local function leftover(is_root)
+  for _, name in ipairs(own) do
+    if redis.call('EXISTS', key(name)) == 1 then
+      return true
+    end
+  end
+  for _, name in ipairs(is_root and shared or {}) do
+    if redis.call('EXISTS', base .. name) == 1 then
+      return true
+    end
+  end
+  return false
+end
+"""
+
+CLAIM = Script("""#!lua
+-- KEYS[1]: the tenant's registry. ARGV: bank, the root it has now ("" for none), its new root
+-- ("" to take it off the list). Changes nothing when it has another root now.
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
+  return 0
+elseif ARGV[3] == '' then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+""")
+
+MAKE = Script(
+    """#!lua
+-- ARGV[3]: configuration of a new root. Returns {1} when made, {0, configuration} when there is
+-- a bank, {-1} when an old one left something to sweep.
+"""
+    + KEYS
+    + _LEFTOVERS
+    + """
+local held = redis.call('GET', key('config'))
+if held then
+  return {0, held}
+elseif leftover(true) then
+  return {-1}
+end
+redis.call('SET', key('config'), ARGV[3])
+return {1}
+"""
+)
+
+DROP = Script(
+    """#!lua
+-- Takes away a bank's configuration. Returns {1}, {0} when there is no bank, or {-1, fork ...}.
+"""
+    + KEYS
+    + """
+if redis.call('EXISTS', key('config')) == 0 then
+  return {0}
+end
+local forks, members = {-1}, redis.call('HGETALL', family)
+for i = 1, #members, 2 do
+  if members[i + 1] ~= '' and cjson.decode(members[i + 1]).bank == bank then
+    forks[#forks + 1] = members[i]
+  end
+end
+if #forks > 1 then
+  return forks
+end
+redis.call('UNLINK', key('config'))
+return {1}
+"""
+)
+
+SWEEP = Script(
+    """#!lua
+-- Removes what a bank without a configuration has left, in steps; stopping anywhere is harmless.
+-- ARGV[3..4]: entries to remove, 1 for a root. Returns 1 when there is more to do.
+"""
+    + KEYS
+    + _LEFTOVERS
+    + """
+if redis.call('EXISTS', key('config')) == 1 then
+  return 0
+end
+local log = key('log')
+local entries = redis.call('XREVRANGE', log, '+', '-', 'COUNT', ARGV[3])
+for _, entry in ipairs(entries) do
+  redis.call('UNLINK', key('payload:') .. string.match(entry[1], '^%d+'))
+  redis.call('XDEL', log, entry[1])
+end
+if #entries == tonumber(ARGV[3]) then
+  return 1
+end
+local uploads = redis.call('HGETALL', key('uploads'))
+for i = 1, #uploads, 2 do
+  for n = 0, tonumber(string.match(uploads[i + 1], ':(%d+)$')) - 1 do
+    redis.call('UNLINK', key('part:') .. uploads[i] .. ':' .. n)
+  end
+end
+for _, name in ipairs(own) do
+  redis.call('UNLINK', key(name))
+end
+if ARGV[4] == '1' then
+  for _, name in ipairs(shared) do
+    redis.call('UNLINK', base .. name)
+  end
+else
+  redis.call('HDEL', family, bank)
+end
+return 0
+"""
+)
+
+BUILD = Script(
+    """#!lua
+-- Puts a step of a fork's fact index into a bank that nobody can see yet.
+-- ARGV[3..]: origin, then fact ids and versions. Returns {1}, {0, origin} when the bank is there,
+-- {-1} when something else was left under its name.
+"""
+    + KEYS
+    + _LEFTOVERS
+    + """
+if redis.call('EXISTS', key('config')) == 1 then
+  return {0, redis.call('HGET', family, bank) or ''}
+end
+if redis.call('GET', key('building')) ~= ARGV[3] then
+  if leftover(false) then
+    return {-1}
+  end
+  redis.call('SET', key('building'), ARGV[3])
+end
+for i = 4, #ARGV, 2 do
+  redis.call('HSET', key('facts'), ARGV[i], ARGV[i + 1])
+end
+return {1}
+"""
+)
+
+FORK = Script(
+    """#!lua
+-- Publishes a fork whose fact index is there. ARGV[3..6]: origin, root, facts, configuration.
+-- Returns as BUILD, and {-2} when the origin is no longer what was read.
+"""
+    + KEYS
+    + LINEAGE
+    + """
+if redis.call('EXISTS', key('config')) == 1 then
+  return {0, redis.call('HGET', family, bank) or ''}
+end
+local origin = cjson.decode(ARGV[3])
+if redis.call('GET', key('config', origin.bank)) ~= ARGV[6] then
+  return {-2}
+end
+if origin.version > 0 then
+  local fork = bank
+  bank = origin.bank
+  local entry = entry_of(owner_of(origin.version), origin.version)
+  bank = fork
+  if not entry or entry[2][12] ~= origin.chain then
+    return {-2}
+  end
+end
+if redis.call('GET', key('building')) ~= ARGV[3]
+    or redis.call('HLEN', key('facts')) ~= tonumber(ARGV[5]) then
+  return {-1}
+end
+redis.call('HSETNX', family, ARGV[4], '')
+redis.call('HSET', family, bank, ARGV[3])
+redis.call('SET', key('config'), ARGV[6])
+redis.call('UNLINK', key('building'))
+return {1}
+"""
+)
+
+LOAD = Script(
+    """#!lua
+-- Puts entries of an archive into a root that nobody can see yet.
+-- ARGV[3..]: ten for each entry: version, kind, event id, fact id, time, SHA-256, chain, previous,
+-- HMAC, salt and payload ("" for none). Returns {1}, {0} when there is a bank, {-1} when something
+-- else was left under its name, {-2, version} when an entry does not follow.
+"""
+    + KEYS
+    + LINEAGE
+    + _LEFTOVERS
+    + """
+if redis.call('EXISTS', key('config')) == 1 then
+  return {0}
+end
+if redis.call('GET', key('building')) ~= 'load' then
+  if leftover(true) then
+    return {-1}
+  end
+  redis.call('SET', key('building'), 'load')
+end
+local version, chain = head_of(bank)
+for i = 3, #ARGV, 10 do
+  local at, kind, event_id, fact_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local time_ms, sha256, given, previous = ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
+  if tonumber(at) <= version then
+    local entry = entry_of(bank, tonumber(at))
+    if not entry or entry[2][12] ~= given then
+      return {-1}
+    end
+  else
+    local newest = string.match(redis.call('HGET', key('facts'), fact_id) or '0', '%d+')
+    chain = redis.sha1hex(table.concat(
+      {chain, at, kind, fact_id, event_id, time_ms, sha256, previous}, '\\0'))
+    version = version + 1
+    if tonumber(at) ~= version or chain ~= given or previous ~= newest
+        or redis.call('HSETNX', key('events'), event_id, at .. ':' .. ARGV[i + 8]) == 0 then
+      return {-2, at}
+    end
+    redis.call('XADD', key('log'), at .. '-0', 'kind', kind, 'fact', fact_id, 'event', event_id,
+      'time_ms', time_ms, 'sha256', sha256, 'chain', chain, 'prev', previous)
+    redis.call('HSET', key('facts'), fact_id, (kind == 'W' and '' or '-') .. at)
+    if ARGV[i + 9] ~= '' then
+      redis.call('SET', key('payload:') .. at, ARGV[i + 9])
+    end
+  end
+end
+return {1}
+"""
+)
+
+LOAD_ERASED = Script(
+    """#!lua
+-- Puts erased fact ids beside a loaded bank. ARGV[3..]: 1 to begin anew, fact ids.
+-- Returns 0 when it is no longer being loaded.
+"""
+    + KEYS
+    + """
+if redis.call('EXISTS', key('config')) == 1 or redis.call('GET', key('building')) ~= 'load' then
+  return 0
+end
+if ARGV[3] == '1' then
+  redis.call('UNLINK', erased)
+end
+for i = 4, #ARGV do
+  redis.call('SADD', erased, ARGV[i])
+end
+return 1
+"""
+)
+
+SHOW = Script(
+    """#!lua
+-- Makes a loaded bank visible. ARGV[3..5]: configuration, its last version, erased facts.
+-- Returns {1}, {0} when it is not being loaded (any more), {-1, its last version}.
+"""
+    + KEYS
+    + LINEAGE
+    + """
+if redis.call('EXISTS', key('config')) == 1 or redis.call('GET', key('building')) ~= 'load'
+    or redis.call('SCARD', erased) ~= tonumber(ARGV[5]) then
+  return {0}
+end
+local version = head_of(bank)
+if version ~= tonumber(ARGV[4]) then
+  return {-1, version}
+end
+redis.call('SET', key('config'), ARGV[3])
+redis.call('UNLINK', key('building'))
+return {1}
+"""
+)
+
+FAMILY = Script(
+    "#!lua flags=no-writes\n-- Returns {bank, origin, ...} of the visible banks of a family.\n"
+    + BANK
+    + """
+local found, members = {}, redis.call('HGETALL', family)
+for i = 1, #members, 2 do
+  if redis.call('EXISTS', key('config', members[i])) == 1 then
+    found[#found + 1] = members[i]
+    found[#found + 1] = members[i + 1]
+  end
+end
+if #found == 0 then
+  return {bank, ''}
+end
+return found
+"""
+)

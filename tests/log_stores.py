@@ -1,0 +1,51 @@
+"""Fixtures of the log: an embedded store, and a log in each kind of store, with one bank."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+import redis
+
+from services.log import Log, MemoryLog
+from services.redis_log import RedisLog
+from services.store import EmbeddedStore
+from tests.logs import CONFIG, B, T
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[EmbeddedStore]:
+    folder = tempfile.mkdtemp(prefix="test-log-")
+    with EmbeddedStore(folder) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def raw(store: EmbeddedStore) -> Iterator[redis.Redis]:
+    """A client that does what no service may; finds and leaves an empty store."""
+    with redis.Redis.from_url(store.url) as client:
+        client.flushall()
+        yield client
+        client.flushall()
+
+
+@pytest_asyncio.fixture
+async def redis_bank(store: EmbeddedStore, raw: redis.Redis) -> AsyncIterator[RedisLog]:
+    log = RedisLog(store.url, part_bytes=1000)
+    await log.make_bank(T, B, CONFIG)
+    yield log
+    await log.close()
+
+
+@pytest_asyncio.fixture(params=["memory", "redis"])
+async def log(
+    request: pytest.FixtureRequest, store: EmbeddedStore, raw: redis.Redis
+) -> AsyncIterator[Log]:
+    made: Log = MemoryLog() if request.param == "memory" else RedisLog(store.url, part_bytes=1000)
+    await made.make_bank(T, B, CONFIG)
+    yield made
+    await made.close()

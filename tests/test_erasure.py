@@ -1,0 +1,330 @@
+"""Erasure over the log in this process: each step, each interruption, the receipt, the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from larimar.memory import Kind
+from larimar.v1 import common_pb2
+from services.follower import Follower
+from services.log import MemoryLog
+from services.memory import erasure as erasure_module
+from services.memory.erasure import Eraser, NoQueues, record_name
+from services.memory.ledger import EraseLedger, hashed
+from services.memory.scan import needles_of, search_files, without_shared
+from tests.banks import ADDRESSINGS, config_of, payload_of
+from tests.following import BUDGET, CONFIG, TENANT, both, filled, forget_of, state_of, write_of
+
+DONE = common_pb2.ERASE_STEP_DONE
+STEPS = range(common_pb2.ERASE_STEP_APPENDED, DONE)
+
+
+class Died(Exception):
+    """The worker is gone."""
+
+
+@contextlib.asynccontextmanager
+async def eraser(log: Any, **settings: Any) -> AsyncIterator[Eraser]:
+    """A worker of its own; nothing of it is left at the end."""
+    ledger = settings.pop("ledger", EraseLedger(None))
+    queues = settings.pop("queues", NoQueues())
+    made = Eraser(log, Follower(log, ("memory",), BUDGET), queues, ledger, **settings)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def finished(worker: Eraser, bank: str, event_id: str) -> common_pb2.EraseReceipt:
+    """The receipt, once nothing of this worker runs any more."""
+    while worker._running:
+        await asyncio.gather(*worker._running.values(), return_exceptions=True)
+        await asyncio.sleep(0)
+    return await worker.receipt(TENANT, bank, event_id)
+
+
+async def erased(log: Any, bank: str, ids: list[str], event_id: str = "x", **settings: Any):
+    async with eraser(log, **settings) as worker:
+        await worker.erase(TENANT, bank, ids, event_id)
+        return await finished(worker, bank, event_id)
+
+
+async def family_of(log: MemoryLog, addressing: str) -> None:
+    """A bank with two forks: one holds the fact `fact 3` in a newer form, one never knew it."""
+    config = config_of(addressing)
+    await filled(log, config=config)
+    await log.fork(TENANT, "b", "holds", 10)
+    await log.fork(TENANT, "b", "never", 2)
+    await log.append(TENANT, "holds", [write_of(config, "fact 3", 40)])
+    await log.append(TENANT, "never", [write_of(config, "own", 41)])
+    for bank in ("b", "holds", "never"):
+        for part in ("memory", "scope"):
+            await Follower(log, (part,), BUDGET).save_checkpoint(TENANT, bank)
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_the_receipt_of_a_family(addressing) -> None:
+    log = MemoryLog()
+    await family_of(log, addressing)
+    needles = [b'"prompt 40"', b'"fact_id":"fact 3"']
+    assert (await log.search(TENANT, "b", needles)).found, "else a search proves nothing"
+    receipt = await erased(log, "b", ["fact 3", "fact 4"])
+    assert (receipt.step, receipt.failure, receipt.bank) == (DONE, "", "b")
+    assert list(receipt.fact_id_sha256) == [hashed("fact 3"), hashed("fact 4")]
+    banks = {one.bank: one for one in receipt.banks}
+    versions = {name: list(one.versions) for name, one in banks.items()}
+    assert versions == {"b": [11, 12], "holds": [12, 13], "never": []}
+    assert all(one.replay_matches and one.erase_count == 2 for one in banks.values())
+    assert receipt.scan.found_before > 0 == receipt.scan.found and receipt.scan.keys > 0
+    assert receipt.payloads_removed == 3 and receipt.finished_ms >= receipt.started_ms > 0
+    # Two parts of two banks had a checkpoint each that had folded the facts.
+    assert receipt.checkpoints_removed == 4
+    assert not (await log.search(TENANT, "b", needles)).found
+    assert "fact 3" not in str(receipt) and not await log.jobs()
+    for bank, one in banks.items():
+        verified = await both(log).verified(TENANT, bank)
+        assert verified.matches and (verified.version, verified.digest) == (one.version, one.digest)
+
+
+@pytest.mark.parametrize("kind", ["live", "forgotten", "replaced"])
+async def test_what_is_erased_need_not_be_live(kind) -> None:
+    log = MemoryLog()
+    await filled(log)
+    if kind == "forgotten":
+        await log.append(TENANT, "b", [forget_of("fact 3")])
+    if kind == "replaced":
+        await log.append(TENANT, "b", [write_of(CONFIG, "fact 3", 50)])
+    receipt = await erased(log, "b", ["fact 3"])
+    assert receipt.step == DONE and receipt.payloads_removed == 1 + (kind == "replaced")
+    (refused,) = await log.append(TENANT, "b", [write_of(CONFIG, "fact 3", 60)])
+    assert refused.error is not None and refused.error.reason == "ERASED"
+
+
+async def test_nothing_is_erased_where_one_fact_cannot_be() -> None:
+    log = MemoryLog()
+    await filled(log)
+    await erased(log, "b", ["fact 5"])
+    before = await state_of(both(log))
+    async with eraser(log) as worker:
+        for ids, refusal, reason in (
+            (["fact 3", "never"], NotFound, "UNKNOWN_FACT"),
+            (["fact 3", "fact 5"], FailedPrecondition, "ERASED"),
+            ([], InvalidArgument, "INVALID_ARGUMENT"),
+            ([f"f{n}" for n in range(257)], InvalidArgument, "INVALID_ARGUMENT"),
+        ):
+            with pytest.raises(refusal) as caught:
+                await worker.erase(TENANT, "b", ids, "other")
+            assert caught.value.reason == reason
+        with pytest.raises(NotFound) as caught:
+            await worker.receipt(TENANT, "b", "other")
+        assert caught.value.reason == "UNKNOWN_ERASURE"
+    assert await state_of(both(log)) == before and not await log.jobs()
+
+
+async def test_the_same_event_id_is_the_same_erasure() -> None:
+    log = MemoryLog()
+    await filled(log)
+    first = await erased(log, "b", ["fact 3", "fact 4"])
+    assert await erased(log, "b", ["fact 4", "fact 3", "fact 3"]) == first
+    with pytest.raises(Conflict):
+        await erased(log, "b", ["fact 3"])
+    assert (await log.head(TENANT, "b"))[0] == 12
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+@pytest.mark.parametrize("step", STEPS)
+async def test_work_that_was_left_after_any_step_is_taken_up(addressing, step) -> None:
+    log = MemoryLog()
+    await family_of(log, addressing)
+
+    async def die(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == step:
+            raise Died
+
+    async with eraser(log, on_step=die) as worker:
+        with contextlib.suppress(Died):  # in the first step its caller hears of it
+            await worker.erase(TENANT, "b", ["fact 3"], "x")
+        receipt = await finished(worker, "b", "x")
+        assert receipt.step == step and await log.jobs()
+    assert "fact 3" not in (await state_of(both(log)))[2], "at once, whatever is left to do"
+    async with eraser(log) as other:
+        assert await other.take_up(left_s=1000.0) == 0, "its worker may still be at it"
+        assert await other.take_up(left_s=-1.0) == 1
+        receipt = await finished(other, "b", "x")
+    assert (receipt.step, receipt.failure, receipt.scan.found) == (DONE, "", 0)
+    assert all(one.replay_matches for one in receipt.banks) and not await log.jobs()
+    searched = step < common_pb2.ERASE_STEP_CHECKPOINTED
+    assert bool(receipt.scan.not_searched) or searched, "a search not made is not claimed"
+    assert not (await log.search(TENANT, "b", [b"prompt 40"])).found
+
+
+@pytest.mark.parametrize("call", range(40))
+async def test_a_store_that_fails_at_any_call_is_no_more_than_a_pause(call) -> None:
+    log = MemoryLog()
+    await family_of(log, "pinv")
+
+    class Failing:
+        left = call
+
+        def __getattr__(self, name: str) -> Any:
+            async def once(*args: Any, **settings: Any) -> Any:
+                self.left -= 1
+                if self.left == -1:
+                    if call % 2:
+                        await getattr(log, name)(*args, **settings)
+                    raise Unavailable("the store does not answer", "STORE_DOWN")
+                return await getattr(log, name)(*args, **settings)
+
+            return once
+
+    async with eraser(Failing()) as worker:
+        for _ in range(3):
+            with contextlib.suppress(Unavailable):
+                await worker.erase(TENANT, "b", ["fact 3"], "x")
+                break
+        with contextlib.suppress(Unavailable):
+            await finished(worker, "b", "x")
+        await worker.take_up()
+        receipt = await finished(worker, "b", "x")
+    assert (receipt.step, receipt.failure, receipt.scan.found) == (DONE, "", 0)
+    kinds = [event.kind for event in await log.fact_events(TENANT, "b", "fact 3")]
+    assert kinds.count(Kind.ERASE) == 1 and not await log.jobs()
+
+
+async def test_two_workers_at_one_erasure_do_not_set_it_back() -> None:
+    log = MemoryLog()
+    await family_of(log, "slots")
+    async with eraser(log) as one, eraser(log) as other:
+        await asyncio.gather(
+            one.erase(TENANT, "b", ["fact 3"], "x"), other.erase(TENANT, "b", ["fact 3"], "x")
+        )
+        receipts = [await finished(worker, "b", "x") for worker in (one, other)]
+    assert receipts[0] == receipts[1] and receipts[0].step == DONE
+    assert not await log.jobs()
+
+
+async def test_queued_events_of_the_fact_go_too() -> None:
+    asked = []
+
+    class Queues:
+        async def remove_facts(self, tenant, bank, fact_ids):
+            asked.append((tenant, bank, list(fact_ids)))
+            return 2
+
+    log = MemoryLog()
+    await family_of(log, "slots")
+    receipt = await erased(log, "holds", ["fact 3"], queues=Queues())
+    assert asked == [(TENANT, bank, ["fact 3"]) for bank in ("b", "holds", "never")]
+    assert receipt.queue_entries_removed == 6
+
+
+async def test_nobody_who_reads_the_record_of_a_finished_erasure_learns_the_fact_id() -> None:
+    log = MemoryLog()
+    await filled(log)
+    await erased(log, "b", ["fact 3"])
+    text = await log.record(TENANT, "b", record_name("b", "x"))
+    assert text is not None and "fact 3" not in text and hashed("fact 3") in text
+
+
+async def test_what_other_facts_share_is_not_counted_as_left() -> None:
+    """Other facts say the same, one of them forgotten: their bytes stay, in their own right."""
+    log = MemoryLog()
+    await filled(log)
+    twins = [write_of(CONFIG, "twin", 3), write_of(CONFIG, "past", 30), forget_of("past")]
+    await log.append(TENANT, "b", twins)
+    receipt = await erased(log, "b", ["fact 3"])
+    assert (receipt.step, receipt.scan.found) == (DONE, 0) and receipt.scan.found_before > 0
+    assert "twin" in (await state_of(both(log)))[2]
+
+
+async def test_a_copy_of_the_bank_keeps_the_fact_and_holds_nothing_up() -> None:
+    log = MemoryLog()
+    await filled(log)
+    await log.load(TENANT, "copy", await log.stored(TENANT, "b", 0, 1000))
+    await log.publish(TENANT, "copy", CONFIG, [], 10)
+    receipt = await erased(log, "b", ["fact 3"])
+    assert (receipt.step, receipt.failure, receipt.scan.found) == (DONE, "", 0)
+    assert receipt.scan.found_before > 0 and "other banks" in receipt.scan.not_searched
+    assert "fact 3" in (await state_of(both(log), "copy"))[2]
+
+
+async def test_the_ledger_takes_out_of_a_restored_bank_what_was_erased(tmp_path: Path) -> None:
+    ledger = EraseLedger(tmp_path / "kept" / "ledger.jsonl")
+    log, backup = MemoryLog(), MemoryLog()
+    await filled(log)
+    stored = await log.stored(TENANT, "b", 0, 1000)
+    await erased(log, "b", ["fact 3"], ledger=ledger)
+    (line,) = ledger.entries()
+    assert (line.bank, line.fact_id_sha256, line.version) == ("b", hashed("fact 3"), 11)
+    assert "fact 3" not in (tmp_path / "kept" / "ledger.jsonl").read_text()
+    await backup.load(TENANT, "another-name", stored)
+    await backup.publish(TENANT, "another-name", CONFIG, [], 10)
+    assert "fact 3" in (await state_of(both(backup), "another-name"))[2]
+    async with eraser(backup, ledger=ledger) as worker:
+        assert await worker.erase_again(TENANT, "another-name") == 1
+        assert await worker.erase_again(TENANT, "another-name") == 0
+        await finished_all(worker)
+    assert "fact 3" not in (await state_of(both(backup), "another-name"))[2]
+    assert await backup.remove_payloads(TENANT, "another-name", ["fact 3"]) == 0
+
+
+async def finished_all(worker: Eraser) -> None:
+    await asyncio.gather(*worker._running.values())
+
+
+async def test_a_keeper_erases_again_in_every_restored_bank(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(erasure_module, "PAUSE_S", 0.01)
+    ledger = EraseLedger(tmp_path / "ledger.jsonl")
+    log, backup = MemoryLog(), MemoryLog()
+    await filled(log)
+    stored = await log.stored(TENANT, "b", 0, 1000)
+    await erased(log, "b", ["fact 3"], ledger=ledger)
+    await backup.load(TENANT, "b", stored)
+    await backup.publish(TENANT, "b", CONFIG, [], 10)
+    async with eraser(backup, ledger=ledger) as worker:
+        worker.keep()
+        worker.keep()
+        for _ in range(300):
+            if await backup.erased(TENANT, "b"):
+                break
+            await asyncio.sleep(0.01)
+    assert await backup.erased(TENANT, "b") == {"fact 3"}
+
+
+def test_a_ledger_keeps_each_line_once_and_survives_a_torn_one(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "ledger.jsonl"
+    lines = [erasure_module.Erasure("t", "b", "log", hashed(f), "e", 1, 2) for f in "abc"]
+    EraseLedger(path).add(lines[:2])
+    EraseLedger(path).add(lines[:2])
+    assert EraseLedger(path).entries() == lines[:2]
+    with path.open("a") as file:
+        file.write(json.dumps({"tenant": "t"})[:9])
+    EraseLedger(path).add(lines)
+    assert EraseLedger(path).entries() == lines
+    assert "cannot be read" in caplog.text
+    EraseLedger(None).add(lines)
+    assert EraseLedger(None).entries() == [] == EraseLedger(tmp_path / "none").entries()
+
+
+def test_needles_find_every_text_and_vector_of_a_payload(tmp_path: Path) -> None:
+    payload = payload_of(CONFIG, "the fact", 2)
+    needles = needles_of([payload.to_bytes()])
+    assert b"rephrasing 0" in needles and payload.value.tobytes()[:64] in needles
+    file = tmp_path / "store"
+    for needle in needles:
+        for place in (0, 2**20 - len(needle) // 2, 2**21 + 5):
+            file.write_bytes(b"\xff" * place + needle + b"\xff" * 7)
+            files, size, found = search_files([str(file), str(tmp_path / "gone")], needles)
+            assert (files, size) == (2, place + len(needle) + 7) and found >= 1
+    file.write_bytes(b"\xff" * 2**20)
+    assert search_files([str(file)], needles)[2] == 0
+    left = without_shared(needles, [payload_of(CONFIG, "other", 2).to_bytes()])
+    assert len(left) == 1 and b"the fact" in left[0], "only what names the fact is its own"

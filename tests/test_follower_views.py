@@ -1,0 +1,324 @@
+"""What a follower shows beside the newest state: stale, past, forked, erased, and cold ones."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from larimar.errors import DataLoss, FailedPrecondition, Unavailable
+from larimar.memory import BankState
+from services import follower as follower_module
+from services.follower import Follower
+from tests.banks import ADDRESSINGS, config_of
+from tests.following import (
+    BUDGET,
+    CONFIG,
+    TENANT,
+    NotedLog,
+    both,
+    erase_of,
+    filled,
+    forget_of,
+    frozen,
+    state_of,
+    write_of,
+)
+
+
+@pytest.fixture
+def log() -> NotedLog:
+    return NotedLog()
+
+
+async def view_of(follower: Follower, bank: str = "b", **what) -> tuple[int, bool, set[str]]:
+    async with follower.view(TENANT, bank, **what) as view:
+        return view.state.version, view.stale, set(view.state.facts)
+
+
+def everything(state: BankState) -> tuple:
+    """What two states of one bank at one version must agree on, however they were folded."""
+    arrays, metadata, facts, folded, reads = frozen(state)
+    return arrays, metadata, facts, folded, reads
+
+
+async def test_a_stale_view_is_given_to_who_asks_for_it_with_the_store_down(log) -> None:
+    await filled(log)
+    follower = both(log)
+    version, _, facts = await view_of(follower)
+    log.down = True
+    assert await view_of(follower, allow_stale=True) == (version, True, facts)
+    assert await view_of(follower, allow_stale=True, min_version=version) == (version, True, facts)
+    with pytest.raises(Unavailable):
+        await view_of(follower)
+    with pytest.raises(Unavailable) as caught:  # not: the version is not written
+        await view_of(follower, allow_stale=True, min_version=version + 1)
+    assert caught.value.reason == "STORE_DOWN"
+    with pytest.raises(Unavailable):
+        await view_of(both(log), allow_stale=True)
+    log.down = False
+    await log.append(TENANT, "b", [forget_of("fact 1")])
+    assert await view_of(follower, allow_stale=True) == (version + 1, False, facts - {"fact 1"})
+
+
+async def test_a_stale_view_does_not_hide_damage(log) -> None:
+    await filled(log)
+    follower = both(log)
+    await state_of(follower)
+    await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
+    log._banks[TENANT, "b"].entries[10].salted = b"noise"
+    for _ in range(2):
+        with pytest.raises(DataLoss):
+            await view_of(follower, allow_stale=True)
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+@pytest.mark.parametrize("checkpoint", [False, True])
+async def test_a_past_version_is_what_was_served_then(log, addressing, checkpoint) -> None:
+    config = config_of(addressing)
+    await log.make_bank(TENANT, "b", config)
+    live, then = both(log), {}
+    steps = [write_of(config, f"fact {v % 4}", v) for v in range(8)] + [forget_of("fact 2")]
+    for step in steps:
+        await log.append(TENANT, "b", [step])
+        async with live.state(TENANT, "b") as state:
+            then[state.version] = everything(state)
+        if checkpoint and state.version in (3, 6):
+            await live.save_checkpoint(TENANT, "b")
+    for follower in (live, both(log)):
+        for version in (*then, *reversed(then)):
+            async with follower.view(TENANT, "b", at_version=version) as view:
+                assert everything(view.state) == then[version] and not view.stale
+
+
+async def test_versions_that_are_not_written_cannot_be_viewed(log) -> None:
+    await filled(log)
+    for version in (11, 1000, -1):
+        with pytest.raises(FailedPrecondition) as caught:
+            await view_of(both(log), at_version=version)
+        assert caught.value.reason == "VERSION_NOT_WRITTEN"
+    follower = both(log)
+    with pytest.raises(FailedPrecondition):
+        await view_of(follower, at_version=11)
+    assert not follower._held, "what cannot be viewed leaves nothing behind"
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+@pytest.mark.parametrize("removed", [False, True])
+async def test_an_erased_fact_is_in_no_past_version_any_more(log, addressing, removed) -> None:
+    config = config_of(addressing)
+    await filled(log, config=config)
+    held, cold = both(log), both(log)
+    _, _, facts = await view_of(held, at_version=8)
+    assert "fact 3" in facts
+    await log.erase(TENANT, "b", [erase_of("fact 3")])
+    if removed:
+        await log.remove_payloads(TENANT, "b", ["fact 3"])
+    for follower in (held, cold):
+        assert await view_of(follower, at_version=8) == (8, False, facts - {"fact 3"})
+    seen = []
+    for follower in (held, cold):
+        async with follower.view(TENANT, "b", at_version=8) as view:
+            seen.append(everything(view.state))
+    assert seen[0] == seen[1]
+
+
+async def test_a_past_version_held_costs_one_look_and_not_a_fold(log) -> None:
+    await filled(log)
+    follower = both(log)
+    await view_of(follower, at_version=5)
+    log.tails.clear()
+    await view_of(follower, at_version=5)
+    assert log.tails == [5]
+    await log.drop_bank(TENANT, "b")
+    await log.make_bank(TENANT, "b", CONFIG)
+    await log.append(TENANT, "b", [write_of(CONFIG, f"anew {v}", v) for v in range(6)])
+    _, _, facts = await view_of(follower, at_version=5)
+    assert facts == {f"anew {v}" for v in range(5)}, "another bank under the name"
+
+
+async def test_no_more_past_states_are_held_than_the_limit(log, monkeypatch) -> None:
+    monkeypatch.setattr(follower_module, "MAX_PAST_STATES", 3)
+    await filled(log)
+    follower = both(log)
+    await state_of(follower)
+    for version in range(1, 11):
+        await view_of(follower, at_version=version)
+        assert sum(at > 0 for _, _, at in follower._held) <= 3
+    assert {at for _, _, at in follower._held} == {0, 8, 9, 10}
+    assert follower.banks_held == 1, "past versions do not drive out what is served"
+
+
+async def test_past_states_count_against_the_budget(log) -> None:
+    await filled(log)
+    async with both(log).state(TENANT, "b") as state:
+        size = state.bytes_held
+    follower = both(log, state_budget_bytes=2 * size)
+    for version in (10, 9, 8):
+        await view_of(follower, at_version=version)
+        assert follower.bytes_held <= 2 * size
+
+
+async def test_a_stopped_bank_is_not_looked_at_until_it_has_cooled_down(log, monkeypatch) -> None:
+    alerts = []
+    monkeypatch.setattr(follower_module, "STOPPED_S", 1000.0)
+    await filled(log)
+    await filled(log, "sound")
+    follower = Follower(log, ("memory",), BUDGET, on_stopped=lambda *what: alerts.append(what))
+    held = log._banks[TENANT, "b"]
+    sound, held.entries[4].salted = held.entries[4].salted, b"noise"
+    for _ in range(3):
+        with pytest.raises(DataLoss):
+            await view_of(follower)
+    assert [(tenant, bank) for tenant, bank, _ in alerts] == [(TENANT, "b")], "one alert"
+    assert follower.stopped(TENANT, "b") is alerts[0][2]
+    assert follower.stopped(TENANT, "sound") is None and (await view_of(follower, "sound"))[0] == 10
+    held.entries[4].salted = sound
+    log.tails.clear()
+    with pytest.raises(DataLoss):
+        await view_of(follower)
+    assert not log.tails, "still cooling down"
+    monkeypatch.setattr(follower_module, "STOPPED_S", 0.0)
+    assert (await view_of(follower))[0] == 10
+    assert follower.stopped(TENANT, "b") is None
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_a_cold_bank_is_loaded_from_a_checkpoint_and_its_tail_alone(log, addressing) -> None:
+    config = config_of(addressing)
+    await log.make_bank(TENANT, "b", config)
+    for low in range(0, 200, 50):
+        items = [write_of(config, f"fact {v}", v) for v in range(low, low + 50)]
+        await log.append(TENANT, "b", items)
+    await both(log).save_checkpoint(TENANT, "b")
+    await log.append(TENANT, "b", [write_of(config, "late", 3), forget_of("fact 7")])
+    log.tails.clear()
+    follower = both(log)
+    warm = await state_of(follower)
+    assert log.tails and min(log.tails) == 200, "no event before the checkpoint was read"
+    assert warm == frozen(await follower.rebuilt(TENANT, "b"))
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_a_checkpoint_that_holds_an_erased_fact_is_skipped(log, addressing) -> None:
+    config = config_of(addressing)
+    await filled(log, config=config)
+    await both(log).save_checkpoint(TENANT, "b")
+    await log.erase(TENANT, "b", [erase_of("fact 3")])
+    log.tails.clear()
+    follower = both(log)
+    version, _, facts = await view_of(follower)
+    assert (version, "fact 3" in facts, min(log.tails)) == (11, False, 0)
+    await follower.save_checkpoint(TENANT, "b")
+    log.tails.clear()
+    assert await state_of(both(log)) == await state_of(follower)
+    assert min(log.tails) == 11, "the newer one, without the fact, serves"
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+@pytest.mark.parametrize("checkpoint", [False, True])
+async def test_a_follower_whose_fact_lost_its_vectors_meanwhile(
+    log, addressing, checkpoint
+) -> None:
+    """It held the fact, and looks again only after ERASE and the payload's deletion."""
+    config = config_of(addressing)
+    await filled(log, config=config)
+    behind = both(log)
+    await state_of(behind)
+    await log.append(TENANT, "b", [write_of(config, "fact 3", 77)])
+    await log.erase(TENANT, "b", [erase_of("fact 3"), erase_of("fact 0")])
+    if checkpoint:
+        await both(log).save_checkpoint(TENANT, "b")
+    assert await log.remove_payloads(TENANT, "b", ["fact 3", "fact 0"]) == 4
+    seen = await state_of(behind)
+    assert seen == await state_of(both(log)) == frozen(await behind.rebuilt(TENANT, "b"))
+    assert not {"fact 3", "fact 0"} & set(seen[2])
+
+
+async def test_an_erasure_that_reaches_a_fork_without_an_event_there(log) -> None:
+    """The fact was written in the origin after the fork point: the fork only counts it."""
+    await filled(log)
+    await log.fork(TENANT, "b", "fork", 5)
+    follower = both(log)
+    before = await view_of(follower, "fork")
+    await log.append(TENANT, "b", [write_of(CONFIG, "later", 1)])
+    await log.erase(TENANT, "b", [erase_of("later")])
+    assert await view_of(follower, "fork") == before
+    async with follower.state(TENANT, "fork") as state:
+        assert (state.version, state.erase_count, state.erased) == (5, 1, {"later"})
+    verified = await follower.verified(TENANT, "fork")
+    assert verified.matches and verified.erase_count == 1
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_a_store_restored_from_before_an_erasure(log, addressing) -> None:
+    """What is erased no more is folded again, until it is erased again."""
+    config = config_of(addressing)
+    await filled(log, config=config)
+    await log.append(TENANT, "b", [write_of(config, "kept", 1)])
+    follower = both(log)
+    wanted = await state_of(follower)
+    family = log._banks[TENANT, "b"].family
+    family.erased.add("fact 3")
+    assert "fact 3" not in (await view_of(follower))[2]
+    family.erased.clear()
+    assert await state_of(follower) == wanted
+
+
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_forks_of_forks_are_folded_across_their_fork_points(log, addressing) -> None:
+    config = config_of(addressing)
+    await filled(log, config=config)
+    await log.fork(TENANT, "b", "one", 6)
+    await log.append(TENANT, "one", [write_of(config, "of one", 1), forget_of("fact 2")])
+    await log.fork(TENANT, "one", "two", 7)
+    await log.append(TENANT, "two", [write_of(config, "of two", 2)])
+    await log.append(TENANT, "b", [write_of(config, "of b", 3)])
+    follower = both(log)
+    assert await view_of(follower, "one") == (
+        8, False, {f"fact {n}" for n in (0, 1, 3, 4, 5)} | {"of one"},
+    )  # fmt: skip
+    assert await view_of(follower, "two") == (
+        8, False, {f"fact {n}" for n in range(6)} | {"of one", "of two"},
+    )  # fmt: skip
+    assert "of one" not in (await view_of(follower))[2]
+    for bank in ("b", "one", "two"):
+        assert await state_of(follower, bank) == frozen(await follower.rebuilt(TENANT, bank))
+    async with follower.view(TENANT, "two", at_version=6) as fork:
+        shared = everything(fork.state)
+    async with follower.view(TENANT, "b", at_version=6) as origin:
+        assert everything(origin.state) == shared
+
+
+async def test_banks_in_use_are_kept_warm(log) -> None:
+    await filled(log)
+    follower = Follower(log, ("memory", "scope"), BUDGET, warm_every_s=0.005)
+    await state_of(follower)
+    await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
+    held = follower._held[TENANT, "b", 0]
+    for _ in range(400):
+        if held.state is not None and held.state.version == 11:
+            break
+        await asyncio.sleep(0.005)
+    assert held.state is not None and held.state.version == 11, "without a read"
+    log.down = True
+    await asyncio.sleep(0.03)
+    log.down = False
+    await log.append(TENANT, "b", [write_of(CONFIG, "newer", 1)])
+    assert (await view_of(follower))[0] == 12
+    assert follower._warmer is not None and not follower._warmer.done()
+    await follower.close()
+    assert follower._warmer.done()
+
+
+async def test_verified_tells_a_served_state_that_is_not_the_logs(log) -> None:
+    await filled(log)
+    follower = both(log)
+    verified = await follower.verified(TENANT, "b")
+    assert verified.matches and (verified.version, verified.facts) == (10, 6)
+    state = follower._held[TENANT, "b", 0].state
+    assert state is not None
+    state.erase(["fact 3"], {})
+    state.erased.clear()
+    state.erase_count = 0
+    assert not (await follower.verified(TENANT, "b")).matches
