@@ -46,4 +46,5 @@ clean: ## remove .venv and caches (not the data directory)
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis out
 
 chaos: setup ## many SIGKILL rounds, minutes to hours: make chaos ROUNDS=100
-	LARIMAR_CHAOS_ROUNDS=$(or $(ROUNDS),30) $(BIN)/python -m pytest -s tests/test_faults*.py
+	LARIMAR_CHAOS_ROUNDS=$(or $(ROUNDS),30) LARIMAR_SIMULATION_ROUNDS=1000 \
+	  $(BIN)/python -m pytest -s tests/test_faults*.py tests/test_simulation.py

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.measure import Aim, Report, prepare_process
+from benchmarks.measure import Aim, Report, prepare_process, ratio_of_medians
 from larimar.cli.console import note, say
 from larimar.cli.processes import checkout_root
 from larimar.errors import LarimarError
@@ -61,6 +61,8 @@ class Size:
     """What was measured when the bank held so many facts; seconds, a number a batch or query."""
 
     append_s: list[float] = field(default_factory=list)
+    bare_s: list[float] = field(default_factory=list)
+    """Plain SETs of as many payloads, in one pipeline, right after each append."""
     fold_s: list[float] = field(default_factory=list)
     passes_s: list[float] = field(default_factory=list)
     detect_s: list[float] = field(default_factory=list)
@@ -138,7 +140,9 @@ async def _grow(
                 await asyncio.to_thread(wait_for_rewrite, store.url)
                 while held < size:
                     step = min(TIMED_BATCH, size - held)
-                    now.append_s.append(await _append(log, config, range(held, held + step)))
+                    batch = range(held, held + step)
+                    now.append_s.append(await _append(log, config, batch))
+                    now.bare_s.append(await asyncio.to_thread(bare_sets, store.url, config, batch))
                     held += step
                     started = time.perf_counter()
                     async with follower.state(TENANT, BANK):
@@ -176,6 +180,10 @@ async def _grow(
 def _report_size(report: Report, size: int, now: Size, settled_s: float) -> None:
     per_second = [TIMED_BATCH / seconds for seconds in now.append_s]
     report.measure(f"{size} facts: append", "writes/s", per_second)
+    report.compare(
+        f"{size} facts: append over plain SETs of the same bytes",
+        ratio_of_medians(now.append_s, now.bare_s),
+    )
     report.measure(
         f"{size} facts: fold", "events/s", [TIMED_BATCH / seconds for seconds in now.fold_s]
     )
@@ -213,6 +221,10 @@ def _compare(report: Report, sizes: Sequence[int], found: Sequence[Size]) -> Non
         f"cost of a write, {sizes[-1]} against {sizes[0]} facts",
         last.write_s / first.write_s,
         Aim(MAX_WRITE_RATIO, at_least=False),
+    )
+    report.compare(
+        f"plain SETs of the same bytes, {sizes[-1]} against {sizes[0]} facts",
+        ratio_of_medians(last.bare_s, first.bare_s),
     )
     report.compare(
         f"read with its passes, {sizes[-1]} against {sizes[0]} facts",
@@ -324,6 +336,20 @@ def encoder_passes() -> Callable[[], None]:
 
     passes()
     return passes
+
+
+def bare_sets(url: str, config: BankConfig, numbers: range) -> float:
+    """Seconds of plain SETs of these facts' payloads: what the disk and the server take anyway."""
+    from redis import Redis
+
+    payloads = [payload.to_bytes() for _, payload, _ in synthetic_facts(config, numbers)]
+    with Redis.from_url(url) as redis, redis.pipeline(transaction=False) as pipe:
+        redis.ping()
+        for place, payload in enumerate(payloads):
+            pipe.set(f"bare:{place}", payload)
+        started = time.perf_counter()
+        pipe.execute()
+        return time.perf_counter() - started
 
 
 def store_memory(url: str) -> int:

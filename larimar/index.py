@@ -10,8 +10,10 @@ digest or a checkpoint, and two processes may have trained it on different rows.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -176,12 +178,9 @@ class Index:
 
         Cost: 0.5 ms at 262,144 rows of 384 numbers.
         """
-        import faiss
-
         vectors = self._compared(query[None].astype(np.float32))
-        with self._lock:
+        with self._lock, one_thread():
             assert self._serving is not None
-            faiss.omp_set_num_threads(THREADS)
             return self._serving.search(_padded(vectors), count)
 
     def settle(self, timeout_s: float) -> bool:
@@ -241,18 +240,32 @@ class Index:
 
     def _list(self, rows: Blocks) -> None:
         """Lists some rows; what was being filled serves once few rows wait."""
-        import faiss
-
         with self._lock:
             codes = self._filling or self._serving
             assert codes is not None
             places = codes.take()
             vectors = _padded(self._compared(rows.take(places)))
-        faiss.omp_set_num_threads(THREADS)
-        with self._lock:
+        with self._lock, one_thread():
             codes.add(places, vectors)
             if codes is self._filling and codes.unlisted < TAKEN_ROWS:
                 self._serving, self._filling = codes, None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs what is in the block on THREADS OpenMP threads.
+
+    The setting is the calling thread's, and torch's as well: left behind, it would make the
+    encoder in the same thread slower, and change the last bits of what it computes.
+    """
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def code_count(width: int) -> int:
@@ -271,10 +284,10 @@ def trained_index(vectors: np.ndarray) -> Any:
     if _ending.is_set():
         raise Ending
     width = vectors.shape[1]
-    faiss.omp_set_num_threads(THREADS)
     index = faiss.IndexPQFastScan(width, code_count(width), 4)
     index.pq.cp.min_points_per_centroid = 1  # it warns of small samples otherwise
-    index.train(vectors)
+    with one_thread():
+        index.train(vectors)
     return index
 
 

@@ -23,7 +23,7 @@ INDEX_ROWS = 1 << 12
 """Rows from which an index proposes: to scan as many takes 0.4 ms, as an index takes. A scan of
 10,000 takes 1 ms, on two idle cores; where other processes want them, 10 and more."""
 PROPOSED = 4 * CANDIDATES
-"""Rows that the index is asked for: its 8-bit codes misplace a row by a few ranks."""
+"""Rows that the index is asked for: its codes misplace a row by a few ranks."""
 MOST_PROPOSED = 2048
 """Most rows that the index is asked for, where many are equally near; then all rows are scanned."""
 MOST_UNLISTED = 4096

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from larimar.errors import DataLoss, FailedPrecondition, LarimarError, NotFound, Unavailable
 from larimar.memory import BankState
+from services.checkpoints import from_checkpoint, sha256_of
 from services.folding import Outdated, fold_tail
 from services.log import Log
 
@@ -217,7 +215,7 @@ class Follower:
             tensors, metadata = await asyncio.to_thread(state.to_tensors)
             version, erase_count = state.version, state.erase_count
         blob = await asyncio.to_thread(save_tensors, tensors, metadata)
-        sha256 = await asyncio.to_thread(_sha256, blob)
+        sha256 = await asyncio.to_thread(sha256_of, blob)
         meta = {"digest": metadata["digest"], "chain": metadata["chain"], "sha256": sha256}
         if not await self.log.put_checkpoint(
             tenant, bank, self.part, version, blob, meta, erase_count
@@ -238,6 +236,15 @@ class Follower:
         if held is None or held.stopped is None:
             return None
         return held.stopped if time.monotonic() - held.stopped_time < STOPPED_S else None
+
+    @property
+    def stopped_banks(self) -> list[str]:
+        """The banks that are stopped, as far as this follower knows: tenant/bank and why."""
+        return [
+            f"{tenant}/{bank}: {held.stopped.message}"
+            for (tenant, bank, _), held in self._held.items()
+            if held.stopped is not None
+        ]
 
     @property
     def banks_held(self) -> int:
@@ -326,34 +333,13 @@ class Follower:
         self, held: _Held, tenant: str, bank: str, at_version: int = 0
     ) -> BankState:
         """The state from the newest checkpoint that serves, or from nothing."""
-        config = await self.log.bank_config(tenant, bank)
-        for version, meta in await self.log.checkpoints(tenant, bank, self.part):
-            if at_version and version > at_version:
-                continue
-            try:
-                blob = await self.log.get_checkpoint(tenant, bank, self.part, version)
-                if await asyncio.to_thread(_sha256, blob) != meta.get("sha256"):
-                    raise ValueError("SHA-256 does not match")
-                state = await asyncio.to_thread(_state_of, blob)
-                if (state.version, state.chain) != (version, meta.get("chain")):
-                    raise ValueError("version or chain does not match")
-                if state.config != config:
-                    raise ValueError("it is of another configuration")
-                erased = await self.log.erased(tenant, bank)
-                if not erased.isdisjoint(state.facts):
-                    raise ValueError("it holds facts that were erased since")
-                state.erase(erased, {})
-                state.keep_only(self.parts)
-                await fold_tail(self.log, state, tenant, bank, at_version)
-            except Unavailable:
-                raise
-            except Exception as error:
-                log.warning("checkpoint %d of bank %s is skipped: %s", version, bank, error)
-                continue
-            if not at_version:
-                held.checkpoint_version = version
-            return state
-        return await self.rebuilt(tenant, bank, at_version)
+        found = await from_checkpoint(self.log, tenant, bank, self.part, self.parts, at_version)
+        if found is None:
+            return await self.rebuilt(tenant, bank, at_version)
+        state, version = found
+        if not at_version:
+            held.checkpoint_version = version
+        return state
 
     def _checkpoint_when_due(self, held: _Held, tenant: str, bank: str) -> None:
         if not self.checkpoint_every or held.state is None:
@@ -420,13 +406,3 @@ class Follower:
 
 def _sums_of(state: BankState) -> tuple[str, str]:
     return state.digest(), state.folded_sha256()
-
-
-def _sha256(blob: bytes) -> str:
-    return hashlib.sha256(blob).hexdigest()
-
-
-def _state_of(blob: bytes) -> BankState:
-    size = int.from_bytes(blob[:8], "little")
-    metadata = json.loads(blob[8 : 8 + size])["__metadata__"]
-    return BankState.from_tensors(load_tensors(blob), metadata)

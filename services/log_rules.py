@@ -33,7 +33,7 @@ MAX_PAGE = 1_000
 MAX_PAGE_BYTES = 16 * 2**20
 """Payload bytes after which a tail() ends its page, so that big facts cannot fill a reader."""
 MAX_EVENTS = 10_000_000
-"""Most events of one bank: beside its payload an event takes 0.45 KB of the store's memory."""
+"""Most events of one bank: beside its payload an event takes 0.65 KB of the store's memory."""
 MAX_BANKS = 10_000
 """Most banks of one tenant: a list of them still fits one message."""
 MAX_CHECKPOINT_BYTES = 8 * 2**30

@@ -149,7 +149,8 @@ class Twin:
             if config.addressing == "pinv":
                 w = algebra.pinv_address(z, reference, 1e-9)
             else:
-                w = algebra.gaussian_address(z, reference, config.alpha)
+                rows_of_length_1 = reference / reference.norm(dim=1, keepdim=True)
+                w = algebra.gaussian_address(z, rows_of_length_1, config.alpha)
             memory = np.linalg.solve(c_kk + lam * np.eye(config.slots), b_kc)
             return (w.numpy()[0] @ memory).tolist(), ""
         q = [round(float(x) * 2**config.prompt_bits) for x in query]

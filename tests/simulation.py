@@ -46,8 +46,6 @@ class Seen:
     version: int
     facts: dict[str, int | None]
     """Facts that were looked for: the number of the answer; -1 unknown, None where not live."""
-    past: bool = False
-    """Whether a version of the past was asked for."""
 
 
 @dataclass
@@ -113,15 +111,13 @@ class _Simulation:
         request = larimar_pb2.CreateBankRequest(bank="main", **({} if self._exact else slots))
         await self._settled(lambda: self._world.gateway.CreateBank(request))
 
-    async def _settled(
-        self, call: Callable[[], Awaitable[Any]], again: type[LarimarError] = Unavailable
-    ) -> Any:
+    async def _settled(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """The answer to a call, repeated for as long as its outcome is not known."""
         for _ in range(MAX_TRIES):
             try:
                 return await call()
             except LarimarError as error:
-                if not isinstance(error, Unavailable | DeadlineExceeded | again):
+                if not isinstance(error, Unavailable | DeadlineExceeded):
                     raise
                 await asyncio.sleep(self._rng.uniform(0.1, 1.5))
         raise Broken("a call was never answered")
@@ -208,9 +204,7 @@ class _Simulation:
     async def _read(self, request: Any, fact: int, floor: int) -> None:
         """Asks, and holds the answer to all that was acknowledged before."""
         erased, known = set(self._known.erased), self._known.newest.get(request.bank, 0)
-        # A replica that may answer stale can be behind the version that scope has answered for.
-        again = FailedPrecondition if request.allow_stale else Unavailable
-        answer = await self._settled(lambda: self._world.gateway.Score(request), again)
+        answer = await self._settled(lambda: self._world.gateway.Score(request))
         source = answer.provenance
         number = round(answer.scores[0].token_logprobs[0]) if source.in_scope else None
         version = source.version
@@ -218,7 +212,7 @@ class _Simulation:
             f"asked {request.bank} for {fact}: {number} at {version}, floor {floor}"
             + ", stale" * source.stale
         )
-        if not source.stale and not request.allow_stale:
+        if not source.stale:
             floor = request.at_version or max(floor, known)
             if source.fact_id in erased:
                 raise Broken(f"{source.fact_id} was read after it was erased")
@@ -231,8 +225,7 @@ class _Simulation:
         if number is not None and source.fact_id != _fact_id(fact):
             raise Broken(f"{source.fact_id} answered for {_fact_id(fact)}")
         shown = number if self._exact or number is None else -1
-        seen = Seen(request.bank, version, {_fact_id(fact): shown}, bool(request.at_version))
-        self._known.reads.append(seen)
+        self._known.reads.append(Seen(request.bank, version, {_fact_id(fact): shown}))
 
     async def _list(self, bank: str, _: int) -> None:
         erased, floor = set(self._known.erased), self._known.newest.get(bank, 0)
@@ -396,8 +389,7 @@ class _Simulation:
         for fact_id, number in read.facts.items():
             at = live.get(fact_id)
             wanted = None if at is None else self._known.numbers[events[at - 1].event_id]
-            # Of the past, scope and memory may answer on two sides of an erasure of the fact.
-            gone = fact_id in erased and (number is None or read.past)
+            gone = fact_id in erased and number is None
             if not gone and number != wanted and not (number == -1 and wanted is not None):
                 raise Broken(
                     f"{fact_id} of {read.bank} at version {read.version}: {number} was read, "

@@ -17,7 +17,8 @@ from larimar.v1 import common_pb2
 from services.follower import Follower
 from services.log import MemoryLog
 from services.memory import erasure as erasure_module
-from services.memory.erasure import Eraser, NoQueues, record_name
+from services.memory.erasure import Eraser, NoQueues
+from services.memory.jobs import record_name
 from services.memory.ledger import EraseLedger, hashed
 from services.memory.scan import needles_of, search_files, without_shared
 from tests.banks import ADDRESSINGS, config_of, payload_of

@@ -242,7 +242,11 @@ async def consuming(bank, inbox, **more) -> AsyncIterator[asyncio.Task]:
 
 
 async def empty(inbox: Inbox) -> bool:
-    return await inbox.length(T) == 0
+    return await length_is(inbox, 0)
+
+
+async def length_is(inbox: Inbox, length: int) -> bool:
+    return await inbox.length(T) == length
 
 
 @pytest.fixture
@@ -361,7 +365,8 @@ async def test_a_bank_that_is_slow_holds_no_other_up(durable, quick) -> None:
         for number in range(3):
             await durable.append(T, event_json(f"e{number}", prompt="p"))
             await eventually(lambda n=number: len(bank.of()) == n + 1)
-    assert await durable.length(T) == 1 and bank.of("slow") == []
+        await eventually(lambda: length_is(durable, 1))
+    assert bank.of("slow") == []
 
 
 async def test_events_beyond_what_is_held_whole_are_read_again(durable, quick, monkeypatch) -> None:

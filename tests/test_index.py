@@ -319,3 +319,17 @@ def test_small_banks_load_no_index_library():
         "assert 'faiss' not in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=ROOT)
+
+
+def test_a_search_leaves_the_threads_of_torch_alone(small) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        held, twin = rows_with(100, False, np.random.default_rng(9))
+        assert held.settle(60) and held.indexed
+        held.nearest(twin.rows_of[3][0].astype(np.int64)[None], [f"f{n:03}" for n in range(100)])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -168,7 +168,12 @@ async def refused(call) -> tuple[grpc.StatusCode, str]:
                 pass
         else:
             await call
-    return caught.value.code(), dict(caught.value.trailing_metadata())["larimar-reason"]
+    return caught.value.code(), dict(caught.value.trailing_metadata()).get("larimar-reason", "")
+
+
+LOST_STATUSES = 10
+"""Calls after which a status must have come: grpc.aio loses that of a stream that ends while the
+client writes (grpc issue 36066), and says INTERNAL."""
 
 
 @pytest.mark.parametrize("method", ["Write", "Ask", "WriteMany", "DeleteBank"])
@@ -179,6 +184,10 @@ async def test_a_call_without_a_good_key_is_refused_whatever_its_shape(guarded, 
     for shown in wrong:
         async with guarded.stub(shown) as stub:
             code, reason = await refused(getattr(stub, method)())
+            for _ in range(LOST_STATUSES):
+                if code != grpc.StatusCode.INTERNAL:
+                    break
+                code, reason = await refused(getattr(stub, method)())
         assert code == grpc.StatusCode.UNAUTHENTICATED
         assert reason == ("BAD_KEY" if shown else "NO_KEY")
 

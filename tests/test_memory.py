@@ -269,6 +269,10 @@ def test_a_search_of_many_queries_is_cut_to_a_bounded_scan(monkeypatch):
 # Fixed-size banks.
 
 
+def _of_length_1(rows):
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
 @pytest.mark.parametrize("slots", [4, 16])
 def test_addresses_and_reads_are_the_readable_reference_s(slots):
     for addressing in ("pinv", "gaussian"):
@@ -278,7 +282,7 @@ def test_addresses_and_reads_are_the_readable_reference_s(slots):
         w = (
             algebra.pinv_address(z, reference, 1e-9)
             if addressing == "pinv"
-            else algebra.gaussian_address(z, reference, config.alpha)
+            else algebra.gaussian_address(z, _of_length_1(reference), config.alpha)
         )
         np.testing.assert_allclose(sums.addresses_of(config, latents, 5), w, rtol=1e-9, atol=1e-12)
         steps = [(name, payload_of(config, name, n)) for n, name in enumerate(IDS)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from larimar.state import BankState
-from services import follower
+from services import checkpoints, follower
 from services.log import MemoryLog
 from services.memory import branches
 from tests import program_run, programs
@@ -76,7 +76,8 @@ def skip_the_tail(patch) -> None:
 
 def trust_checkpoints(patch) -> None:
     """A checkpoint is taken without a look at its bytes."""
-    patch.setattr(follower, "_sha256", lambda blob: "")
+    for module in (follower, checkpoints):
+        patch.setattr(module, "sha256_of", lambda blob: "")
     patch.setattr("larimar.saved._sha256_of", lambda tensors, metadata: metadata.get("sha256", ""))
 
 

@@ -241,6 +241,8 @@ def test_a_detect_request_has_no_place_for_a_candidate_answer() -> None:
         "bank",
         "queries",
         "min_version",
+        "at_version",
+        "allow_stale",
         "context",
     }
 

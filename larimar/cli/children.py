@@ -49,7 +49,7 @@ def bench(context: typer.Context) -> None:
 
 
 def asyncapi(context: typer.Context) -> None:
-    """Writes the AsyncAPI document of the events to a file. Needs a checkout."""
+    """Writes the AsyncAPI document of the events to a file. Needs a checkout; takes --json."""
     _become("services.gateway.asyncapi", context)
 
 

@@ -534,13 +534,15 @@ class DescribeMemoryRequest(_message.Message):
     def __init__(self, context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class DescribeMemoryResponse(_message.Message):
-    __slots__ = ("pid", "instance_id", "banks_held", "state_bytes")
+    __slots__ = ("pid", "instance_id", "banks_held", "state_bytes", "stopped")
     PID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     BANKS_HELD_FIELD_NUMBER: _ClassVar[int]
     STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
     pid: int
     instance_id: str
     banks_held: int
     state_bytes: int
-    def __init__(self, pid: _Optional[int] = ..., instance_id: _Optional[str] = ..., banks_held: _Optional[int] = ..., state_bytes: _Optional[int] = ...) -> None: ...
+    stopped: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, pid: _Optional[int] = ..., instance_id: _Optional[str] = ..., banks_held: _Optional[int] = ..., state_bytes: _Optional[int] = ..., stopped: _Optional[_Iterable[str]] = ...) -> None: ...

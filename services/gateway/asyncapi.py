@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -30,6 +31,7 @@ from services.settings import CHECKOUT
 
 FILE = CHECKOUT / "docs" / "asyncapi.yaml"
 ASYNCAPI = "3.0.0"
+app = typer.Typer(add_completion=False)
 
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "write": {
@@ -295,13 +297,15 @@ def text() -> str:
     )
 
 
-def main() -> int:
-    """Writes the document."""
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
+@app.command(epilog="Example: larimar asyncapi docs/asyncapi.yaml")
+def main(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Writes the AsyncAPI document of the events to a file."""
     file.write_text(text(), encoding="utf-8")
-    print(f"wrote {file}")
-    return 0
+    print(json.dumps({"file": str(file)}) if as_json else f"wrote {file}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

@@ -108,7 +108,7 @@ class GatewayService(
         details = {
             "encoder": lambda r: f"latents of {r.value_size}, texts to {r.max_text_tokens} tokens",
             "scope": lambda r: f"threshold {r.threshold:.3f}",
-            "memory": lambda r: f"{r.banks_held} banks held, {r.state_bytes / 2**20:.1f} MiB",
+            "memory": _memory_detail,
             "decoder": lambda r: f"{r.architecture}, prompts to {r.max_prompt_tokens} tokens",
         }
         services = [larimar_pb2.ServiceInfo(name="gateway", ready=True, pid=os.getpid())]
@@ -164,16 +164,17 @@ class GatewayService(
             noise_seed=noise_seed,
             context=context,
         )
-        reply = None
+        reply, stale, confirmed = None, False, ""
         for _ in range(MAX_RESCOPES):
             found = detected.detections[0]
+            stale = stale or detected.stale
             provenance = larimar_pb2.Provenance(
                 in_scope=found.in_scope,
                 scope_score=found.score,
                 fact_id=found.fact_id if found.in_scope else "",
                 version=detected.version,
                 bank=bank,
-                stale=detected.stale,
+                stale=stale,
             )
             if not found.in_scope:
                 return b"", provenance
@@ -183,15 +184,17 @@ class GatewayService(
             if reply is None:
                 detect.min_version = detected.version
             else:
-                provenance.stale = detected.stale or reply.stale
-                if (
-                    reply.version == detected.version
-                    or reply.readouts[0].fact_id == found.fact_id  # live at both versions
-                ):
+                stale = provenance.stale = stale or reply.stale
+                live_at_both = reply.readouts[0].fact_id == found.fact_id
+                same = reply.version == detected.version
+                if request.at_version:  # one version, but an erasure may lie between the two
+                    same = same and confirmed == found.fact_id
+                if live_at_both or same:
                     provenance.version = reply.version
                     return reply.readouts[0].value, provenance
+                confirmed = found.fact_id
                 if reply.version < detected.version:
-                    detect.at_version = reply.version
+                    detect.at_version, detect.min_version = reply.version, request.min_version
                 else:
                     detect.min_version = reply.version
             detected = await self._call(lambda: self._scope.Detect(detect), context)
@@ -207,6 +210,11 @@ class GatewayService(
             if error.reason != "EMPTY_BANK":
                 raise
             return None
+
+
+def _memory_detail(reply: memory_pb2.DescribeMemoryResponse) -> str:
+    held = f"{reply.banks_held} banks held, {reply.state_bytes / 2**20:.1f} MiB"
+    return "; ".join([held, *(f"STOPPED {bank}" for bank in reply.stopped)])
 
 
 def _checked_noise(noise: float) -> float:

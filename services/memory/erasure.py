@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from google.protobuf import json_format
-
-from larimar.errors import Conflict, DataLoss, InvalidArgument, LarimarError, NotFound
+from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound
 from larimar.memory import Kind, check_id, decide, request_body
 from larimar.v1 import common_pb2
 from services.follower import Follower
-from services.log import Append, Found, Log
+from services.log import Append, Log
+from services.memory.evidence import Evidence
+from services.memory.jobs import Job, record_name
 from services.memory.ledger import EraseLedger, Erasure, hashed
-from services.memory.scan import needles_of, search_files, without_shared
 
 log = logging.getLogger("larimar.erasure")
 
@@ -35,8 +33,6 @@ PAUSE_S = 5.0
 """Between two looks for work that was left; also how often a worker says that it is at work."""
 LEFT_S = 20.0
 """After which silence a worker counts as gone, and another takes its work up."""
-HELD_PAGE = 200
-"""Events of other facts whose payloads are looked at together."""
 
 
 class Queues(Protocol):
@@ -53,44 +49,6 @@ class NoQueues:
     async def remove_facts(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> int:
         """Nothing is queued."""
         return 0
-
-
-class _Job:
-    """An erasure in work; what of it is kept is `text()`."""
-
-    def __init__(self, tenant: str, fact_ids: list[str], receipt: common_pb2.EraseReceipt) -> None:
-        self.tenant = tenant
-        self.fact_ids = fact_ids
-        self.receipt = receipt
-        self.needles: list[bytes] = []
-
-    @property
-    def name(self) -> str:
-        return record_name(self.receipt.bank, self.receipt.event_id)
-
-    def text(self, worker: str) -> str:
-        done = self.receipt.step == common_pb2.ERASE_STEP_DONE
-        return json.dumps(
-            {
-                "fact_ids": [] if done else self.fact_ids,
-                "receipt": json_format.MessageToDict(
-                    self.receipt, preserving_proto_field_name=True
-                ),
-                "worker": worker,
-                "time": time.time(),
-            }
-        )
-
-    @classmethod
-    def parse(cls, tenant: str, text: str) -> tuple[_Job, str, float]:
-        raw = json.loads(text)
-        receipt = json_format.ParseDict(raw["receipt"], common_pb2.EraseReceipt())
-        return cls(tenant, raw["fact_ids"], receipt), raw["worker"], raw["time"]
-
-
-def record_name(bank: str, event_id: str) -> str:
-    """Under which an erasure is kept."""
-    return f"erase:{bank}:{event_id}"
 
 
 class Eraser:
@@ -117,6 +75,8 @@ class Eraser:
         self._running: dict[tuple[str, str], asyncio.Task] = {}
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task | None = None
+        self._restoring: asyncio.Task | None = None
+        self._evidence = Evidence(log_port)
 
     async def erase(
         self, tenant: str, bank: str, fact_ids: Sequence[str], event_id: str
@@ -151,11 +111,11 @@ class Eraser:
                 fact_id_sha256=[hashed(fact_id) for fact_id in ids],
                 started_ms=time.time_ns() // 10**6,
             )
-            job = _Job(tenant, ids, receipt)
+            job = Job(tenant, ids, receipt)
             kept = await self._log.put_record(
                 tenant, bank, job.name, job.text(self._worker), new=True
             )
-            job, _, _ = _Job.parse(tenant, kept)
+            job, _, _ = Job.parse(tenant, kept)
         if list(job.receipt.fact_id_sha256) != [hashed(fact_id) for fact_id in ids]:
             raise Conflict(f"event id {event_id!r} erased other facts: take a new event id")
         if job.receipt.step == common_pb2.ERASE_STEP_DONE:
@@ -213,6 +173,19 @@ class Eraser:
             await self.erase(tenant, bank, part, f"ledger:{uuid.uuid4().hex}")
         return len(ids)
 
+    async def restored(self) -> None:
+        """Returns when no bank has anything any more that the ledger names.
+
+        A store that was brought back from a backup may have. It is looked at once a process.
+
+        Raises:
+            Unavailable: the store is down; it is looked at with the next call.
+        """
+        task = self._restoring
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._restoring = asyncio.create_task(self._erase_restored())
+        await asyncio.shield(task)
+
     def keep(self) -> None:
         """Sees to it that left work is taken up, from now on; safe to call again."""
         if self._keeper is None or self._keeper.done():
@@ -220,18 +193,16 @@ class Eraser:
 
     async def close(self) -> None:
         """Ends what runs; another worker, or the next start, takes it up."""
-        tasks = [task for task in (self._keeper, *self._running.values()) if task is not None]
-        for task in tasks:
+        tasks = [self._keeper, self._restoring, *self._running.values()]
+        running = [task for task in tasks if task is not None]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _keep(self) -> None:
-        restored = False
         while True:
             try:
-                if not restored:
-                    await self._erase_restored()
-                    restored = True
+                await self.restored()
                 await self.take_up()
             except LarimarError as error:
                 log.warning("erasures wait: %s", error)
@@ -251,7 +222,7 @@ class Eraser:
             if text is None:
                 await self._log.end_job(tenant, bank, name)
                 continue
-            job, worker, seen = _Job.parse(tenant, text)
+            job, worker, seen = Job.parse(tenant, text)
             # A time ahead of ours says that the clocks differ, not that it is at work.
             if worker == self._worker or abs(time.time() - seen) > left_s:
                 self._start(job)
@@ -266,9 +237,9 @@ class Eraser:
                 if again:
                     log.warning("%d erased facts were back in bank %s: erased again", again, bank)
 
-    async def _known(self, tenant: str, bank: str, event_id: str) -> _Job | None:
+    async def _known(self, tenant: str, bank: str, event_id: str) -> Job | None:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))
-        return None if text is None else _Job.parse(tenant, text)[0]
+        return None if text is None else Job.parse(tenant, text)[0]
 
     async def _check(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> None:
         erased = await self._log.erased(tenant, bank)
@@ -279,15 +250,15 @@ class Eraser:
             if error is not None:
                 raise type(error)(f"{error.message} (fact {fact_id!r})", error.reason)
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, job: Job) -> None:
         key = (job.tenant, job.name)
         task = asyncio.create_task(self._work(job))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
 
-    async def _work(self, job: _Job) -> None:
+    async def _work(self, job: Job) -> None:
         beat = asyncio.create_task(self._beat(job))
-        steps: dict[int, Callable[[_Job], Awaitable[None]]] = {
+        steps: dict[int, Callable[[Job], Awaitable[None]]] = {
             common_pb2.ERASE_STEP_UNSPECIFIED: self._append,
             common_pb2.ERASE_STEP_APPENDED: self._replace_checkpoints,
             common_pb2.ERASE_STEP_CHECKPOINTED: self._remove,
@@ -307,7 +278,7 @@ class Eraser:
         finally:
             beat.cancel()
 
-    async def _end(self, job: _Job) -> None:
+    async def _end(self, job: Job) -> None:
         """Takes finished work off the list, unless another worker's record says otherwise."""
         tenant, bank = job.tenant, job.receipt.bank
         await self._log.end_job(tenant, bank, job.name)
@@ -315,13 +286,13 @@ class Eraser:
         if kept is not None and kept.receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
 
-    async def _beat(self, job: _Job) -> None:
+    async def _beat(self, job: Job) -> None:
         while True:
             await asyncio.sleep(PAUSE_S)
             with contextlib.suppress(LarimarError):
                 await self._keep_record(job)
 
-    async def _keep_record(self, job: _Job) -> None:
+    async def _keep_record(self, job: Job) -> None:
         """Keeps how far the work has come, unless another worker has come further."""
         tenant, bank = job.tenant, job.receipt.bank
         kept = await self._known(tenant, bank, job.receipt.event_id)
@@ -333,7 +304,7 @@ class Eraser:
         if job.receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
 
-    async def _reached(self, job: _Job, step: int) -> None:
+    async def _reached(self, job: Job, step: int) -> None:
         job.receipt.step = step  # type: ignore[assignment]
         job.receipt.failure = ""
         if step == common_pb2.ERASE_STEP_DONE:
@@ -342,9 +313,9 @@ class Eraser:
         if self._on_step is not None:
             await self._on_step(job.receipt)
 
-    async def _append(self, job: _Job) -> None:
+    async def _append(self, job: Job) -> None:
         tenant, bank, event_id = job.tenant, job.receipt.bank, job.receipt.event_id
-        job.needles = needles_of(await self._payloads_of(job))
+        job.needles = await self._evidence.needles(tenant, bank, job.fact_ids)
         items = [
             Append(
                 Kind.ERASE,
@@ -378,11 +349,11 @@ class Eraser:
         await asyncio.to_thread(self._ledger.add, noted)
         await self._reached(job, common_pb2.ERASE_STEP_APPENDED)
 
-    async def _replace_checkpoints(self, job: _Job) -> None:
+    async def _replace_checkpoints(self, job: Job) -> None:
         tenant = job.tenant
         if job.needles and not job.receipt.scan.found_before:
-            files, keys = await self._search(job)
-            job.receipt.scan.found_before = files[2] + keys.found
+            searched = await self._evidence.search(tenant, job.receipt.bank, job.needles)
+            job.receipt.scan.found_before = searched.found
         removed = 0
         for bank in self._affected(job):
             config = await self._log.bank_config(tenant, bank.bank)
@@ -395,7 +366,7 @@ class Eraser:
         job.receipt.checkpoints_removed += removed
         await self._reached(job, common_pb2.ERASE_STEP_CHECKPOINTED)
 
-    async def _remove(self, job: _Job) -> None:
+    async def _remove(self, job: Job) -> None:
         tenant, bank = job.tenant, job.receipt.bank
         queued = 0
         for affected in job.receipt.banks:
@@ -405,20 +376,19 @@ class Eraser:
         job.receipt.payloads_removed += removed
         await self._reached(job, common_pb2.ERASE_STEP_REMOVED)
 
-    async def _rewrite(self, job: _Job) -> None:
+    async def _rewrite(self, job: Job) -> None:
         await self._log.rewrite_files()
         await self._reached(job, common_pb2.ERASE_STEP_REWRITTEN)
 
-    async def _prove(self, job: _Job) -> None:
-        tenant, scan = job.tenant, job.receipt.scan
+    async def _prove(self, job: Job) -> None:
+        tenant, bank, scan = job.tenant, job.receipt.bank, job.receipt.scan
         left = job.needles
         if left:
-            files, keys = await self._search(job)
-            if files[2] + keys.found:
-                job.needles = left = await self._not_shared(job)
-                files, keys = await self._search(job) if left else ((0, 0, 0), Found(0, 0))
-            scan.keys, scan.files, scan.bytes = keys.keys, files[0], files[1]
-            scan.found = files[2] + keys.found
+            searched = await self._evidence.search(tenant, bank, left)
+            if searched.found:
+                job.needles = left = await self._evidence.not_shared(left)
+                searched = await self._evidence.search(tenant, bank, left)
+            scan.keys, scan.files, scan.bytes, scan.found = searched
             scan.not_searched = (
                 "all that the facts held is held by other banks' facts too, in their own right"
                 if not left
@@ -440,43 +410,5 @@ class Eraser:
             affected.replay_matches = verified.matches
         await self._reached(job, common_pb2.ERASE_STEP_DONE)
 
-    def _affected(self, job: _Job) -> list[Any]:
+    def _affected(self, job: Job) -> list[Any]:
         return [bank for bank in job.receipt.banks if bank.versions]
-
-    async def _payloads_of(self, job: _Job) -> list[bytes]:
-        """Everything that the facts ever held in the family, as far as it is still there."""
-        payloads: dict[bytes, None] = {}
-        for bank in await self._log.family(job.tenant, job.receipt.bank):
-            for fact_id in job.fact_ids:
-                for event in await self._log.fact_events(job.tenant, bank, fact_id):
-                    if event.kind != Kind.WRITE:
-                        continue
-                    with contextlib.suppress(LarimarError):  # erased before, or damaged
-                        found = await self._log.payloads(job.tenant, bank, [event.version])
-                        payloads[found[0]] = None
-        return list(payloads)
-
-    async def _search(self, job: _Job) -> tuple[tuple[int, int, int], Any]:
-        paths = await self._log.files()
-        files = await asyncio.to_thread(search_files, paths or [], job.needles)
-        return files, await self._log.search(job.tenant, job.receipt.bank, job.needles)
-
-    async def _not_shared(self, job: _Job) -> list[bytes]:
-        """The needles that no other fact of the store holds in its own right, in any version.
-
-        The store's files are everybody's. A bank that cannot be read vouches for nothing.
-        """
-        needles = job.needles
-        for tenant in await self._log.tenants():
-            for bank in await self._log.banks(tenant):
-                with contextlib.suppress(DataLoss):
-                    needles = await self._not_in_bank(tenant, bank, needles)
-        return needles
-
-    async def _not_in_bank(self, tenant: str, bank: str, needles: list[bytes]) -> list[bytes]:
-        after = 0
-        while page := (await self._log.tail(tenant, bank, after, HELD_PAGE)).entries:
-            held = [payload for _, payload in page if payload is not None]
-            needles = await asyncio.to_thread(without_shared, needles, held)
-            after = page[-1][0].version
-        return needles

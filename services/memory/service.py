@@ -119,6 +119,7 @@ class MemoryService(Operations):
 
     async def Read(self, request, grpc_context):
         """Reads the memory with query latents, at the newest version or a past one."""
+        await self._eraser.restored()
         check_deadline(request)
         if len(request.prompt_latents) > MAX_READS:
             raise InvalidArgument(
@@ -156,6 +157,7 @@ class MemoryService(Operations):
 
     async def EnumerateFacts(self, request, grpc_context):
         """A page of live facts, in order of fact id."""
+        await self._eraser.restored()
         size = page_size(request.page_size)
         return await without_erased(lambda: self._enumerated(request, size))
 
@@ -240,6 +242,7 @@ class MemoryService(Operations):
 
     async def DescribeMemory(self, request, grpc_context):
         """Which process this is; UNAVAILABLE when the store does not answer."""
+        await self._eraser.restored()
         self._eraser.keep()
         await self._log.ping()
         return memory_pb2.DescribeMemoryResponse(
@@ -247,6 +250,7 @@ class MemoryService(Operations):
             instance_id=self._instance_id,
             banks_held=self._follower.banks_held,
             state_bytes=self._follower.bytes_held,
+            stopped=self._follower.stopped_banks,
         )
 
     def _page_of_facts(
