@@ -403,11 +403,14 @@ class BankState:
 
     @classmethod
     def from_tensors(
-        cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+        cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], check: bool = True
     ) -> BankState:
         """The state that `to_tensors` saved; `erase` gives it back the facts that were erased.
+
+        Args:
+            check: whether the tensors' own hash is compared; not where the file's has been.
 
         Raises:
             DataLoss: damaged, or saved in another format.
         """
-        return saved.restore(cls, tensors, metadata)
+        return saved.restore(cls, tensors, metadata, check)

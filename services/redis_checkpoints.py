@@ -120,9 +120,19 @@ class RedisCheckpoints(RedisStore):
         if read is None:
             return None
         upload, record = read
-        parts = [await self.call("GET", keys.part(upload, n)) for n in range(record["parts"])]
-        blob = b"".join(part or b"" for part in parts)
-        return blob if await asyncio.to_thread(_sha256, blob) == record["sha256"] else None
+        hasher, parts = hashlib.sha256(), []
+        coming = None
+        try:
+            for n in range(record["parts"]):  # the next part comes while one is hashed
+                part = await (coming or self.call("GET", keys.part(upload, n))) or b""
+                coming = asyncio.ensure_future(self.call("GET", keys.part(upload, n + 1)))
+                await asyncio.to_thread(hasher.update, part)
+                parts.append(part)
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+        return b"".join(parts) if hasher.hexdigest() == record["sha256"] else None
 
 
 def _record(text: bytes) -> tuple[str, dict[str, Any]] | None:

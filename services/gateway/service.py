@@ -196,7 +196,7 @@ class GatewayService(
                 if reply.version < detected.version:
                     detect.at_version, detect.min_version = reply.version, request.min_version
                 else:
-                    detect.min_version = reply.version
+                    detect.at_version, detect.min_version = request.at_version, reply.version
             detected = await self._call(lambda: self._scope.Detect(detect), context)
         if reply is None:
             raise Unavailable(f"bank {bank!r} changes faster than it is read: retry", "BUSY")
