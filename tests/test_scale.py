@@ -39,11 +39,16 @@ async def test_a_small_run_measures_every_size_through_the_store(tmp_path, monke
     passes = []
     monkeypatch.setattr(scale, "encoder_passes", lambda: lambda: passes.append(1))
     report = (await scale._grow(tmp_path, (100, 400), 5, lambda _: None)).results()
-    assert len(passes) == 10
+    assert len(passes) == 10 + 10 + 40, "a query each, and a single write each"
     for size in (100, 400):
         assert report["measured"][f"{size} facts: append"]["median"] > 0
         assert report["compared"][f"{size} facts: recall by address"]["met"]
         assert report["compared"][f"{size} facts: recall by scope"]["met"]
         assert report["compared"][f"{size} facts: bytes a fact in the store"]["value"] > 6144
-    for what in ("cost of a write", "read with its passes", "search and read alone"):
+    for what in (
+        "cost of a write in batches",
+        "one write with its passes",
+        "read with its passes",
+        "search and read alone",
+    ):
         assert report["compared"][f"{what}, 400 against 100 facts"]["value"] > 0
