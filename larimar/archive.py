@@ -2,7 +2,7 @@
 
     manifest.json               what it is, and the SHA-256 of every other file
     events.jsonl                a line an event, with the text of what it wrote
-    vectors-00001.safetensors   int32 arrays ``addresses.V``, ``value.V``, ``scope.V`` of version V
+    vectors-00001.safetensors   arrays ``addresses.V``, ``value.V``, ``scope.V`` of version V
 
 Reading gives back every byte of every payload, or says which file is not what was written.
 """

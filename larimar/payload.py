@@ -26,16 +26,23 @@ MAX_ID_BYTES = 256
 MAX_REPHRASINGS = 255
 """Most rephrasings of one fact: each is a reference row of its own."""
 
-_MAGIC = b"LRM1"
+_MAGIC = b"LRM2"
+_TYPES = {16: np.dtype("<i2"), 32: np.dtype("<i4")}
 _SIZE = rb"([1-9][0-9]{0,9})"
 _TEXT = rb'"([^"\\\x00-\x1f]*)"'
 _TEXTS = rb'((?:"[^"\\\x00-\x1f]*"(?:,"[^"\\\x00-\x1f]*")*)?)'
 _PLAIN_HEADER = re.compile(
-    rb'\{"addresses":\[%b,%b\],"answer":%b,"fact_id":%b,"prompt":%b,"rephrasings":\[%b\],'
-    rb'"scope":\[%b,%b\],"value":\[%b\]\}'
+    rb'\{"addresses":\[%b,%b\],"answer":%b,"bits":\[(16|32),(16|32),(16|32)\],"fact_id":%b,'
+    rb'"prompt":%b,"rephrasings":\[%b\],"scope":\[%b,%b\],"value":\[%b\]\}'
     % (_SIZE, _SIZE, _TEXT, _TEXT, _TEXT, _TEXTS, _SIZE, _SIZE, _SIZE)
 )
 """A canonical header whose texts need no escapes, as most: a fifth of the time of JSON."""
+
+
+def _needs_32_bits(array: np.ndarray) -> bool:
+    """Whether these numbers do not all fit int16 and are all within FIXED_LIMIT."""
+    low, high = int(array.min()), int(array.max())
+    return (low < -(1 << 15) or high >= 1 << 15) and low >= -FIXED_LIMIT and high <= FIXED_LIMIT
 
 
 def utf8(name: str, text: str) -> bytes:
@@ -81,12 +88,18 @@ def fixed_point(name: str, x: Any, bits: int, shape: tuple[int, ...]) -> np.ndar
     return np.rint(scaled).astype("<i4")
 
 
+def narrowest(array: np.ndarray) -> np.ndarray:
+    """The same whole numbers as int16 where all of them fit, as nearly always, else as int32."""
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    return array.astype("<i2" if low >= -(1 << 15) and high < 1 << 15 else "<i4", copy=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Payload:
     """A fact's text and its fixed-point vectors; a log of them replays without any encoder.
 
-    The arrays are little-endian int32, read-only, with |.| <= 2^20. Two payloads are equal
-    exactly if their bytes are.
+    The arrays are little-endian, each int16 where all its numbers fit and else int32, read-only,
+    with |.| <= 2^20. Two payloads are equal exactly if their bytes are.
 
     Raises:
         InvalidArgument: too many rephrasings, a bad text, or arrays that do not belong together
@@ -123,7 +136,7 @@ class Payload:
                 raise InvalidArgument(f"{name} must have a row for each of {rows} prompts")
             if array.min() < -FIXED_LIMIT or array.max() > FIXED_LIMIT:
                 raise InvalidArgument(f"{name} must be at most {FIXED_LIMIT} in magnitude")
-            array = array.astype("<i4", copy=False)
+            array = narrowest(array)
             array.flags.writeable = False
             object.__setattr__(self, name, array)
 
@@ -138,8 +151,11 @@ class Payload:
             self.scope.shape,
         )
         rephrasings = ",".join(map(quote, self.rephrasings))
+        bits = ",".join(
+            str(8 * array.itemsize) for array in (self.addresses, self.value, self.scope)
+        )
         return (
-            f'{{"addresses":[{rows},{width}],"answer":{quote(self.answer)},'
+            f'{{"addresses":[{rows},{width}],"answer":{quote(self.answer)},"bits":[{bits}],'
             f'"fact_id":{quote(self.fact_id)},"prompt":{quote(self.prompt)},'
             f'"rephrasings":[{rephrasings}],"scope":[{rows},{scope_width}],"value":[{length}]}}'
         ).encode()
@@ -158,7 +174,7 @@ class Payload:
     def from_bytes(cls, data: bytes) -> Payload:
         """The payload that `to_bytes` wrote, its arrays views into `data`.
 
-        Cost: about 6 us for 7 KB.
+        Cost: about 5 us for 3.5 KB.
 
         Raises:
             DataLoss: not exactly what `to_bytes` writes.
@@ -181,36 +197,40 @@ class Payload:
             header = json.loads(header_bytes.decode())
             (rows, width), (length,) = header["addresses"], header["value"]
             scope_rows, scope_width = header["scope"]
+            bits = header["bits"]
             texts = header["fact_id"], header["prompt"], header["answer"]
             rephrasings = tuple(header["rephrasings"])
         else:
-            rows, width, answer, fact_id, prompt, more, scope_rows, scope_width, length = (
+            rows, width, answer, *bits, fact_id, prompt, more, scope_rows, scope_width, length = (
                 plain.groups()
             )
             rows, width, length = int(rows), int(width), int(length)
             scope_rows, scope_width = int(scope_rows), int(scope_width)
+            bits = list(map(int, bits))
             texts = fact_id.decode(), prompt.decode(), answer.decode()
             rephrasings = tuple(more[1:-1].decode().split('","')) if more else ()
-        body = np.frombuffer(data[8 + size :], "<i4")  # a copy, so that it is aligned
-        first, second = rows * width, rows * width + length
+        start, arrays = 8 + size, []
+        for count, wide in zip((rows * width, length, scope_rows * scope_width), bits, strict=True):
+            array = np.frombuffer(data, _TYPES[wide], count, start)
+            arrays.append(array)
+            start += array.nbytes
         payload = object.__new__(cls)
         payload.__dict__.update(
             fact_id=texts[0],
             prompt=texts[1],
             answer=texts[2],
             rephrasings=rephrasings,
-            addresses=body[:first].reshape(rows, width),
-            value=body[first:second],
-            scope=body[second:].reshape(scope_rows, scope_width),
+            addresses=arrays[0].reshape(rows, width),
+            value=arrays[1],
+            scope=arrays[2].reshape(scope_rows, scope_width),
             _bytes=data,
         )
         sound = (
             magic == _MAGIC
-            and len(payload.value) == length
+            and start == len(data)
             and scope_rows == rows == payload._row_count()
             and (plain is not None or header_bytes == payload._header())
-            and np.minimum.reduce(body) >= -FIXED_LIMIT
-            and np.maximum.reduce(body) <= FIXED_LIMIT
+            and all(array.itemsize == 2 or _needs_32_bits(array) for array in arrays)
         )
         return payload if sound else None
 

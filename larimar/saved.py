@@ -15,11 +15,12 @@ import numpy as np
 
 from larimar.errors import DataLoss, LarimarError
 from larimar.memory import BankConfig
+from larimar.payload import narrowest
 
 if TYPE_CHECKING:
     from larimar.state import BankState
 
-FORMAT = "larimar-state-1"
+FORMAT = "larimar-state-2"
 HASHED_FACTS = 1024
 """Facts whose folded bytes are put together and hashed at a time."""
 Tensors = Mapping[str, np.ndarray]
@@ -30,7 +31,7 @@ def save(state: BankState) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     fact_ids (bytes of all of them), fact_id_sizes (F), versions (F), payload_sha256 (F, 32), rows
     (F, how many each has); slots: addresses (R, A) and values (F, C); pinv and gaussian: C and B;
-    with the scope part: scope (R, S).
+    with the scope part: scope (R, S). Addresses, values and scope are int16 where all fit.
     """
     ids = sorted(state.facts)
     slots = state.facts.slots_of(ids)
@@ -47,11 +48,11 @@ def save(state: BankState) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         tensors |= {"C": state.sums.c_KK.numpy().copy(), "B": state.sums.b_KC.numpy().copy()}
     if state.addresses is not None and state.values is not None:
         tensors |= {
-            "addresses": state.addresses.rows_of(slots),
-            "values": state.values.take(slots),
+            "addresses": narrowest(state.addresses.rows_of(slots)),
+            "values": narrowest(state.values.take(slots)),
         }
     if state.scope is not None:
-        tensors["scope"] = state.scope.rows_of(slots)
+        tensors["scope"] = narrowest(state.scope.rows_of(slots))
     metadata = {
         "format": FORMAT,
         "config": state.config.to_json(),

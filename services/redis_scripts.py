@@ -116,13 +116,20 @@ local function known_entry(version, hmac, owner)
   return {version, hmac, entry and entry[2][2] or '', salt}
 end
 
--- Why an event may not follow, as text; nil if it may.
+-- The newest version of a fact in a bank, '0' for none, and what the bank has for the fact.
+local function newest_of(fact_id, of)
+  local newest = redis.call('HGET', key('facts', of), fact_id)
+  return newest and string.match(newest, '%d+') or '0', newest
+end
+
+local any_erased = redis.call('EXISTS', erased) == 1
+
+-- Why an event may not follow, as text, or nil if it may; and the fact's newest version.
 local function refused(kind, fact_id, expected)
-  if redis.call('SISMEMBER', erased, fact_id) == 1 then
+  if any_erased and redis.call('SISMEMBER', erased, fact_id) == 1 then
     return 'erased'
   end
-  local newest = redis.call('HGET', key('facts'), fact_id)
-  local version = newest and string.match(newest, '%d+') or '0'
+  local version, newest = newest_of(fact_id)
   if expected ~= '' and expected ~= version then
     return 'changed:' .. version
   elseif kind ~= 'W' and not newest then
@@ -130,16 +137,15 @@ local function refused(kind, fact_id, expected)
   elseif kind == 'F' and string.sub(newest, 1, 1) == '-' then
     return 'forgotten'
   end
-  return nil
+  return nil, version
 end
 
--- Appends to a bank {name, version, chain}, which moves on. Fields of an entry, in this order:
--- kind fact event time_ms sha256 chain prev.
-local function put(to, kind, event_id, fact_id, hmac, sha256, payload)
+-- Appends to a bank {name, version, chain}, which moves on. `previous` is the fact's newest version
+-- there. Fields of an entry, in this order: kind fact event time_ms sha256 chain prev.
+local function put(to, kind, event_id, fact_id, previous, hmac, sha256, payload)
   to.version = to.version + 1
   local id = string.format('%.0f', to.version)
   local facts = key('facts', to.name)
-  local previous = string.match(redis.call('HGET', facts, fact_id) or '0', '%d+')
   to.chain = redis.sha1hex(table.concat(
     {to.chain, id, kind, fact_id, event_id, time_ms, sha256, previous}, '\\0'))
   redis.call('XADD', key('log', to.name), id .. '-0', 'kind', kind, 'fact', fact_id,
@@ -185,11 +191,13 @@ for i = 4, #ARGV, 7 do
   if version then
     result = known_entry(version, hmac, owner)
   else
-    result = refused(kind, fact_id, ARGV[i + 6])
+    local previous
+    result, previous = refused(kind, fact_id, ARGV[i + 6])
     if not result and to.version >= most then
       result = 'full'
     end
-    result = result or put(to, kind, event_id, fact_id, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    result = result
+      or put(to, kind, event_id, fact_id, previous, ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
   end
   results[#results + 1] = result
 end
@@ -236,11 +244,13 @@ for i = 4 + others, #ARGV, 7 do
           while n > 1 and used(to.name, free_id) do
             free_id = free_id .. '@' .. to.name
           end
-          local at = put(to, 'E', free_id, fact_id, hmac, '', '')
+          local previous = newest_of(fact_id, to.name)
+          local at = put(to, 'E', free_id, fact_id, previous, hmac, '', '')
           result = result or at
         end
       end
       redis.call('SADD', erased, fact_id)
+      any_erased = true
     end
   end
   results[#results + 1] = result

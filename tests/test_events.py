@@ -227,13 +227,14 @@ def test_a_payload_s_bytes_are_magic_length_canonical_header_and_arrays():
         "prompt": "The capital of Velmora is",
         "answer": 'quoted "é"\n',
         "rephrasings": ["rephrased 0"],
+        "bits": [32, 16, 32],
         "addresses": [2, 3],
         "value": [2],
         "scope": [2, 2],
     }
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     numbers = [2**15] * 6 + [-(2**14)] * 2 + [3 * 2**14] * 4
-    expected = b"LRM1" + struct.pack("<I", len(text)) + text + struct.pack("<12i", *numbers)
+    expected = b"LRM2" + struct.pack("<I", len(text)) + text + struct.pack("<6i2h4i", *numbers)
     assert payload.to_bytes() == expected
 
 
@@ -263,11 +264,11 @@ def damaged() -> dict[str, bytes]:
     backwards = dict(reversed(json.loads(header).items()))
 
     def framed(header: bytes, body: bytes = body) -> bytes:
-        return b"LRM1" + struct.pack("<I", len(header)) + header + body
+        return b"LRM2" + struct.pack("<I", len(header)) + header + body
 
     return {
         "empty": b"",
-        "magic": b"LRM2" + data[4:],
+        "magic": b"LRM1" + data[4:],
         "cut in the header": data[: 8 + size // 2],
         "cut in an array": data[:-4],
         "cut in a number": data[:-1],
@@ -286,6 +287,11 @@ def damaged() -> dict[str, bytes]:
         "out of range": framed(header, struct.pack("<i", FIXED_LIMIT + 1) + body[4:]),
         "far out of range": framed(header, struct.pack("<i", -(2**31)) + body[4:]),
         "no arrays": framed(header, b""),
+        "wider than needed": framed(
+            header.replace(b'"bits":[32,16,32]', b'"bits":[32,32,32]'),
+            body[:12] + struct.pack("<2i", *struct.unpack("<2h", body[12:16])) + body[16:],
+        ),
+        "a width that is none": framed(header.replace(b'"bits":[32', b'"bits":[64'), body + body),
     }
 
 

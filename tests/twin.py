@@ -33,6 +33,7 @@ class Fact:
         header = {
             "addresses": [len(self.addresses), len(self.addresses[0])],
             "answer": self.answer,
+            "bits": [_bits(*self.addresses), _bits(self.value), _bits(*self.scope)],
             "fact_id": self.fact_id,
             "prompt": self.prompt,
             "rephrasings": list(self.rephrasings),
@@ -41,12 +42,12 @@ class Fact:
         }
         text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return (
-            b"LRM1"
+            b"LRM2"
             + struct.pack("<I", len(text.encode()))
             + text.encode()
-            + b"".join(_int32(row) for row in self.addresses)
-            + _int32(self.value)
-            + b"".join(_int32(row) for row in self.scope)
+            + _packed(*self.addresses)
+            + _packed(self.value)
+            + _packed(*self.scope)
         )
 
     def said(self) -> tuple:
@@ -386,6 +387,16 @@ def _point(bank: Bank, version: int | None = None) -> Point:
 
 def _content(live: dict[str, tuple[int, Fact]], fact_id: str) -> Fact | None:
     return live[fact_id][1] if fact_id in live else None
+
+
+def _bits(*rows: Sequence[int]) -> int:
+    fits = all(-(1 << 15) <= number < 1 << 15 for row in rows for number in row)
+    return 16 if fits else 32
+
+
+def _packed(*rows: Sequence[int]) -> bytes:
+    letter = "h" if _bits(*rows) == 16 else "i"
+    return b"".join(struct.pack(f"<{len(row)}{letter}", *row) for row in rows)
 
 
 def _int32(numbers: Sequence[int]) -> bytes:

@@ -34,7 +34,8 @@ def needles_of(payloads: Iterable[bytes]) -> list[bytes]:
                     found[needle] = None
         for row in (*payload.addresses, payload.value, *payload.scope):
             if row.any():
-                found[row.tobytes()[:ROW_BYTES]] = None
+                for kind in ("<i2", "<i4"):  # as its payload and as a checkpoint may hold it
+                    found[row.astype(kind).tobytes()[:ROW_BYTES]] = None
     return list(found)
 
 
@@ -42,7 +43,8 @@ def without_shared(needles: Sequence[bytes], payloads: Iterable[bytes]) -> list[
     """The needles that none of these payloads, which are of other facts, holds rightfully."""
     left = list(needles)
     for raw in payloads:
-        left = [needle for needle in left if needle not in raw]
+        shared = set(needles_of([raw]))
+        left = [needle for needle in left if needle not in raw and needle not in shared]
     return left
 
 
