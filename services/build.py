@@ -128,7 +128,7 @@ BUILDERS = {
 def _log(settings: Settings) -> Any:
     from services.redis_log import RedisLog
 
-    return RedisLog(settings.redis_url)
+    return RedisLog(settings.redis_url, replicas=settings.redis_replicas)
 
 
 def _inbox(settings: Settings) -> Any:

@@ -36,8 +36,8 @@ class _Waiting:
 class RedisAppends(RedisStore):
     """The part of `RedisLog` that writes events."""
 
-    def __init__(self, url: str, timeout_s: float, max_events: int) -> None:
-        super().__init__(url, timeout_s)
+    def __init__(self, url: str, timeout_s: float, max_events: int, replicas: int = 0) -> None:
+        super().__init__(url, timeout_s, replicas)
         self._max_events = max_events
         self._waiting: dict[tuple[str, str], deque[_Waiting]] = {}
         self._senders: set[asyncio.Task[None]] = set()

@@ -28,6 +28,8 @@ _REFUSES = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
+WAITED_SHARE = 0.8
+"""Share of the longest round trip that a script's writer waits for replicas."""
 _REFUSALS = ("MISCONF", "NOREPLICAS", "BUSY ")
 """First words of a server's error that mean "not now", whoever asks, and have no class."""
 
@@ -38,9 +40,11 @@ class RedisCalls:
     Args:
         url: unix:///path/to/redis.sock, redis://host:port or rediss://host:port.
         timeout_s: longest round trip, seconds.
+        replicas: how many replicas of the server must confirm what a script wrote before its
+            answer counts (WAIT); 0 asks none.
     """
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S, replicas: int = 0) -> None:
         # RESP2: the plainest protocol, and no subscription to a vendor's notices. No retries
         # and no socket timeouts below ours: one bound, and the caller decides what to repeat.
         self._redis = Redis.from_pool(
@@ -61,6 +65,7 @@ class RedisCalls:
             unquote(parts.path) if parts.scheme == "unix" else parts.netloc.rpartition("@")[2]
         )
         self._timeout_s = timeout_s
+        self._replicas = replicas
 
     async def call(self, *command: Any) -> Any:
         """One command.
@@ -81,13 +86,19 @@ class RedisCalls:
                 return await pipe.execute()
 
     async def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any] = ()) -> Any:
-        """A script, by its digest, or whole when the server does not hold it. Raises as `call`."""
+        """A script, by its digest, or whole when the server does not hold it.
+
+        Raises:
+            Unavailable: as `call`; NOT_CONFIRMED, it was done, but too few replicas have it yet.
+            ResourceExhausted: as `call`.
+        """
         suffix, given = "_RO" if script.reads_only else "", (len(keys), *keys, *arguments)
+        send = self._confirmed if self._replicas and not script.reads_only else self._bounded
         with self._translated():
             try:
-                return await self._bounded("EVALSHA" + suffix, script.sha1, *given)
+                return await send("EVALSHA" + suffix, script.sha1, *given)
             except exceptions.NoScriptError:
-                return await self._bounded("EVAL" + suffix, script.source, *given)
+                return await send("EVAL" + suffix, script.source, *given)
 
     async def close(self) -> None:
         """Ends all connections."""
@@ -96,6 +107,29 @@ class RedisCalls:
     async def _bounded(self, *command: Any) -> Any:
         async with asyncio.timeout(self._timeout_s):
             return await self._redis.execute_command(*command)
+
+    async def _confirmed(self, *command: Any) -> Any:
+        """A command's answer, once as many replicas as wanted have taken in what it wrote.
+
+        The message that nobody hears gives this connection something to wait for when the command
+        found its work done before, by a call whose answer was lost.
+        """
+        patience_ms = int(1000 * self._timeout_s * WAITED_SHARE)
+        async with asyncio.timeout(self._timeout_s), self._redis.pipeline(False) as pipe:
+            pipe.execute_command(*command)
+            pipe.execute_command("PUBLISH", "larimar:confirm", "")
+            pipe.execute_command("WAIT", self._replicas, patience_ms)
+            answer, _, confirmed = await pipe.execute(raise_on_error=False)
+        for found in (answer, confirmed):
+            if isinstance(found, Exception):
+                raise found
+        if confirmed < self._replicas:
+            raise Unavailable(
+                f"the store at {self._where} has it, but {confirmed} of {self._replicas} replicas "
+                "confirmed: a failover could lose it; retry it under its event id",
+                "NOT_CONFIRMED",
+            )
+        return answer
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

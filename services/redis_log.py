@@ -46,6 +46,7 @@ class RedisLog(RedisAppends, RedisArchives, RedisCheckpoints, RedisUpkeep):
         timeout_s: longest round trip, seconds.
         max_events: most events of one bank.
         part_bytes: bytes of one part of a checkpoint.
+        replicas: replicas of the server that must confirm every write before it is acknowledged.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RedisLog(RedisAppends, RedisArchives, RedisCheckpoints, RedisUpkeep):
         timeout_s: float = TIMEOUT_S,
         max_events: int = MAX_EVENTS,
         part_bytes: int = PART_BYTES,
+        replicas: int = 0,
     ) -> None:
-        super().__init__(url, timeout_s, max_events)
+        super().__init__(url, timeout_s, max_events, replicas)
         self._part_bytes = part_bytes

@@ -55,8 +55,8 @@ def registry(tenant: str) -> str:
 class RedisStore(RedisCalls):
     """One server, and the roots of the banks on it."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        super().__init__(url, timeout_s)
+    def __init__(self, url: str, timeout_s: float, replicas: int = 0) -> None:
+        super().__init__(url, timeout_s, replicas)
         self._roots: dict[tuple[str, str], str] = {}
 
     async def ping(self) -> None:

@@ -40,6 +40,8 @@ class Settings:
     """Public gRPC port."""
     redis_url: str = ""
     """Store to use instead of the embedded one: redis://, rediss:// or unix://."""
+    redis_replicas: int = 0
+    """Replicas of that store that must confirm an edit before it is acknowledged (WAIT)."""
     redis_server: str = ""
     """Server binary for the embedded store, when not the packaged one."""
     model: str = str(DEFAULT_MODEL)

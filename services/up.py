@@ -22,7 +22,7 @@ from pathlib import Path
 import grpc
 
 from larimar.cli import processes
-from larimar.errors import LarimarError, NotFound, Unavailable
+from larimar.errors import InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.v1 import larimar_pb2, larimar_pb2_grpc
 from services.gateway.edge import server_credentials
 from services.local import Pipeline, end_strays
@@ -134,6 +134,12 @@ def serve(settings: Settings, use_ray: bool) -> None:
     check_port(settings.host, settings.port)
     check_model(Path(settings.model))
     server_credentials(settings)
+    if settings.redis_replicas and not settings.redis_url:
+        raise InvalidArgument(
+            "redis_replicas asks replicas to confirm edits, and the embedded store has none: give "
+            "--redis-url, or set it to 0",
+            "BAD_SETTINGS",
+        )
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
