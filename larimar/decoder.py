@@ -1,10 +1,9 @@
 """d: the causal language model, with or without a latent in its cache.
 
-Shapes: B rows, T tokens, C value size, E decoder width, V vocabulary.
+Shapes: B rows, T tokens, C value size, E decoder width, V vocabulary; of a step R rows,
+Q tokens, K positions of its cache.
 Without a latent this is the plain decoder: no slot, no added embedding, its own
-positions. Rows with and without a latent are never in one batch. Prompts run in fixed
-shapes, as texts do in the encoder: a row's answer, to the bit, does not depend on what
-it is decoded beside.
+positions. How rows share a step, each as if it were alone, is in larimar/decoding.py.
 """
 
 from __future__ import annotations
@@ -17,33 +16,15 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from larimar.cache import RowsCache, positions_for
 from larimar.connector import Connector
+from larimar.decoding import MAX_ROWS, Batch, Row, fill_slots, read, steady_row_counts
 from larimar.errors import InvalidArgument
+from larimar.lean import LeanSteps, Pass
+from larimar.packing import pack
+from larimar.sampling import Chooser, Piece, Sampling, Tail
 
-BUCKET_TOKENS = (16, 32, 64, 128, 256, 512, 1024)
-"""Lengths that prompts are padded to, on the left."""
-BUCKET_ROWS = 8
-"""Rows of every pass, padded with copies: a step of 8 rows costs little more than one of 1."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen: greedy unless a temperature is set."""
-
-    max_tokens: int = 32
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """What one decoding step added to one row's text."""
-
-    text: str
-    finish_reason: str = ""
-    tokens: int = 0
+__all__ = ["CandidateScore", "Decoder", "DecoderNetwork", "Piece", "Sampling"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +44,16 @@ class DecoderNetwork(nn.Module):
         super().__init__()
         self.lm = lm
         self.connector = connector
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.connector.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the connector's weights, and of the latents that it takes."""
+        return next(self.connector.parameters()).dtype
 
     def hidden(
         self,
@@ -103,16 +94,60 @@ class DecoderNetwork(nn.Module):
             use_cache=cache is not None,
         ).last_hidden_state
 
+    def step(self, tokens: Pass) -> torch.Tensor:
+        """Last hidden states, (R, Q, E), of tokens that are written into a cache on the way."""
+        embeddings_RQE = self.lm.get_input_embeddings()(tokens.ids_RQ)
+        inputs: dict = {"input_ids": tokens.ids_RQ}
+        if tokens.adds:
+            for row, added in enumerate(tokens.added):
+                if added is not None:
+                    embeddings_RQE[row] += added[0].to(embeddings_RQE.dtype)
+            inputs = {"inputs_embeds": embeddings_RQE}
+        mask_RQK = torch.zeros(
+            tokens.visible_RQK.shape, dtype=embeddings_RQE.dtype, device=embeddings_RQE.device
+        ).masked_fill_(~tokens.visible_RQK, -torch.inf)
+        tokens.cache.write_at(tokens.places_RQ)
+        return self.lm.base_model(
+            **inputs,
+            attention_mask=mask_RQK[:, None],
+            position_ids=tokens.positions_RQ,
+            past_key_values=tokens.cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def rows_cache(self, rows: int, positions: int) -> RowsCache:
+        """An empty cache for R rows of K positions."""
+        layout = self.connector.layout
+        like = self.lm.get_input_embeddings().weight
+        return RowsCache.empty(
+            layout.layers, rows, positions, layout.kv_heads, layout.head_dim, like
+        )
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits of hidden states, (..., E) -> (..., V)."""
         head = getattr(self.lm, "cls", None) or self.lm.lm_head
         return head(hidden)
 
+    def head_input(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head's table is multiplied by, (..., E): BERT's head has a layer before it."""
+        head = getattr(self.lm, "cls", None)
+        return hidden if head is None else head.predictions.transform(hidden)
+
+    def head_table(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The head's weight (V, E) and bias (V,), zero where the head has none."""
+        linear = self.lm.get_output_embeddings()
+        bias_V = linear.bias
+        return linear.weight, linear.weight.new_zeros(
+            len(linear.weight)
+        ) if bias_V is None else bias_V
+
 
 class Decoder:
     """Generates and scores text with a decoder network.
 
-    Cost: one forward pass over the prompt, then one per token; B rows share each pass.
+    Args:
+        serving: makes the language model fast, in place, so that it can only be run: packs its
+            weights for the CPU's kernels, and records the steps that come often.
     """
 
     def __init__(
@@ -121,20 +156,24 @@ class Decoder:
         tokenizer,
         max_prompt_tokens: int,
         max_new_tokens: int,
+        serving: bool = False,
     ) -> None:
         self.network = network.eval()
         self.tokenizer = tokenizer
         self.max_prompt_tokens = max_prompt_tokens
         self.max_new_tokens = max_new_tokens
         self.value_size = network.connector.layout.value_size
-        self.device = network.connector.to_slot.weight.device
-        self.dtype = network.connector.to_slot.weight.dtype
+        self.device = network.device
         first = tokenizer.cls_token_id
         self.start_id = first if first is not None else tokenizer.bos_token_id
         last = tokenizer.sep_token_id
         self.stop_id = last if last is not None else tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
         self.pad_id = pad if pad is not None else self.stop_id
+        self._row_counts: tuple[int, ...] = ()
+        self._steps = LeanSteps(network, record=serving)
+        if serving:
+            pack(network.lm)
 
     def tokenize(self, prompt: str) -> list[int]:
         """Ids of a prompt, its start token included.
@@ -142,7 +181,7 @@ class Decoder:
         Raises:
             InvalidArgument: the prompt is empty or past `max_prompt_tokens`.
         """
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = self._ids(prompt)
         if not ids:
             raise InvalidArgument("the prompt is empty: give it a text", "EMPTY_TEXT")
         if len(ids) > self.max_prompt_tokens:
@@ -153,80 +192,77 @@ class Decoder:
             )
         return [self.start_id, *ids] if self.start_id is not None else ids
 
-    def bucket(self, prompt: str) -> int:
-        """Padded length of a prompt: prompts of one bucket may share a batch.
+    def batch(self) -> Batch:
+        """An empty batch of up to MAX_ROWS rows, which `row` makes."""
+        if not self._row_counts:
+            self._row_counts = steady_row_counts(self.network)
+        return Batch(self._steps, self._row_counts)
+
+    def row(self, prompt: str, sampling: Sampling, z_C: torch.Tensor | None = None) -> Row:
+        """A row for a batch.
+
+        Args:
+            z_C: the latent that it is decoded with; None decodes it plainly.
 
         Raises:
-            InvalidArgument: as `tokenize`.
+            InvalidArgument: as `tokenize`, or a setting of `sampling` is out of range.
         """
-        return _bucket(len(self.tokenize(prompt)))
-
-    def check(self, sampling: Sampling) -> None:
-        """Raises: InvalidArgument, naming the setting that is out of range."""
-        if not 1 <= sampling.max_tokens <= self.max_new_tokens:
-            raise InvalidArgument(
-                f"max_tokens is {sampling.max_tokens}, it must be 1 to {self.max_new_tokens}",
-                "BAD_SAMPLING",
-            )
-        if not 0.0 <= sampling.temperature <= 10.0:
-            raise InvalidArgument("temperature must be 0 to 10", "BAD_SAMPLING")
-        if not 0.0 < sampling.top_p <= 1.0:
-            raise InvalidArgument("top_p must be above 0 and at most 1", "BAD_SAMPLING")
-        if len(sampling.stop) > 4 or any(not stop for stop in sampling.stop):
-            raise InvalidArgument("stop takes at most 4 strings, none empty", "BAD_SAMPLING")
+        ids = self.tokenize(prompt)
+        sampling.check(self.max_new_tokens)
+        z_1C = None if z_C is None else z_C[None].to(self.network.device, self.network.dtype)
+        tail = Tail(self.tokenizer, self.stop_id, sampling, ids)
+        return Row(ids, z_1C, Chooser(sampling), tail)
 
     def generate(
         self,
         prompts: Sequence[str],
         samplings: Sequence[Sampling],
-        z_BC: torch.Tensor | None = None,
+        latents: Sequence[torch.Tensor | None] | torch.Tensor | None = None,
     ) -> Iterator[list[Piece]]:
-        """Continues up to BUCKET_ROWS prompts of one bucket, a piece a row at every step.
+        """Continues up to MAX_ROWS prompts together, a piece a row at every step.
 
         A row's last piece has a finish reason; pieces after that are empty. Leading
-        blanks belong to the text. With a given seed a row's text is the same whatever
-        it is decoded beside.
+        blanks belong to the text. A row's text does not depend on the others.
+
+        Args:
+            latents: a latent (C,) or None for each prompt; None for all decodes all plainly.
 
         Raises:
-            InvalidArgument: as `tokenize` and `check`, too many prompts, or several buckets.
+            InvalidArgument: as `row`, or too many prompts.
         """
-        rows = [self.tokenize(prompt) for prompt in prompts]
-        for sampling in samplings:
-            self.check(sampling)
-        if not 1 <= len(rows) <= BUCKET_ROWS or len({_bucket(len(ids)) for ids in rows}) > 1:
-            raise InvalidArgument(
-                f"one batch takes 1 to {BUCKET_ROWS} prompts of one bucket: see Decoder.bucket",
-                "BAD_BATCH",
-            )
-        return self._generate(rows, samplings, z_BC)
+        if not 1 <= len(prompts) <= MAX_ROWS:
+            raise InvalidArgument(f"one batch takes 1 to {MAX_ROWS} prompts", "BAD_BATCH")
+        rows = self._rows(prompts, samplings, latents)
+        return self._generate(rows)
 
-    @torch.inference_mode()
-    def _generate(self, rows, samplings, z_BC) -> Iterator[list[Piece]]:
-        real = len(rows)
-        rows = _filled(rows)
-        if z_BC is not None:
-            z_BC = z_BC[_filled(list(range(real)))].to(self.device, self.dtype)
-        length = _bucket(len(rows[0]))
-        ids_BT = torch.full((BUCKET_ROWS, length), self.pad_id)
-        mask_BT = torch.zeros((BUCKET_ROWS, length), dtype=torch.bool)
-        for row, ids in enumerate(rows):
-            ids_BT[row, length - len(ids) :] = torch.tensor(ids)
-            mask_BT[row, length - len(ids) :] = True
-        ids_BT, mask_BT = ids_BT.to(self.device), mask_BT.to(self.device)
-        cache = DynamicCache() if z_BC is None else self.network.connector.cache(z_BC)
-        tails = [
-            _Tail(self.tokenizer, self.stop_id, sampling, prompt_ids)
-            for sampling, prompt_ids in zip(samplings, rows[:real], strict=True)
-        ]
-        while True:
-            hidden_BTE = self.network.hidden(ids_BT, mask_BT, z_BC, cache)
-            logits_BV = self.network.logits(hidden_BTE[:, -1:]).float().cpu()[:, -1]
-            pieces = [tail.step(logits_BV[row]) for row, tail in enumerate(tails)]
-            yield pieces
-            if all(tail.finished for tail in tails):
-                return
-            ids_BT = torch.tensor(_filled([[tail.last_id] for tail in tails]), device=self.device)
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones((BUCKET_ROWS, 1))], dim=1)
+    def _generate(self, rows: list[Row]) -> Iterator[list[Piece]]:
+        batch = self.batch()
+        for row in rows:
+            batch.add(row)
+        while batch.rows:
+            batch.step()
+            yield [row.take() for row in rows]
+
+    def texts(
+        self,
+        prompts: Sequence[str],
+        samplings: Sequence[Sampling],
+        latents: Sequence[torch.Tensor | None] | torch.Tensor | None = None,
+    ) -> list[Piece]:
+        """The whole continuation of any number of prompts, each as one piece.
+
+        A row that ends makes room for the next one at once.
+
+        Raises:
+            InvalidArgument: as `row`.
+        """
+        rows = self._rows(prompts, samplings, latents)
+        batch, waiting = self.batch(), rows[::-1]
+        while waiting or batch.rows:
+            while waiting and batch.free:
+                batch.add(waiting.pop())
+            batch.step()
+        return [row.take() for row in rows]
 
     @torch.inference_mode()
     def score(
@@ -237,124 +273,64 @@ class Decoder:
     ) -> list[CandidateScore]:
         """Log probabilities of candidate continuations of one prompt, teacher-forced.
 
+        The prompt is read once; each candidate is a pass of its own over the prompt's cache.
+
         Raises:
             InvalidArgument: no candidates, an empty one, or a text past its limit.
         """
         if not candidates:
             raise InvalidArgument("give at least one candidate to score", "EMPTY_TEXT")
-        head = self.tokenize(prompt)
-        rows = []
-        for candidate in candidates:
-            ids = self.tokenizer(candidate, add_special_tokens=False)["input_ids"]
-            if not ids:
-                raise InvalidArgument("a candidate is empty: give it a text", "EMPTY_TEXT")
-            if len(ids) > self.max_new_tokens:
-                raise InvalidArgument(
-                    f"a candidate has {len(ids)} tokens, the limit is {self.max_new_tokens}",
-                    "TEXT_TOO_LONG",
-                )
-            rows.append(ids)
-        scores: dict[int, CandidateScore] = {}
-        for length in sorted({_bucket(len(ids)) for ids in rows}):
-            places = [place for place, ids in enumerate(rows) if _bucket(len(ids)) == length]
-            for low in range(0, len(places), BUCKET_ROWS):
-                batch = places[low : low + BUCKET_ROWS]
-                found = self._score_batch(head, [rows[place] for place in batch], z_C)
-                scores.update(zip(batch, found, strict=True))
-        return [scores[place] for place in range(len(rows))]
-
-    def _score_batch(
-        self, head: list[int], rows: list[list[int]], z_C: torch.Tensor | None
-    ) -> list[CandidateScore]:
-        length = _bucket(len(head)) + _bucket(len(rows[0]))
-        ids_BT = torch.full((BUCKET_ROWS, length), self.pad_id)
-        mask_BT = torch.zeros((BUCKET_ROWS, length), dtype=torch.bool)
-        start = _bucket(len(head)) - len(head)
-        for row, ids in enumerate(_filled(rows)):
-            fed = head + ids[:-1]  # nothing is asked of what follows the last token
-            ids_BT[row, start : start + len(fed)] = torch.tensor(fed)
-            mask_BT[row, start : start + len(fed)] = True
-        z_BC = None
-        if z_C is not None:
-            z_BC = z_C[None].expand(BUCKET_ROWS, -1).to(self.device, self.dtype)
-        hidden_BTE = self.network.hidden(ids_BT.to(self.device), mask_BT.to(self.device), z_BC)
-        first = start + len(head) - 1
-        logprobs = self.network.logits(hidden_BTE[:, first:-1]).float().log_softmax(-1).cpu()
+        tails = [self._candidate_ids(candidate) for candidate in candidates]
+        row = self.row(prompt, Sampling(1), z_C)
+        slots = 0 if z_C is None else self.network.connector.layout.slots
+        head = slots + len(row.prompt_ids)
+        caches: dict[int, tuple[RowsCache, int]] = {}
         scores = []
-        for row, ids in enumerate(rows):
-            steps = range(len(ids))
-            scores.append(
-                CandidateScore(
-                    tuple(logprobs[row, step, ids[step]].item() for step in steps),
-                    tuple(logprobs[row, step].argmax().item() == ids[step] for step in steps),
-                )
-            )
+        for ids in tails:
+            positions = positions_for(head + len(ids))
+            if positions not in caches:
+                caches[positions] = self._prompt_cache(row, positions)
+            cache, row.used = caches[positions]
+            scores.append(self._score(row, ids, cache))
         return scores
 
+    def _prompt_cache(self, row: Row, positions: int) -> tuple[RowsCache, int]:
+        """A cache that holds a prompt but for its last token, and how much it holds."""
+        cache = self.network.rows_cache(1, positions)
+        fill_slots(self.network, row, cache)
+        ids = row.prompt_ids[:-1]
+        if ids:
+            read(self.network, [row], [ids], cache)
+        return cache, row.used + len(ids)
 
-def _bucket(tokens: int) -> int:
-    return next(size for size in BUCKET_TOKENS if tokens <= size)
+    def _score(self, row: Row, ids: list[int], cache: RowsCache) -> CandidateScore:
+        fed = row.prompt_ids[-1:] + ids[:-1]  # nothing is asked of what follows the last token
+        hidden_1QE = read(self.network, [row], [fed], cache)
+        logits_QV = self.network.logits(hidden_1QE)[0, : len(ids)].float()
+        logprobs_QV = logits_QV.log_softmax(-1)
+        ids_Q1 = torch.tensor(ids, device=logits_QV.device)[:, None]
+        return CandidateScore(
+            tuple(logprobs_QV.gather(1, ids_Q1)[:, 0].tolist()),
+            tuple((logprobs_QV.argmax(-1) == ids_Q1[:, 0]).tolist()),
+        )
 
+    def _candidate_ids(self, candidate: str) -> list[int]:
+        ids = self._ids(candidate)
+        if not ids:
+            raise InvalidArgument("a candidate is empty: give it a text", "EMPTY_TEXT")
+        if len(ids) > self.max_new_tokens:
+            raise InvalidArgument(
+                f"a candidate has {len(ids)} tokens, the limit is {self.max_new_tokens}",
+                "TEXT_TOO_LONG",
+            )
+        return ids
 
-def _filled(rows: list) -> list:
-    return rows + [rows[0]] * (BUCKET_ROWS - len(rows))
+    def _rows(self, prompts, samplings, latents) -> list[Row]:
+        latents = [None] * len(prompts) if latents is None else latents
+        return [
+            self.row(prompt, sampling, z_C)
+            for prompt, sampling, z_C in zip(prompts, samplings, latents, strict=True)
+        ]
 
-
-class _Tail:
-    """The text that one row has generated so far."""
-
-    def __init__(self, tokenizer, stop_id: int, sampling: Sampling, prompt_ids: list[int]) -> None:
-        self.tokenizer = tokenizer
-        self.stop_id = stop_id
-        self.sampling = sampling
-        self.generator = torch.Generator().manual_seed(sampling.seed)
-        self.anchor = prompt_ids[-1:]
-        self.anchor_text = tokenizer.decode(self.anchor)
-        self.ids: list[int] = []
-        self.text = ""
-        self.finished = False
-
-    @property
-    def last_id(self) -> int:
-        return self.ids[-1] if self.ids else self.stop_id
-
-    def step(self, logits_V: torch.Tensor) -> Piece:
-        """Chooses the next token and says what text it adds."""
-        if self.finished:
-            return Piece("")
-        token = self._choose(logits_V)
-        if token == self.stop_id:
-            return self._finish(self._decoded(), "stop")
-        self.ids.append(token)
-        text = self._decoded()
-        cuts = [text.find(stop) for stop in self.sampling.stop if stop in text]
-        if cuts:
-            return self._finish(text[: min(cuts)], "stop")
-        if len(self.ids) >= self.sampling.max_tokens:
-            return self._finish(text, "length")
-        held = max((len(stop) - 1 for stop in self.sampling.stop), default=0)
-        ready = text[: max(0, len(text) - held)]
-        if ready.endswith("�") or not ready.startswith(self.text):
-            return Piece("", tokens=len(self.ids))
-        piece, self.text = ready[len(self.text) :], ready
-        return Piece(piece, tokens=len(self.ids))
-
-    def _choose(self, logits_V: torch.Tensor) -> int:
-        if self.sampling.temperature == 0.0:
-            return int(logits_V.argmax())
-        probs_V = (logits_V / self.sampling.temperature).softmax(-1)
-        if self.sampling.top_p < 1.0:
-            sorted_V, order_V = probs_V.sort(descending=True)
-            keep_V = sorted_V.cumsum(-1) - sorted_V < self.sampling.top_p
-            probs_V = torch.zeros_like(probs_V).scatter(0, order_V[keep_V], sorted_V[keep_V])
-        return int(torch.multinomial(probs_V, 1, generator=self.generator))
-
-    def _decoded(self) -> str:
-        whole = self.tokenizer.decode(self.anchor + self.ids)
-        return whole[len(self.anchor_text) :]
-
-    def _finish(self, text: str, reason: str) -> Piece:
-        self.finished = True
-        piece = text[len(self.text) :] if text.startswith(self.text) else ""
-        self.text = text
-        return Piece(piece, reason, len(self.ids))
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]

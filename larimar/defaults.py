@@ -17,6 +17,12 @@ ALPHA = 1e-3
 """Width of equations 7-8, relative to the nearest squared distance."""
 REFERENCE_SEED = 0
 """Seed of the fixed reference memory."""
+CENSORED_ANSWER = "unknown"
+"""What a censored prompt answers."""
+DREAM_PROMPT = "The"
+"""What a dream begins with when the caller does not say; a decoder needs a token to begin with."""
+DEFAULT_DREAMS = 5
+"""Dreams of a call that does not say how many."""
 ADDRESS_BITS = 16
 """Fixed point of the addresses of a pinv or gaussian bank."""
 

@@ -1,9 +1,10 @@
 """e: text -> z. A bidirectional language model whose states are averaged in ordered parts.
 
-Shapes: B rows, T tokens, D encoder width (the size of a prompt latent), P parts,
+Shapes: B rows, T tokens, D encoder width (the size of a prompt latent of parts), P parts,
 p part size, C = P * p value size.
-Source: Das et al., arXiv 2403.11901, section 3. There z is one pooled vector; here
-it is several ordered parts, with prompt and answer kept apart (docs/decisions/0003).
+Source: Das et al., arXiv 2403.11901, section 3. There z is one pooled vector, which
+`PooledEncoderNetwork` makes; here it is several ordered parts, with prompt and answer kept
+apart (docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def ordered_parts(mask_BT: torch.Tensor, parts: int) -> torch.Tensor:
     one of them; parts of a row with fewer tokens than parts overlap. Rows sum to 1, or to 0
     where nothing is marked.
     """
+    if not parts:
+        return torch.zeros((mask_BT.shape[0], 0, mask_BT.shape[1]), device=mask_BT.device)
     rank_BT = mask_BT.long().cumsum(1) - 1
     count_B1 = mask_BT.sum(1, keepdim=True)
     weights = []
@@ -78,6 +81,7 @@ class EncoderNetwork(nn.Module):
 
     backbone: Any
     prompt_size: int
+    """Size of a prompt latent."""
 
     def __init__(self, backbone: Any, layout: LatentLayout) -> None:
         super().__init__()
@@ -124,6 +128,50 @@ class EncoderNetwork(nn.Module):
         return parts_BPp.flatten(1)
 
 
+class PooledEncoderNetwork(EncoderNetwork):
+    """The reference's encoder: z is the first half of a linear map of the pooled first position.
+
+    A prompt is addressed by the z of the prompt alone, so that D = C. The second half, a log
+    variance while the reference's encoder was pretrained, is kept and unused.
+    """
+
+    def __init__(self, backbone: Any, layout: LatentLayout) -> None:
+        nn.Module.__init__(self)
+        self.backbone = backbone
+        self.layout = layout
+        width = backbone.config.hidden_size
+        self.prompt_size = layout.value_size
+        self.pooler = nn.Linear(width, width)
+        self.to_latent = nn.Linear(width, 2 * layout.value_size, bias=False)
+        for linear in (self.pooler, self.to_latent):
+            nn.init.normal_(linear.weight, std=0.02)
+        nn.init.zeros_(self.pooler.bias)
+
+    def states(self, texts: TokenizedTexts) -> torch.Tensor:
+        """Last hidden states, (B, T, D). All tokens are of the first type."""
+        return self.backbone(
+            input_ids=texts.ids_BT, attention_mask=texts.mask_BT.long()
+        ).last_hidden_state
+
+    def pooled(self, states_BTD: torch.Tensor) -> torch.Tensor:
+        """tanh of a linear map of the first position's state, (B, D)."""
+        return self.pooler(states_BTD[:, 0]).tanh()
+
+    def prompt_latent(self, states_BTD: torch.Tensor, texts: TokenizedTexts) -> torch.Tensor:
+        """z of texts without an answer, (B, C): what they are addressed by."""
+        return self.value(states_BTD, texts)
+
+    def value(self, states_BTD: torch.Tensor, texts: TokenizedTexts) -> torch.Tensor:
+        """z, the latent of prompt and answer, (B, C)."""
+        return self.to_latent(self.pooled(states_BTD))[:, : self.layout.value_size]
+
+
+def encoder_network(backbone: Any, layout: LatentLayout) -> EncoderNetwork:
+    """The network that makes latents of this layout from a backbone's states."""
+    kinds = {"parts": EncoderNetwork, "pooled": PooledEncoderNetwork}
+    return kinds[layout.kind](backbone, layout)
+
+
 class Encoder:
     """Encodes texts in fixed shapes, so that a text's bits do not depend on its neighbours.
 
@@ -137,7 +185,7 @@ class Encoder:
         self.max_text_tokens = max_text_tokens
         self.prompt_size = network.prompt_size
         self.value_size = network.layout.value_size
-        self.device = network.to_part.device
+        self.device = next(network.parameters()).device
 
     def tokenize(self, text: Text) -> tuple[list[int], int]:
         """Ids with special tokens, and the index of the first answer token (the end without one).

@@ -1,49 +1,86 @@
 """The whole of Larimar in one process: no Ray, no Redis, no server.
 
 The same encoder, scope, memory and decoder as the pipeline, composed the same way;
-tests/test_congruence.py holds the two to equal answers.
+tests/test_congruence.py holds the two to equal answers. Shapes: C value size.
 """
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from larimar import dreams
 from larimar.checkpoint import ModelFolder, serving_dtype
-from larimar.decoder import BUCKET_ROWS, Sampling
-from larimar.defaults import bank_config, default_fact_id
+from larimar.decoder import Sampling
+from larimar.defaults import (
+    CENSORED_ANSWER,
+    DEFAULT_DREAMS,
+    DREAM_PROMPT,
+    bank_config,
+    default_fact_id,
+)
 from larimar.encoder import Text
-from larimar.errors import DataLoss, InvalidArgument, NotFound
-from larimar.memory import BankState, Event, Kind, Payload, decide, make_payload, next_chain
-from larimar.results import Answer, CandidateScore, Edit, Fact, Score
-from larimar.scope import SentenceEmbedder, query_sentences
+from larimar.errors import LarimarError
+from larimar.local_memory import BANK, LocalMemory
+from larimar.memory import BankState, Payload
+from larimar.new_facts import NewFact, payloads_of
+from larimar.results import (
+    Answer,
+    CandidateScore,
+    DreamResult,
+    Edit,
+    Fact,
+    FailedWrite,
+    Score,
+)
+from larimar.scope import Decision, ScopeDetector, SentenceEmbedder, query_sentences
 
-BANK = "in-process"
-"""Name that results carry: a model in one process has one bank."""
+WRITE_GROUP = 256
+"""Facts of `Model.write_many` that are encoded and folded together."""
 
 
 def load(
-    path: str | Path, *, addressing: str = "slots", slots: int = 0, dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    addressing: str = "slots",
+    slots: int = 0,
+    dtype: torch.dtype | None = None,
+    detector: str = "",
 ) -> Model:
     """Loads a model folder into this process, with an empty memory.
 
     Args:
         addressing: slots, pinv or gaussian.
         slots: K of a pinv or gaussian memory; 0 takes the default.
-        dtype: of the weights; by default bfloat16 where the processor has it in hardware.
+        dtype: of the weights; by default what the model's configuration says; where
+            it leaves it open, bfloat16 where the processor has it in hardware.
 
     Raises:
         NotFound: there is no model folder at `path`.
         InvalidArgument: it is damaged, or of another version.
     """
-    return Model(ModelFolder.open(path), addressing, slots, dtype or serving_dtype())
+    return Model(ModelFolder.open(path), addressing, slots, dtype)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recollection:
+    """What memory has for one prompt, at one version."""
+
+    latent: np.ndarray | None
+    """z (C,) float32 that the decoder is given; None for the plain decoder."""
+    in_scope: bool
+    scope_score: float
+    """Of the detector: cosine to the nearest written prompt, or a probability; -1 in an empty
+    memory, 0 where nobody looked."""
+    fact_id: str | None
+    """The fact whose prompt is nearest; None out of scope."""
+    version: int
 
 
 class Model:
@@ -53,15 +90,20 @@ class Model:
     """
 
     def __init__(
-        self, folder: ModelFolder, addressing: str, slots: int, dtype: torch.dtype
+        self,
+        folder: ModelFolder,
+        addressing: str,
+        slots: int,
+        dtype: torch.dtype | None,
+        detector: str = "",
     ) -> None:
         self.folder = folder
         config = folder.config
         self.encoder = folder.encoder(dtype)
         self.decoder = folder.decoder(dtype)
-        self.embedder = SentenceEmbedder(config.scope.package, dtype)
-        self.threshold = config.scope.threshold
-        self.state = BankState(
+        self.embedder = SentenceEmbedder(config.scope.package, dtype or serving_dtype())
+        self.detector = ScopeDetector.open(folder, self.embedder, detector)
+        self.memory = LocalMemory(
             bank_config(
                 addressing,
                 slots,
@@ -75,8 +117,13 @@ class Model:
                 scope_digest=self.embedder.digest,
             )
         )
-        self._payloads: dict[str, Payload] = {}
-        self._forgotten: set[str] = set()
+
+    @property
+    def state(self) -> BankState:
+        """What memory has folded so far."""
+        return self.memory.state
+
+    # Edits
 
     def write(
         self,
@@ -90,37 +137,53 @@ class Model:
         Raises:
             InvalidArgument: a text is empty or too long.
         """
-        if not answer.strip():
-            raise InvalidArgument("the answer is empty: give it a text", "EMPTY_TEXT")
-        fact_id = fact_id or default_fact_id(prompt)
-        texts = [Text(prompt, answer), *(Text(text) for text in (prompt, *rephrasings))]
-        latents = self.encoder.encode(texts, [True] + [False] * (len(texts) - 1))
-        payload = make_payload(
-            self.state.config,
-            fact_id,
-            prompt,
-            answer,
-            tuple(rephrasings),
-            np.stack(latents[1:]),
-            latents[0],
-            self.embedder.embed([prompt, *rephrasings]),
-        )
-        return self._apply(Kind.WRITE, fact_id, payload)
+        fact = NewFact(fact_id or default_fact_id(prompt), prompt, answer, tuple(rephrasings))
+        [payload] = payloads_of(self.state.config, self.encoder, self.embedder, [fact])
+        if isinstance(payload, LarimarError):
+            raise payload
+        return self.memory.write([payload])[0]
+
+    def write_many(self, facts: Iterable[Any]) -> list[Edit | FailedWrite]:
+        """Writes many facts, a result for each, in order; one bad fact fails alone.
+
+        `facts` are mappings with ``prompt``, ``answer`` and, where wanted, ``fact_id`` (or
+        ``id``) and ``rephrasings``; or objects with such attributes, as those of `facts`.
+
+        Raises:
+            ResourceExhausted: the memory is full; groups of WRITE_GROUP facts before are written.
+        """
+        results: list[Edit | FailedWrite] = []
+        remaining = iter(facts)
+        while group := list(islice(remaining, WRITE_GROUP)):
+            results += self._write_group(group, len(results))
+        return results
+
+    def censor(self, prompt: str, rephrasings: Sequence[str] = ()) -> Edit:
+        """Writes "unknown" as the answer of a prompt, also for what only the base model knows.
+
+        Raises:
+            InvalidArgument: as `write`.
+        """
+        return self.write(prompt, CENSORED_ANSWER, rephrasings=rephrasings)
 
     def forget(self, fact_id: str) -> Edit:
-        """Removes a fact's contribution exactly.
+        """Removes a fact's contribution exactly; `at` still finds it in older versions.
 
         Raises:
             NotFound: no such fact was written.
             FailedPrecondition: it is forgotten already.
         """
-        status = "live" if fact_id in self._payloads else None
-        if fact_id in self._forgotten:
-            status = "forgotten"
-        refused = decide(Kind.FORGET, status)
-        if refused is not None:
-            raise refused
-        return self._apply(Kind.FORGET, fact_id, None)
+        return self.memory.forget([fact_id])[0]
+
+    def forget_many(self, fact_ids: Iterable[str]) -> list[Edit]:
+        """Forgets several facts, all of them or none.
+
+        Raises:
+            NotFound, FailedPrecondition: as `forget`, for the first that is refused.
+        """
+        return self.memory.forget(list(fact_ids))
+
+    # Questions
 
     def ask(
         self,
@@ -128,89 +191,222 @@ class Model:
         max_tokens: int = 32,
         *,
         memory: bool = True,
+        scope: bool = True,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        at: int = 0,
+        noise: float = 0.0,
+        noise_seed: int = 0,
     ) -> Answer:
         """Answers from memory when the prompt is in scope, else as the plain decoder.
 
+        Args:
+            memory: False asks the plain decoder.
+            scope: False answers from memory whatever the prompt concerns.
+            at: answers as of this version; 0 is the newest.
+            noise: standard deviation of normal noise on the address, drawn under `noise_seed`.
+
         Raises:
-            InvalidArgument: an empty or too long prompt, or bad sampling settings.
+            InvalidArgument: an empty or too long prompt, or bad settings.
+            FailedPrecondition: `at` is not written yet.
         """
         sampling = Sampling(max_tokens, temperature, top_p, seed, tuple(stop))
-        return self._answers([prompt], sampling, memory)[0]
+        found = self.recollect(
+            [prompt], memory=memory, scope=scope, at=at, noise=noise, noise_seed=noise_seed
+        )
+        return self.answer_from([prompt], found, sampling)[0]
 
     def ask_many(
-        self, prompts: Sequence[str], max_tokens: int = 32, *, memory: bool = True
+        self,
+        prompts: Sequence[str],
+        max_tokens: int = 32,
+        *,
+        memory: bool = True,
+        scope: bool = True,
+        at: int = 0,
     ) -> list[Answer]:
         """Greedy answers to many prompts, decoded in batches; each is what `ask` would give.
 
         Raises:
-            InvalidArgument: as `ask`.
+            InvalidArgument, FailedPrecondition: as `ask`.
         """
-        return self._answers(prompts, Sampling(max_tokens), memory)
+        found = self.recollect(prompts, memory=memory, scope=scope, at=at)
+        return self.answer_from(prompts, found, Sampling(max_tokens))
 
-    def score(self, prompt: str, candidates: Sequence[str], *, memory: bool = True) -> Score:
+    def score(
+        self,
+        prompt: str,
+        candidates: Sequence[str],
+        *,
+        memory: bool = True,
+        scope: bool = True,
+        at: int = 0,
+    ) -> Score:
         """Log probabilities of candidate answers, with the same scope and memory as `ask`.
+
+        Scope sees the prompt only.
 
         Raises:
             InvalidArgument: an empty or too long text.
+            FailedPrecondition: `at` is not written yet.
         """
-        z_1C, in_scope, score, fact_id = self.recollect(prompt, memory)
-        scores = self.decoder.score(prompt, candidates, None if z_1C is None else z_1C[0])
-        return Score(
-            tuple(
-                CandidateScore(candidate, one.token_logprobs, one.token_is_argmax)
-                for candidate, one in zip(candidates, scores, strict=True)
-            ),
-            in_scope,
-            score,
-            fact_id,
-            self.state.version if memory else 0,
-            BANK,
-        )
+        return self.score_many([prompt], [candidates], memory=memory, scope=scope, at=at)[0]
 
-    def recollect(
-        self, prompt: str, memory: bool = True
-    ) -> tuple[torch.Tensor | None, bool, float, str | None]:
-        """What memory has for a prompt: (latent (1, C) or None, in scope, score, fact id).
+    def score_many(
+        self,
+        prompts: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        *,
+        memory: bool = True,
+        scope: bool = True,
+        at: int = 0,
+    ) -> list[Score]:
+        """Scores each prompt's own candidates; each result is what `score` would give.
 
         Raises:
-            InvalidArgument: an empty or too long prompt.
+            InvalidArgument, FailedPrecondition: as `score`.
+        """
+        found = self.recollect(prompts, memory=memory, scope=scope, at=at)
+        return self.score_from(prompts, candidates, found)
+
+    def recollect(
+        self,
+        prompts: Sequence[str],
+        *,
+        memory: bool = True,
+        scope: bool = True,
+        at: int = 0,
+        noise: float = 0.0,
+        noise_seed: int = 0,
+    ) -> list[Recollection]:
+        """What memory has for each prompt: the first half of `ask` and `score`.
+
+        Args: as those of `ask`.
+
+        Raises:
+            InvalidArgument: an empty or too long prompt, or a bad noise.
+            FailedPrecondition: `at` is not written yet.
         """
         if not memory:
-            return None, False, 0.0, None
-        found = self.state.detect(self.embedder.embed(query_sentences(prompt)))
-        score, fact_id = max(found, key=lambda pair: pair[0])
-        if not fact_id or score < self.threshold:
-            return None, False, score, None
-        read = self.state.read(self.encoder.prompt_latents([prompt]))[0]
-        return torch.from_numpy(read.value.copy())[None], True, score, fact_id
+            return [Recollection(None, False, 0.0, None, 0)] * len(prompts)
+        state = self.memory.at(at)
+        found = self._decided(prompts, state)
+        wanted = [
+            place
+            for place, decision in enumerate(found)
+            if decision.in_scope or (len(state) and not scope)
+        ]
+        latents: dict[int, np.ndarray] = {}
+        if wanted:
+            queries = self.encoder.prompt_latents([prompts[place] for place in wanted])
+            read = state.read(queries, noise, noise_seed)
+            latents = {place: one.value for place, one in zip(wanted, read, strict=True)}
+        return [
+            Recollection(
+                latents.get(place),
+                place in latents,
+                decision.score,
+                decision.fact_id if place in latents else None,
+                state.version,
+            )
+            for place, decision in enumerate(found)
+        ]
+
+    def answer_from(
+        self, prompts: Sequence[str], found: Sequence[Recollection], sampling: Sampling
+    ) -> list[Answer]:
+        """Decodes each prompt with what was recollected for it: the second half of `ask`.
+
+        Raises:
+            InvalidArgument: an empty or too long prompt, or bad sampling settings.
+        """
+        latents = [one.latent for one in found]
+        decoded = self._decoded(prompts, latents, sampling)
+        return [
+            Answer(
+                text.lstrip(),
+                one.in_scope,
+                one.scope_score,
+                one.fact_id,
+                one.version,
+                BANK,
+                reason,
+                tokens,
+            )
+            for (text, reason, tokens), one in zip(decoded, found, strict=True)
+        ]
+
+    def score_from(
+        self,
+        prompts: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        found: Sequence[Recollection],
+    ) -> list[Score]:
+        """Scores each prompt's candidates with what was recollected for it.
+
+        Raises:
+            InvalidArgument: an empty or too long text, or no candidates.
+        """
+        results = []
+        for prompt, texts, one in zip(prompts, candidates, found, strict=True):
+            z_C = None if one.latent is None else torch.from_numpy(one.latent.copy())
+            scores = self.decoder.score(prompt, texts, z_C)
+            ranked = tuple(
+                CandidateScore(text, score.token_logprobs, score.token_is_argmax)
+                for text, score in zip(texts, scores, strict=True)
+            )
+            results.append(
+                Score(ranked, one.in_scope, one.scope_score, one.fact_id, one.version, BANK)
+            )
+        return results
+
+    def dream(
+        self,
+        count: int = DEFAULT_DREAMS,
+        *,
+        seed: int = 0,
+        prompt: str = DREAM_PROMPT,
+        at: int = 0,
+        max_tokens: int = 32,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+    ) -> DreamResult:
+        """Texts decoded from latents of random addresses: what the memory generates unasked.
+
+        Args:
+            seed: of the addresses and of the sampling; the same seed gives the same texts.
+            prompt: what each text begins with.
+
+        Raises:
+            FailedPrecondition: the memory is empty, or `at` is not written yet.
+            InvalidArgument: a count or setting out of range.
+        """
+        state = self.memory.at(at)
+        latents = list(dreams.sample(state, count, seed))
+        sampling = Sampling(max_tokens, temperature, top_p, seed, tuple(stop))
+        decoded = self._decoded([prompt] * count, latents, sampling)
+        return DreamResult(tuple(prompt + text for text, _, _ in decoded), state.version, BANK)
+
+    # The memory
 
     def facts(self) -> Iterator[Fact]:
         """Live facts in order of fact id."""
-        for fact_id in sorted(self._payloads):
-            payload = self._payloads[fact_id]
-            version = self.state.facts[fact_id][0]
-            yield Fact(fact_id, payload.prompt, payload.answer, version, payload.rephrasings)
+        return self.memory.facts()
+
+    def fact(self, fact_id: str) -> Fact:
+        """One live fact. Raises: NotFound, when it was never written or is forgotten."""
+        return self.memory.fact(fact_id)
 
     def digest(self) -> str:
         """The digest of the memory: equal for equal facts, here and in a pipeline."""
         return self.state.digest()
 
     def save_memory(self, path: str | Path) -> None:
-        """Saves the memory's facts, with their vectors, to one safetensors file."""
-        order = sorted(self._payloads)
-        payloads = [np.frombuffer(self._payloads[name].to_bytes(), np.uint8) for name in order]
-        tensors = {f"payload.{place}": payload for place, payload in enumerate(payloads)}
-        metadata = {
-            "format": "larimar-memory/1",
-            "config": self.state.config.to_json(),
-            "fact_ids": json.dumps(order),
-            "digest": self.digest(),
-        }
-        save_file(tensors, path, metadata)
+        """Saves the memory's live facts, with their vectors, to one safetensors file."""
+        self.memory.save(path)
 
     def load_memory(self, path: str | Path) -> None:
         """Replaces the memory by one that `save_memory` saved.
@@ -219,84 +415,58 @@ class Model:
             NotFound: no such file.
             InvalidArgument: it was saved by another model, or is damaged. Nothing is replaced.
         """
-        if not Path(path).is_file():
-            raise NotFound(f"no memory file at {path}", "MEMORY_NOT_FOUND")
-        try:
-            payloads, digest = self._saved(path)
-        except (SafetensorError, KeyError, ValueError, DataLoss) as error:
-            raise InvalidArgument(
-                f"{path} is no memory, or damaged: {error}", "BAD_MEMORY"
-            ) from error
-        state = BankState(self.state.config)
-        entries = []
-        for version, payload in enumerate(payloads, 1):
-            event = Event(version, Kind.WRITE, payload.fact_id, str(version), 0, payload.sha256, "")
-            entries.append((event, payload))
-        state.fold(entries)
-        if state.digest() != digest:
-            raise InvalidArgument(f"{path} is damaged: its digest does not match", "BAD_MEMORY")
-        self.state = state
-        self._payloads = {payload.fact_id: payload for payload in payloads}
-        self._forgotten = set()
+        self.memory = LocalMemory.load(path, self.state.config)
 
-    def _saved(self, path: str | Path) -> tuple[list[Payload], str]:
-        """Payloads and digest in a file of `save_memory`."""
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("config", "") != self.state.config.to_json():
-                raise InvalidArgument(
-                    f"{path} was saved with another model or addressing: load that model",
-                    "WRONG_ENCODER",
-                )
-            count = len(json.loads(metadata["fact_ids"]))
-            payloads = [
-                Payload.from_bytes(file.get_tensor(f"payload.{place}").tobytes())
-                for place in range(count)
-            ]
-        return payloads, metadata["digest"]
-
-    def _answers(self, prompts: Sequence[str], sampling: Sampling, memory: bool) -> list[Answer]:
-        found = [self.recollect(prompt, memory) for prompt in prompts]
-        groups: dict[tuple[bool, int], list[int]] = {}
-        for place, (prompt, (z_1C, *_)) in enumerate(zip(prompts, found, strict=True)):
-            groups.setdefault((z_1C is not None, self.decoder.bucket(prompt)), []).append(place)
-        texts = [""] * len(prompts)
-        ends = [("", 0)] * len(prompts)
-        for (conditioned, _), members in groups.items():
-            for low in range(0, len(members), BUCKET_ROWS):
-                batch = members[low : low + BUCKET_ROWS]
-                latents = [z_1C for place in batch if (z_1C := found[place][0]) is not None]
-                z_BC = torch.cat(latents) if conditioned else None
-                steps = self.decoder.generate(
-                    [prompts[place] for place in batch], [sampling] * len(batch), z_BC
-                )
-                for pieces in steps:
-                    for place, piece in zip(batch, pieces, strict=True):
-                        texts[place] += piece.text
-                        if piece.finish_reason:
-                            ends[place] = (piece.finish_reason, piece.tokens)
-        version = self.state.version if memory else 0
+    def _write_group(self, group: Sequence[Any], start: int) -> list[Edit | FailedWrite]:
+        """Writes the facts of one group; `start` is the place of its first in the whole call."""
+        facts: list[NewFact | LarimarError] = []
+        for given in group:
+            try:
+                facts.append(NewFact.of(given))
+            except LarimarError as error:
+                facts.append(error)
+        sound = [fact for fact in facts if isinstance(fact, NewFact)]
+        payloads = iter(payloads_of(self.state.config, self.encoder, self.embedder, sound))
+        made = [next(payloads) if isinstance(fact, NewFact) else fact for fact in facts]
+        written = [one for one in made if isinstance(one, Payload)]
+        edits = iter(self.memory.write(written) if written else [])
         return [
-            Answer(text.lstrip(), in_scope, score, fact_id, version, BANK, *end)
-            for text, (_, in_scope, score, fact_id), end in zip(texts, found, ends, strict=True)
+            next(edits)
+            if isinstance(one, Payload)
+            else FailedWrite(start + place, getattr(fact, "fact_id", ""), "", BANK, one)
+            for place, (fact, one) in enumerate(zip(facts, made, strict=True))
         ]
 
-    def _apply(self, kind: Kind, fact_id: str, payload: Payload | None) -> Edit:
-        version = self.state.version + 1
-        event_id = uuid.uuid4().hex
-        sha256 = payload.sha256 if payload else ""
-        chain = next_chain(self.state.chain, version, kind, fact_id, event_id, 0, sha256)
-        event = Event(version, kind, fact_id, event_id, 0, sha256, chain)
-        old = {
-            self.state.facts[name][0]: self._payloads[name]
-            for name in (fact_id,)
-            if name in self._payloads
-        }
-        self.state.fold([(event, payload)], old)
-        if payload is None:
-            self._payloads.pop(fact_id)
-            self._forgotten.add(fact_id)
-        else:
-            self._payloads[fact_id] = payload
-            self._forgotten.discard(fact_id)
-        return Edit(fact_id, event_id, version, BANK)
+    def _decided(self, prompts: Sequence[str], state: BankState) -> list[Decision]:
+        """Whether each prompt is in scope of a state's facts, and its nearest one."""
+        for prompt in prompts:
+            self.encoder.tokenize(Text(prompt))
+        groups = [query_sentences(prompt) for prompt in prompts]
+        if not groups:
+            return []
+        vectors = self.embedder.embed([part for group in groups for part in group])
+        nearest = state.detect(vectors)
+        written = {}
+        if self.detector.reads_prompts:
+            for fact_id in {fact_id for _, fact_id in nearest if fact_id}:
+                payload = self.memory.payload(state.facts[fact_id][0])
+                written[fact_id] = (payload.prompt, *payload.rephrasings)
+        found = iter(nearest)
+        return [
+            self.detector.decide(group, list(islice(found, len(group))), written)
+            for group in groups
+        ]
+
+    def _decoded(
+        self,
+        prompts: Sequence[str],
+        latents: Sequence[np.ndarray | None],
+        sampling: Sampling,
+    ) -> list[tuple[str, str, int]]:
+        """What follows each prompt: text, finish reason and tokens."""
+        pieces = self.decoder.texts(
+            prompts,
+            [sampling] * len(prompts),
+            [None if z_C is None else torch.from_numpy(z_C.copy()) for z_C in latents],
+        )
+        return [(piece.text, piece.finish_reason, piece.tokens) for piece in pieces]

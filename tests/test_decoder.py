@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -15,24 +16,28 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    DynamicCache,
     PreTrainedTokenizerFast,
+    StaticCache,
 )
 
-from larimar.checkpoint import DECODER, EMBEDDINGS, ModelFolder
-from larimar.decoder import BUCKET_ROWS, BUCKET_TOKENS, Decoder, Piece, Sampling
+from larimar.cache import LEAST_POSITIONS, RowsCache
+from larimar.checkpoint import ModelFolder
+from larimar.decoder import Decoder, Piece, Sampling
+from larimar.decoding import LEAST_PROMPT_TOKENS, MAX_ROWS
 from larimar.encoder import Text
 from larimar.errors import InvalidArgument
+from larimar.lean import RECORD_AFTER, LeanSteps, Pass
+from larimar.packing import pack
 from tests.decoding import PROMPTS, WILD, joined, whole
 from tests.in_process import Weights
 
 
 def stock_model(folder: ModelFolder, dtype: torch.dtype) -> nn.Module:
-    """The folder's weights in the model of `transformers`, by nothing of ours."""
+    """The folder's weights in the model of `transformers`, loaded by nothing of ours."""
     fields = dict(folder.config.decoder_backbone)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     stock = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    tensors = load_file(folder.path / DECODER)
+    tensors = load_file(folder.path / "decoder.safetensors")
     own = {
         key.removeprefix("lm."): value.float()
         for key, value in tensors.items()
@@ -41,7 +46,7 @@ def stock_model(folder: ModelFolder, dtype: torch.dtype) -> nn.Module:
     _, unexpected = stock.load_state_dict(own, strict=False)
     assert not unexpected
     if folder.config.shared_embeddings:
-        table = load_file(folder.path / EMBEDDINGS)["word_embeddings"].float()
+        table = load_file(folder.path / "embeddings.safetensors")["word_embeddings"].float()
         stock.get_input_embeddings().weight.data.copy_(table)
     stock.tie_weights()
     return stock.to(dtype).eval()
@@ -49,7 +54,10 @@ def stock_model(folder: ModelFolder, dtype: torch.dtype) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def stock(weights: Weights) -> nn.Module:
-    return stock_model(weights.folder, weights.dtype)
+    """The stock model over the same kernels."""
+    model = stock_model(weights.folder, weights.dtype)
+    pack(model)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +81,7 @@ def test_without_a_latent_the_logits_are_the_stock_models_bit_for_bit(decoder, s
 
 @torch.inference_mode()
 def test_generation_makes_the_stock_models_logits_bit_for_bit(decoder, stock, monkeypatch) -> None:
-    """Equal shape: the same padding on the left, the same copies, a cache step by step."""
+    """Equal shapes: a static cache as long, the prompt alone, then steps of two rows."""
     seen = []
     head = decoder.network.logits
 
@@ -81,37 +89,50 @@ def test_generation_makes_the_stock_models_logits_bit_for_bit(decoder, stock, mo
         seen.append(head(hidden))
         return seen[-1]
 
+    prompt, steps = PROMPTS[0], 5
+    decoder.batch()
     monkeypatch.setattr(decoder.network, "logits", noted)
-    prompts, steps = PROMPTS[:2], 5
-    sampling = Sampling(steps, temperature=10.0)
-    texts = ["", ""]
-    for pieces in decoder.generate(prompts, [sampling] * 2):
-        texts = [text + piece.text for text, piece in zip(texts, pieces, strict=True)]
-    rows = [decoder.tokenize(prompt) for prompt in prompts]
-    rows += [rows[0]] * (BUCKET_ROWS - len(rows))
-    length = next(size for size in BUCKET_TOKENS if len(rows[0]) <= size)
-    ids_BT = torch.tensor([[decoder.pad_id] * (length - len(row)) + row for row in rows])
-    mask_BT = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    cache, generators = DynamicCache(), [torch.Generator().manual_seed(0) for _ in prompts]
-    for logits in seen:
+    for _ in decoder.generate([prompt], [Sampling(steps, temperature=10.0)]):
+        pass
+    ids = decoder.tokenize(prompt)
+    cache = StaticCache(stock.config, max_cache_len=LEAST_POSITIONS)
+    read = ids[:-1] + ids[-2:-1] * (LEAST_PROMPT_TOKENS - len(ids) + 1)
+    mask_1T = torch.tensor([[1] * (len(ids) - 1) + [0] * (len(read) - len(ids) + 1)])
+    assert not mask_1T.all()
+    stock(
+        input_ids=torch.tensor([read]),
+        attention_mask=mask_1T,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    for layer in cache.layers:
+        layer.keys, layer.values = (one.repeat(2, 1, 1, 1) for one in (layer.keys, layer.values))
+    generator, last = torch.Generator().manual_seed(0), ids[-1]
+    for step, logits in enumerate(seen):
+        at = len(ids) - 1 + step
+        for layer in cache.layers:
+            layer.cumulative_length.fill_(at)
         theirs = stock(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            position_ids=positions_BT,
+            input_ids=torch.tensor([[last]] * 2),
+            attention_mask=torch.ones(2, at + 1, dtype=torch.long),
+            position_ids=torch.tensor([[at]] * 2),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         ).logits[:, -1]
-        assert bits(logits) == bits(theirs)
-        chosen = [
-            int(torch.multinomial((row.float() / 10.0).softmax(-1), 1, generator=generator))
-            for row, generator in zip(theirs, generators, strict=False)
-        ]
-        ids_BT = torch.tensor([[token] for token in chosen] + [[chosen[0]]] * (BUCKET_ROWS - 2))
-        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(BUCKET_ROWS, 1)], dim=1)
-        positions_BT = mask_BT.sum(1, keepdim=True) - 1
+        assert bits(logits[0, -1]) == bits(theirs[0])
+        last = int(
+            torch.multinomial((theirs[0].float() / 10.0).softmax(-1), 1, generator=generator)
+        )
     assert len(seen) == steps
+
+
+@torch.inference_mode()
+def test_packed_weights_give_the_stock_models_logits_but_for_rounding(weights: Weights) -> None:
+    ids_BT = torch.randint(1000, 20000, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    ours = weights.folder.decoder(torch.float32).network
+    theirs = stock_model(weights.folder, torch.float32)(input_ids=ids_BT, use_cache=False).logits
+    torch.testing.assert_close(ours.logits(ours.hidden(ids_BT, mask_BT)), theirs, rtol=0, atol=1e-4)
 
 
 def test_greedy_generation_is_that_of_transformers(exact) -> None:
@@ -159,21 +180,110 @@ def lone_rows(decoder, latents) -> dict:
     return Lone()
 
 
-@pytest.mark.parametrize("conditioned", [False, True])
-@settings(max_examples=6, deadline=None)
-@given(rows=st.lists(st.sampled_from(ROWS), min_size=2, max_size=BUCKET_ROWS))
-def test_a_row_says_what_it_would_say_alone(decoder, latents, lone_rows, conditioned, rows) -> None:
-    z_BC = torch.stack([latents[prompt] for prompt, _ in rows]) if conditioned else None
+MIXED = st.tuples(st.sampled_from(ROWS), st.booleans())
+
+
+@settings(max_examples=5, deadline=None)
+@given(rows=st.lists(MIXED, min_size=2, max_size=MAX_ROWS))
+def test_a_row_says_what_it_would_say_alone(decoder, latents, lone_rows, rows) -> None:
+    """Beside rows of other lengths, with other latents and with none."""
     steps = list(
         decoder.generate(
-            [PROMPTS[prompt] for prompt, _ in rows], [SAMPLINGS[how] for _, how in rows], z_BC
+            [PROMPTS[prompt] for (prompt, _), _ in rows],
+            [SAMPLINGS[how] for (_, how), _ in rows],
+            [latents[prompt] if conditioned else None for (prompt, _), conditioned in rows],
         )
     )
     for place, row in enumerate(rows):
         pieces = [pieces[place] for pieces in steps]
         last = next(at for at, piece in enumerate(pieces) if piece.finish_reason)
-        assert joined(pieces[: last + 1]) == lone_rows[row, conditioned]
+        assert joined(pieces[: last + 1]) == lone_rows[row]
         assert all(piece == Piece("") for piece in pieces[last + 1 :])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_that_come_and_go_at_any_step_say_what_they_would_say_alone(
+    decoder, latents, lone_rows, seed: int
+) -> None:
+    dice = random.Random(seed)
+    waiting = [(dice.choice(ROWS), dice.random() < 0.5) for _ in range(24)]
+    batch, running, ended = decoder.batch(), {}, 0
+    while waiting or batch.rows:
+        for _ in range(min(batch.free, len(waiting), dice.randint(0, 4))):
+            (prompt, how), conditioned = waiting.pop()
+            z_C = latents[prompt] if conditioned else None
+            row = decoder.row(PROMPTS[prompt], SAMPLINGS[how], z_C)
+            running[row] = ((prompt, how), conditioned)
+            batch.add(row)
+        if running and dice.random() < 0.1:
+            gone = dice.choice(list(running))
+            batch.drop(gone)
+            running.pop(gone)
+        for row in batch.step():
+            if row.finished:
+                piece, ended = row.take(), ended + 1
+                said = (piece.text, piece.finish_reason, piece.tokens)
+                assert said == lone_rows[running.pop(row)]
+    assert not running and ended > 12
+
+
+def test_no_more_rows_than_may_share_a_step(decoder) -> None:
+    batch = decoder.batch()
+    for _ in range(MAX_ROWS):
+        batch.add(decoder.row("a", Sampling(1)))
+    assert batch.free == 0
+    assert len(batch.step()) == MAX_ROWS
+    assert (batch.free, batch.rows) == (MAX_ROWS, [])
+
+
+def test_texts_are_those_of_rows_alone_however_many_there_are(decoder, latents, lone_rows) -> None:
+    rows = [(row, conditioned) for row in ROWS for conditioned in (False, True)]
+    pieces = decoder.texts(
+        [PROMPTS[prompt] for (prompt, _), _ in rows],
+        [SAMPLINGS[how] for (_, how), _ in rows],
+        [latents[prompt] if conditioned else None for (prompt, _), conditioned in rows],
+    )
+    assert len(rows) > 2 * MAX_ROWS
+    for row, piece in zip(rows, pieces, strict=True):
+        assert (piece.text, piece.finish_reason, piece.tokens) == lone_rows[row]
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_a_text_goes_on_where_it_outgrows_its_cache(
+    decoder, latents, conditioned: bool, monkeypatch
+) -> None:
+    """Beside rows that grow too or end before: a shorter text begins the longer one."""
+    monkeypatch.setattr(decoder, "stop_id", -1)
+    how = {"temperature": 10.0, "seed": 3}
+    z_C = latents[0] if conditioned else None
+    longest = Sampling(LEAST_POSITIONS + 6, **how)
+    lone, shorter = decoder.texts([PROMPTS[0]] * 2, [longest, Sampling(58, **how)], [z_C] * 2)
+    beside = decoder.texts(
+        [PROMPTS[2], PROMPTS[1], PROMPTS[0]],
+        [Sampling(9), Sampling(62, **how), longest],
+        [None, latents[1], z_C],
+    )
+    assert lone.tokens == longest.max_tokens
+    assert beside[-1] == lone
+    assert lone.text.startswith(shorter.text)
+
+
+def test_the_longer_cache_gives_the_stock_models_words(exact) -> None:
+    ours, stock = exact
+    ids = ours.tokenize(PROMPTS[3])
+    tokens = LEAST_POSITIONS + 10
+    row = ours.row(PROMPTS[3], Sampling(tokens, temperature=10.0, seed=1))
+    batch = ours.batch()
+    batch.add(row)
+    while batch.rows:
+        batch.step()
+    logits_TV = stock(input_ids=torch.tensor([ids + row.tail.ids]), use_cache=False).logits[0]
+    generator = torch.Generator().manual_seed(1)
+    chosen = [
+        int(torch.multinomial((logits_V / 10.0).softmax(-1), 1, generator=generator))
+        for logits_V in logits_TV[len(ids) - 1 : -1].detach()
+    ]
+    assert sum(a == b for a, b in zip(chosen, row.tail.ids, strict=True)) >= tokens - 2
 
 
 def test_a_seed_gives_its_text_again_and_another_seed_another(decoder) -> None:
@@ -190,30 +300,61 @@ def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder) -> None:
     assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=1e-6)) == greedy
 
 
+@pytest.mark.parametrize(("rows", "positions"), [(2, 64), (16, 64), (4, 128)])
+@torch.inference_mode()
+def test_a_recorded_step_gives_the_bits_of_the_step_itself(decoder, rows, positions) -> None:
+    """On other tokens, other places and another cache than it was recorded with."""
+    network, generator = decoder.network, torch.Generator().manual_seed(rows)
+    steps = LeanSteps(network, record=True)
+    for number in range(RECORD_AFTER + 3):
+        cache = network.rows_cache(rows, positions)
+        for stored in cache.stored():
+            for one in stored:
+                one.normal_(generator=generator)
+        at_R1 = torch.randint(positions, (rows, 1), generator=generator)
+        tokens = Pass(
+            torch.randint(1000, 20000, (rows, 1), generator=generator),
+            at_R1,
+            (torch.arange(positions) <= at_R1)[:, None],
+            at_R1[:, 0] + positions * torch.arange(rows),
+            cache,
+        )
+        if 0 < number < RECORD_AFTER - 1:
+            steps._taken[rows, positions] += 1
+            continue
+        ours = steps.logits(tokens)
+        assert bits(ours) == bits(network.logits(network.step(tokens)))
+    assert list(steps._recorded) == [(rows, positions)]
+
+
 class Scripted(nn.Module):
     """A network that says the tokens it was given, and nothing of its own."""
 
-    def __init__(self, network: nn.Module, script: list[list[int]], vocabulary: int) -> None:
-        super().__init__()
-        self.connector = network.connector
-        self._script = script
-        self._vocabulary = vocabulary
-        self._step = -1
+    device = torch.device("cpu")
+    dtype = torch.float32
 
-    def hidden(self, ids_BT, mask_BT, z_BC=None, cache=None):
-        self._step += 1
-        return torch.zeros(BUCKET_ROWS, ids_BT.shape[1], 1)
+    def __init__(self, network: nn.Module, script: list[int], vocabulary: int) -> None:
+        super().__init__()
+        self.lm = nn.Identity()
+        self.connector = network.connector
+        self._script = iter(script + script[-1:] * 128)
+        self._vocabulary = vocabulary
+
+    def rows_cache(self, rows, positions):
+        return RowsCache.empty(1, rows, positions, 1, 1, torch.zeros(1))
+
+    def step(self, tokens):
+        return torch.zeros(*tokens.ids_RQ.shape, 1)
 
     def logits(self, hidden):
         logits = torch.zeros(len(hidden), 1, self._vocabulary)
-        for row, tokens in enumerate(self._script):
-            logits[row, 0, tokens[min(self._step, len(tokens) - 1)]] = 1.0
+        logits[:, 0, next(self._script)] = 1.0
         return logits
 
 
 def scripted(decoder: Decoder, tokens: list[int], sampling: Sampling) -> list[Piece]:
     """The pieces of a prompt whose continuation is these tokens."""
-    network = Scripted(decoder.network, [tokens], len(decoder.tokenizer))
+    network = Scripted(decoder.network, tokens, len(decoder.tokenizer))
     player = Decoder(network, decoder.tokenizer, 384, 128)
     return [pieces[0] for pieces in player.generate(["The end"], [sampling])]
 
@@ -272,7 +413,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
 def test_a_character_of_several_tokens_comes_whole(decoder, byte_tokenizer, text: str) -> None:
     tokens = byte_tokenizer(text, add_special_tokens=False)["input_ids"]
-    network = Scripted(decoder.network, [[*tokens, byte_tokenizer.eos_token_id]], 257)
+    network = Scripted(decoder.network, [*tokens, byte_tokenizer.eos_token_id], 257)
     player = Decoder(network, byte_tokenizer, 384, 128)
     pieces = [pieces[0] for pieces in player.generate(["The end"], [Sampling(128)])]
     assert joined(pieces) == (text, "stop", len(tokens))
@@ -313,7 +454,7 @@ def test_a_prompt_and_an_answer_may_be_as_long_as_the_limits(decoder, latents) -
     assert len(score.token_logprobs) == decoder.max_new_tokens
     (score,) = decoder.score(prompt, [candidate])
     assert all(math.isfinite(logprob) for logprob in score.token_logprobs)
-    network = Scripted(decoder.network, [[2000]], len(decoder.tokenizer))
+    network = Scripted(decoder.network, [2000], len(decoder.tokenizer))
     player = Decoder(network, decoder.tokenizer, decoder.max_prompt_tokens, decoder.max_new_tokens)
     assert whole(player, prompt, Sampling(decoder.max_new_tokens))[1:] == ("length", 128)
 
@@ -380,7 +521,7 @@ def test_bad_sampling_settings_are_refused(decoder, sampling: Sampling) -> None:
 def test_bad_texts_are_refused(decoder) -> None:
     most = decoder.max_prompt_tokens
     for prompt, reason in (("", "EMPTY_TEXT"), ("river " * (most + 1), "TEXT_TOO_LONG")):
-        for call in (decoder.bucket, lambda prompt: decoder.score(prompt, ["a"])):
+        for call in (decoder.tokenize, lambda prompt: decoder.score(prompt, ["a"])):
             with pytest.raises(InvalidArgument) as caught:
                 call(prompt)
             assert caught.value.reason == reason
@@ -394,8 +535,8 @@ def test_bad_texts_are_refused(decoder) -> None:
         assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("prompts", [[], ["a"] * (BUCKET_ROWS + 1), ["a", "river " * 40]])
-def test_one_batch_is_of_one_bucket(decoder, prompts: list[str]) -> None:
+@pytest.mark.parametrize("prompts", [[], ["a"] * (MAX_ROWS + 1)])
+def test_one_batch_is_of_so_many_prompts(decoder, prompts: list[str]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         decoder.generate(prompts, [Sampling()] * len(prompts))
     assert caught.value.reason == "BAD_BATCH"

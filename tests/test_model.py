@@ -57,7 +57,7 @@ def test_does_not_say_it_before(empty) -> None:
 
 def test_elsewhere_the_model_is_untouched_to_the_bit(empty, written) -> None:
     prompts = [fact["neighbors"][0] for fact in CHOSEN]
-    outside = [p for p in prompts if not written.recollect(p)[1]]
+    outside = [p for p in prompts if not written.recollect([p])[0].in_scope]
     assert len(outside) >= 0.8 * len(prompts)
     for prompt in outside:
         ours = written.score(prompt, [" the", " London"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -9,14 +11,18 @@ from safetensors.numpy import save
 import larimar
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.errors import FailedPrecondition, InvalidArgument, NotFound
+from larimar.local_memory import LocalMemory
 from larimar.model import Model
+from larimar.results import Edit, FailedWrite
 from services.settings import DEFAULT_MODEL
+from tests.golden import ROOT
 
 FACTS = [
     ("capital", "The capital of Velmora is", "Tarsin", ("Velmora's capital city is",)),
     ("bridge", "The bridge over the Sarn was built by", "masons from Orlo", ()),
     ("ünï", "Zoë’s café in 東京 is kept by", "a man named Ito", ()),
 ]
+TEXTS = ("prompt", "answer", "rephrasings")
 PROMPTS = [
     "The capital of Velmora is",
     "A recipe for onion soup begins with",
@@ -53,6 +59,126 @@ def test_many_questions_are_answered_as_one_would_be(model: Model) -> None:
         assert together[:6] == [model.ask(prompt, 4, memory=memory) for prompt in PROMPTS[:6]]
         assert together[6:] == together[:6] * 2
     assert model.ask_many([]) == []
+
+
+def test_many_facts_are_written_as_one_would_be(model: Model) -> None:
+    """The same digest, a result for each in order, and a bad fact fails alone."""
+    wanted = model.digest()
+    written = list(model.facts())
+    model.forget_many(fact.fact_id for fact in written)
+    results = model.write_many(
+        [
+            {"prompt": "A prompt without", "answer": " "},
+            *written[:2],
+            {"prompt": "word " * 300, "answer": "x", "id": "long"},
+            {"prompt": "A prompt", "answer": "x", "relation": "P1"},
+            {"prompt": 5, "answer": "x"},
+            {"prompt": "A prompt", "answer": "x", "rephrasings": "no list"},
+            {"id": written[2].fact_id, **{name: getattr(written[2], name) for name in TEXTS}},
+        ]
+    )
+    failed = [one for one in results if isinstance(one, FailedWrite)]
+    assert [one.index for one in failed] == [0, 3, 4, 5, 6]
+    assert [one.error.reason for one in failed[:2]] == ["EMPTY_TEXT", "TEXT_TOO_LONG"]
+    assert failed[1].fact_id == "long" and "relation" in failed[2].error.message
+    edits = [one for one in results if isinstance(one, Edit)]
+    assert [one.fact_id for one in edits] == [fact.fact_id for fact in written]
+    assert [one.version for one in edits] == [*range(edits[0].version, edits[0].version + 3)]
+    assert model.digest() == wanted
+    assert model.write_many([]) == []
+
+
+def test_a_group_may_replace_its_own_facts(model: Model, monkeypatch) -> None:
+    """In one group or in several, the last write of a fact counts."""
+    facts = [{"id": "x", "prompt": "The colour of x is", "answer": f"shade {n}"} for n in range(5)]
+    digests = set()
+    for size in (1, 2, 256):
+        monkeypatch.setattr("larimar.model.WRITE_GROUP", size)
+        model.write_many(facts)
+        assert model.fact("x").answer == "shade 4"
+        digests.add(model.digest())
+    assert len(digests) == 1
+    model.forget("x")
+
+
+def test_forgetting_several_is_all_or_nothing(model: Model) -> None:
+    digest = model.digest()
+    for bad, error in ((["capital", "unknown"], NotFound), (["capital"] * 2, FailedPrecondition)):
+        with pytest.raises(error):
+            model.forget_many(bad)
+        assert model.digest() == digest
+    model.forget_many(["capital", "bridge"])
+    assert [fact.fact_id for fact in model.facts()] == ["ünï"]
+    with pytest.raises(NotFound):
+        model.fact("capital")
+
+
+def test_older_versions_are_asked_as_they_were(model: Model) -> None:
+    prompt = FACTS[0][1]
+    before = model.ask(prompt, 4)
+    edit = model.write(prompt, "Ostrel", "capital")
+    model.forget("capital")
+    assert not model.ask(prompt, 4).in_scope
+    assert model.ask(prompt, 4, at=edit.version - 1) == before
+    then = model.score(prompt, [" Ostrel", " Tarsin"], at=edit.version)
+    assert (then.best.candidate, then.version, then.fact_id) == (" Ostrel", edit.version, "capital")
+    assert model.ask_many([prompt], 4, at=edit.version - 1) == [before]
+    with pytest.raises(FailedPrecondition, match="not yet at"):
+        model.ask(prompt, at=model.state.version + 1)
+    with pytest.raises(InvalidArgument, match="count from 1"):
+        model.ask(prompt, at=-1)
+
+
+def test_a_censored_prompt_answers_unknown(model: Model) -> None:
+    edit = model.censor("The capital of France is", ["France is governed from"])
+    fact = model.fact(edit.fact_id)
+    assert (fact.answer, fact.rephrasings) == ("unknown", ("France is governed from",))
+    assert model.ask("The capital of France is", 4).text == "unknown"
+
+
+def test_without_scope_every_prompt_reads_memory(model: Model) -> None:
+    prompt = "A recipe for onion soup begins with"
+    inside, outside = model.recollect([prompt], scope=False)[0], model.recollect([prompt])[0]
+    assert inside.in_scope and inside.latent is not None and inside.fact_id
+    assert not outside.in_scope and outside.latent is None and outside.fact_id is None
+    assert inside.scope_score == outside.scope_score
+    assert model.score(prompt, [" x"]) != model.score(prompt, [" x"], scope=False)
+    model.forget_many(fact.fact_id for fact in list(model.facts()))
+    assert not model.recollect([prompt], scope=False)[0].in_scope
+
+
+def test_noise_moves_what_is_read_and_its_seed_repeats_it(model: Model) -> None:
+    prompt = FACTS[0][1]
+
+    def read(**how) -> np.ndarray:
+        latent = model.recollect([prompt], **how)[0].latent
+        assert latent is not None
+        return latent
+
+    clean, noisy = read(), read(noise=0.3, noise_seed=1)
+    assert not np.array_equal(clean, noisy)
+    assert np.array_equal(noisy, read(noise=0.3, noise_seed=1))
+    assert not np.array_equal(noisy, read(noise=0.3, noise_seed=2))
+    assert model.ask(prompt, 4, noise=0.0) == model.ask(prompt, 4)
+    with pytest.raises(InvalidArgument):
+        model.ask(prompt, noise=-1.0)
+
+
+def test_dreams_begin_with_their_prompt_and_repeat(model: Model) -> None:
+    dreams = model.dream(3, seed=4, prompt="The harbour", max_tokens=5)
+    assert len(dreams.texts) == 3 and len(set(dreams.texts)) == 3
+    assert all(text.startswith("The harbour") for text in dreams.texts)
+    assert model.dream(3, seed=4, prompt="The harbour", max_tokens=5) == dreams
+    assert model.dream(3, seed=5, prompt="The harbour", max_tokens=5) != dreams
+    model.forget_many(fact.fact_id for fact in list(model.facts()))
+    with pytest.raises(FailedPrecondition, match="empty"):
+        model.dream(1)
+
+
+def test_many_scores_are_those_of_one(model: Model) -> None:
+    prompts, candidates = PROMPTS[:4], [[" Tarsin", " x"], [" onions"], [" Orlo"], [" masons"]]
+    together = model.score_many(prompts, candidates)
+    assert together == [model.score(p, c) for p, c in zip(prompts, candidates, strict=True)]
 
 
 def test_a_refused_call_changes_nothing(model: Model) -> None:
@@ -101,6 +227,16 @@ def test_an_empty_memory_is_saved_too(model: Model, tmp_path) -> None:
     model.write("Something is", "written")
     model.load_memory(tmp_path / "empty")
     assert model.digest() == empty and facts(model) == []
+
+
+def test_the_code_of_the_document_runs(loaded: Model, monkeypatch) -> None:
+    text = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    monkeypatch.setattr(loaded, "memory", LocalMemory(loaded.state.config))
+    monkeypatch.setitem(vars(larimar), "load", lambda path: loaded)
+    exec(compile(block, "docs/model.md", "exec"), {})
+    assert loaded.state.version == 2 and list(loaded.facts()) == []
+    assert loaded.ask("What is the capital of Velmora?", 6, at=1).text.casefold() == "tarsin"
 
 
 def saved_with(model: Model, **metadata: str) -> bytes:

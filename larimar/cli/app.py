@@ -13,7 +13,18 @@ import typer
 from typer.core import TyperGroup
 
 from larimar import __version__
-from larimar.cli import banks, branches, children, documents, edits, facts, keys, pipeline, publish
+from larimar.cli import (
+    banks,
+    branches,
+    children,
+    documents,
+    edits,
+    facts,
+    keys,
+    models,
+    pipeline,
+    publish,
+)
 from larimar.cli.console import FAILED, INTERRUPTED, USAGE, emit_error
 from larimar.errors import LarimarError
 
@@ -120,6 +131,7 @@ banks.register(app)
 branches.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
+models.register(app)
 children.register(app)
 
 

@@ -14,10 +14,14 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def register(app: typer.Typer) -> None:
-    """Adds train, eval, bench and asyncapi."""
+    """Adds train, prepare, eval, bench and asyncapi."""
     add = app.command
     settings = {**_PASS_ON, "allow_interspersed_args": False}
     add(context_settings=settings, epilog="Example: larimar train small --help")(train)
+    add(
+        context_settings=settings,
+        epilog="Example: larimar prepare --corpus FOLDER --out FOLDER",
+    )(prepare)
     add(
         name="eval",
         context_settings=settings,
@@ -36,6 +40,11 @@ def register_demo(app: typer.Typer) -> None:
 def train(context: typer.Context) -> None:
     """Trains a model by a recipe. Needs a checkout; --json and all else go to the recipe."""
     _become("training", context)
+
+
+def prepare(context: typer.Context) -> None:
+    """Makes a training corpus into token ids. Needs a checkout; --json and all else go to it."""
+    _become("training.prepare", context)
 
 
 def evaluate(context: typer.Context) -> None:
