@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.measure import Shape
 from larimar.cli.console import emit, emit_error, note, print_table, say
 from larimar.cli.processes import checkout_root
 from larimar.errors import LarimarError
@@ -52,6 +53,7 @@ class Name(StrEnum):
     ask = "ask"
     replay = "replay"
     decode = "decode"
+    edit = "edit"
     append = "append"
     scale = "scale"
     recovery = "recovery"
@@ -65,6 +67,8 @@ class Name(StrEnum):
     all = "all"
 
 
+SHAPED = (Name.decode, Name.edit)
+"""Benchmarks of the model alone, which run on other shapes and devices too."""
 FAULTS = (Name.chaos, Name.powercut)
 """Proofs by many faults: `all` leaves them out, as they take long, and one of them needs root."""
 NAMES = tuple(name.value for name in Name if name is not Name.all)
@@ -84,6 +88,15 @@ def main(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of chaos and powercut: repeats a run.")
     ] = None,
+    shape: Annotated[
+        Shape | None,
+        typer.Option(help="Of decode and edit: random weights of this shape; small is the model."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Of decode and edit: cpu or cuda.")] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(min=1.0, help="Of decode: GB/s of the device's memory; measured without it."),
+    ] = None,
 ) -> None:
     """Measures the pipeline against the bare work it does, in turns; compares medians.
 
@@ -95,6 +108,16 @@ def main(
     }
     if more and name not in FAULTS:
         raise typer.BadParameter(f"only {' and '.join(FAULTS)} have --rounds and --seed")
+    model = {
+        what: value
+        for what, value in (("shape", shape), ("device", device), ("gb_per_s", bandwidth))
+        if value is not None
+    }
+    if model and name not in SHAPED:
+        raise typer.BadParameter(
+            f"only {' and '.join(SHAPED)} have --shape, --device and --bandwidth"
+        )
+    more |= model
     os.environ.update(QUIET_ENVIRONMENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
     try:
@@ -121,11 +144,11 @@ def main(
         raise typer.Exit(1) from error
 
 
-def measured(name: str, quick: bool, use_ray: bool, **more: int) -> dict[str, Any]:
+def measured(name: str, quick: bool, use_ray: bool, **more: Any) -> dict[str, Any]:
     """Runs one benchmark: its name, where it was run, and its results.
 
     Args:
-        more: rounds and seed, for those that have them.
+        more: rounds and seed, or shape, device and bandwidth, for those that have them.
     """
     module = importlib.import_module(f"benchmarks.{name}")
     before = os.getloadavg()[0]

@@ -1,76 +1,178 @@
-"""Decoding with a latent against decoding without, on the same prompts."""
+"""Decoding against `transformers` generate, alone and sixteen at once, and with a latent or not."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from benchmarks.measure import Aim, Report, prepare_process, ratio_of_medians, turned
+from benchmarks.measure import Aim, Report, Shape, in_turns, ratio_of_medians, turned
+from benchmarks.shapes import Parts, bandwidth, prepared, synchronize
 from benchmarks.texts import made_up_facts
-from larimar.checkpoint import ModelFolder, serving_dtype
-from larimar.cli.processes import checkout_root
-from larimar.decoder import BUCKET_ROWS, Decoder, Sampling
+from larimar.decoder import Decoder, Sampling
+from larimar.decoding import MAX_ROWS
 from larimar.encoder import Text
 from larimar.errors import LarimarError
 
-STEPS, ROUNDS = 64, 15
-QUICK_STEPS, QUICK_ROUNDS = 6, 2
-CANDIDATES = 64
-"""Made-up facts among which prompts of one padded length are looked for."""
-NO_TOKEN = -1
-"""A stop token that no decoder chooses: all rows run for the same number of steps."""
-AIM = Aim(1.05, at_least=False)
+STEPS, ROUNDS = 64, 7
+QUICK_STEPS, QUICK_ROUNDS = 4, 2
+SINGLE_AIM = Aim(1.5, at_least=True)
+CONCURRENT_AIM = Aim(3.0, at_least=True)
+LATENT_AIM = Aim(1.05, at_least=False)
 SIDES = ("with a latent", "without")
 
+OURS, GENERATE, PADDED, FLOAT = (
+    "larimar",
+    "transformers, one after another",
+    "transformers, one padded batch",
+    "transformers in float32, one after another",
+)
 
-def run(quick: bool, use_ray: bool, told: Callable[[str], None]) -> Report:
-    """Seconds of a step and tokens a second of both ways to decode; no pipeline is needed."""
+
+def run(
+    quick: bool,
+    use_ray: bool,
+    told: Callable[[str], None],
+    shape: str = Shape.small,
+    device: str = "cpu",
+    gb_per_s: float = 0.0,
+) -> Report:
+    """Tokens a second of both, on the same prompts; no pipeline is needed.
+
+    Args:
+        gb_per_s: memory bandwidth of the device; 0 measures it.
+    """
     steps, rounds = (QUICK_STEPS, QUICK_ROUNDS) if quick else (STEPS, ROUNDS)
-    decoder, prompts, z_BC = prepared()
-    runs: dict[str, list[list[float]]] = {side: [] for side in SIDES}
-    step_seconds(decoder, prompts, steps, z_BC)
-    for number in range(rounds):
-        told(f"round {number + 1} of {rounds}")
-        for side, seconds in step_seconds(decoder, prompts, steps, z_BC, number).items():
-            runs[side].append(seconds)
-    return report_of(runs, {"rows": len(prompts), "steps": steps, "rounds": rounds})
-
-
-def report_of(runs: dict[str, list[list[float]]], setting: dict[str, int]) -> Report:
-    """The report of the seconds of each step of each run, for both sides."""
-    report = Report(setting)
-    every = {side: [one for seconds in found for one in seconds] for side, found in runs.items()}
-    for side, found in runs.items():
-        tokens = [setting["rows"] * len(seconds) / sum(seconds) for seconds in found]
-        report.measure(f"{side}, tokens", "tokens/s", tokens)
-        report.measure(f"{side}, a step", "ms", [1000 * one for one in every[side]])
-        first = [1000 * seconds[0] for seconds in found]
-        report.measure(f"{side}, first step (the prompt)", "ms", first)
-    report.compare("step time against without", ratio_of_medians(*(every[s] for s in SIDES)), AIM)
+    parts = prepared(Shape(shape), device)
+    facts = made_up_facts(MAX_ROWS)
+    prompts = [fact["prompt"] for fact in facts]
+    report = Report(
+        {
+            "shape": str(shape),
+            "device": device,
+            "dtype": str(parts.stock.dtype),
+            "steps": steps,
+            "rounds": rounds,
+            "rows at once": MAX_ROWS,
+        }
+    )
+    for at_once in (1, MAX_ROWS):
+        told(f"{at_once} at once")
+        sides = sides_of(parts, prompts[:at_once], steps, device)
+        for side in sides.values():
+            side()
+        seconds = in_turns(
+            {name: _timed(side, device) for name, side in sides.items()}, rounds, told
+        )
+        add_speeds(report, seconds, at_once, steps)
+    add_bound(report, parts, gb_per_s * 1e9 or bandwidth(device))
+    z_BC = latents_of(parts, facts)
+    add_latent_sides(report, parts.decoder, prompts, steps, z_BC, rounds, told)
     return report
 
 
-def prepared() -> tuple[Decoder, list[str], torch.Tensor]:
-    """A decoder that never stops by itself, prompts of one padded length, and their latents.
+def sides_of(parts: Parts, prompts: list[str], steps: int, device: str) -> dict[str, Callable]:
+    """What makes `steps` tokens after each prompt, by its name.
+
+    `transformers` has no queue: callers at the same time are served one after another, or wait
+    for one another in a batch that somebody pads.
+    """
+    samplings = [Sampling(max_tokens=steps)] * len(prompts)
+    rows = [parts.decoder.tokenize(prompt) for prompt in prompts]
+    sides: dict[str, Callable] = {
+        OURS: lambda: parts.decoder.texts(prompts, samplings),
+        GENERATE: lambda: [generated(parts.stock, [row], steps, device) for row in rows],
+    }
+    if len(rows) > 1:
+        sides[PADDED] = lambda: generated(parts.stock, rows, steps, device)
+    if parts.stock.dtype != torch.float32 and device == "cpu":
+        stock = prepared(parts.shape, device, torch.float32).stock
+        sides[FLOAT] = lambda: [generated(stock, [row], steps, device) for row in rows]
+    return sides
+
+
+@torch.inference_mode()
+def generated(stock: Any, rows: list[list[int]], steps: int, device: str) -> torch.Tensor:
+    """Greedy tokens, (B, steps), by `transformers`; rows are padded on the left.
 
     Raises:
-        LarimarError: no padded length has enough prompts.
+        LarimarError: it made another number of tokens.
     """
-    prepare_process()
-    folder = ModelFolder.open(checkout_root() / "models" / "larimar-small")
-    dtype = serving_dtype()
-    decoder = folder.decoder(dtype)
-    decoder.stop_id = NO_TOKEN
-    by_length: dict[int, list[Text]] = {}
-    for fact in made_up_facts(CANDIDATES):
-        same = by_length.setdefault(decoder.bucket(fact["prompt"]), [])
-        same.append(Text(fact["prompt"], fact["answer"]))
-        if len(same) == BUCKET_ROWS:
-            values_BC = folder.encoder(dtype).values(same)
-            return decoder, [one.prompt for one in same], torch.from_numpy(values_BC).to(dtype)
-    raise LarimarError(f"no {BUCKET_ROWS} prompts of one padded length", "BAD_MEASUREMENT")
+    length = max(map(len, rows))
+    ids_BT = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=device)
+    mask_BT = torch.tensor(
+        [[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device
+    )
+    found = stock.generate(
+        ids_BT,
+        attention_mask=mask_BT,
+        max_new_tokens=steps,
+        min_new_tokens=steps,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[:, length:]
+    if found.shape[1] != steps:
+        raise LarimarError(f"generate made {found.shape[1]} tokens", "BAD_MEASUREMENT")
+    return found
+
+
+def add_speeds(report: Report, seconds: dict[str, list[float]], at_once: int, steps: int) -> None:
+    """Adds tokens a second of each side, and the ratios to ours."""
+    name = "1 at a time" if at_once == 1 else f"{at_once} at once"
+    for side, found in seconds.items():
+        report.measure(f"{name}, {side}", "tokens/s", [at_once * steps / one for one in found])
+    report.measure(f"{name}, {OURS}, a step", "ms", [1000 * one / steps for one in seconds[OURS]])
+    for side in (GENERATE, PADDED, FLOAT):
+        if side in seconds:
+            aim = SINGLE_AIM if at_once == 1 else CONCURRENT_AIM
+            report.compare(
+                f"{name}, {OURS} against {side}",
+                ratio_of_medians(seconds[side], seconds[OURS]),
+                aim,
+            )
+
+
+def add_bound(report: Report, parts: Parts, bytes_per_s: float) -> None:
+    """Adds what memory bandwidth alone allows, and our step beside it."""
+    bound_ms = 1000 * parts.token_bytes() / bytes_per_s
+    report.compare("weights read a step", parts.token_bytes() / 1e6, unit="MB")
+    report.compare("memory bandwidth", bytes_per_s / 1e9, unit="GB/s")
+    report.compare("bound by memory bandwidth, a step", bound_ms, unit="ms")
+    step_ms = report.measured[f"1 at a time, {OURS}, a step"]["median"]
+    report.compare("a step alone against the bound", step_ms / bound_ms)
+
+
+def latents_of(parts: Parts, facts: list[dict[str, str]]) -> torch.Tensor:
+    """A latent for each fact, (B, C)."""
+    values_BC = parts.encoder.values([Text(fact["prompt"], fact["answer"]) for fact in facts])
+    return torch.from_numpy(values_BC).to(parts.decoder.network.dtype)
+
+
+def add_latent_sides(
+    report: Report,
+    decoder: Decoder,
+    prompts: list[str],
+    steps: int,
+    z_BC: torch.Tensor,
+    rounds: int,
+    told: Callable[[str], None],
+) -> None:
+    """Adds the time of a step with a latent and without."""
+    every: dict[str, list[float]] = {side: [] for side in SIDES}
+    for number in range(rounds):
+        told(f"with a latent and without, round {number + 1} of {rounds}")
+        for side, seconds in step_seconds(decoder, prompts, steps, z_BC, number).items():
+            every[side] += seconds
+    for side in SIDES:
+        report.measure(f"{side}, a step", "ms", [1000 * one for one in every[side]])
+    report.compare(
+        "step time with a latent against without",
+        ratio_of_medians(*(every[side] for side in SIDES)),
+        LATENT_AIM,
+    )
 
 
 def step_seconds(
@@ -97,4 +199,15 @@ def step_seconds(
             seconds[side].append(time.perf_counter() - started)
     if any(next(rest, None) is not None for rest in decoding.values()):
         raise LarimarError(f"decoding went on after {steps} steps", "BAD_MEASUREMENT")
+    return seconds
+
+
+def _timed(side: Callable, device: str) -> Callable[[], float]:
+    def seconds() -> float:
+        synchronize(device)
+        started = time.perf_counter()
+        side()
+        synchronize(device)
+        return time.perf_counter() - started
+
     return seconds

@@ -11,12 +11,22 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from larimar.errors import LarimarError
 
 THREADS = 2
 """Tensor threads of the in-process side: what a service has by default."""
+
+
+class Shape(StrEnum):
+    """Backbones: the shipped model's, the paper's two, or one so small that any machine runs it."""
+
+    small = "small"
+    tiny = "tiny"
+    gpt2_large = "1.3b"
+    gpt_j = "6b"
 
 
 @dataclass(frozen=True)

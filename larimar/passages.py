@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from larimar.errors import InvalidArgument
+from larimar.sentences import sentences
 
 PASSAGE_WORDS = 48
 """Most words of a passage where nobody says: about 64 tokens, a quarter of what the shipped
@@ -26,27 +27,7 @@ OFFSET_DIGITS = 12
 """Digits of an offset in a passage's id: equal lengths sort by offset."""
 MAX_OFFSET = 10**OFFSET_DIGITS - 1
 
-TITLES = {
-    "mr", "mrs", "ms", "mx", "dr", "prof", "st", "mt", "ft", "rev", "hon", "gov", "sen", "rep",
-    "pres", "gen", "col", "maj", "capt", "cmdr", "lt", "sgt", "sr", "jr", "messrs", "vs", "cf",
-    "al", "approx", "ca", "dept", "est", "inc", "ltd", "corp", "bros", "univ",
-}  # fmt: skip
-"""Abbreviations that a sentence goes on after."""
-BEFORE_NUMBERS = {
-    "no", "nos", "vol", "p", "pp", "fig", "figs", "ch", "sec", "art", "eq", "jan", "feb", "mar",
-    "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
-}  # fmt: skip
-"""Abbreviations only where a number follows."""
-
 _WORD = re.compile(rf"\S{{1,{MAX_WORD}}}")
-_END = re.compile(
-    r"(?<![.!?\u2026])(?P<mark>[.!?\u2026]++)[\"'\u201d\u2019\u00bb)\]]*+(?=\s|\Z)"
-    r"|[\u3002\uff01\uff1f][\u300d\u300f\u201d]*"
-    r"|(?=\n[^\S\n]*\n)"
-)
-"""No part is tried at more than a few places of a run: linear on any text."""
-_OPENING = "\"'\u201c\u2018\u00ab([\u2014- \t\r\n"
-_DOTTED = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _DOCUMENT = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_DOCUMENT_NAME}}}")
 _PASSAGE_ID = re.compile(rf"({_DOCUMENT.pattern})#([0-9]{{{OFFSET_DIGITS}}})")
 
@@ -168,34 +149,3 @@ def pieces(text: str, most_chars: int) -> Iterator[Passage]:
         end = high
     if end > start:
         yield Passage(start, text[start:end])
-
-
-def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Begin and end of each sentence, white space before it included.
-
-    A full stop ends none after a title, an initial or an abbreviation, within a number, or
-    where a small letter follows. A blank line always does.
-    """
-    start = 0
-    for match in _END.finditer(text):
-        end = match.end()
-        if end > start and (match["mark"] is None or _ends(text, match)):
-            if text[start:end].strip():
-                yield start, end
-            start = end
-    if text[start:].strip():
-        yield start, len(text)
-
-
-def _ends(text: str, match: re.Match[str]) -> bool:
-    """Whether a mark, with white space or the text's end after it, ends its sentence."""
-    following = text[match.end() : match.end() + MAX_WORD].lstrip(_OPENING)
-    if following[:1].islower():
-        return False
-    if match["mark"] != ".":
-        return True
-    before = text[max(0, match.start() - MAX_WORD) : match.start()].split()
-    word = before[-1].lstrip(_OPENING) if before and not text[match.start() - 1].isspace() else ""
-    if word.lower() in TITLES or (_DOTTED.fullmatch(word) and word != "I"):
-        return False
-    return not (word.lower() in BEFORE_NUMBERS and following[:1].isdigit())

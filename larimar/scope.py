@@ -1,7 +1,8 @@
 """Scope: does this query concern something that was written?
 
-ESD of the paper: sentence embeddings, nearest neighbour by cosine over the prompts
-of written facts. The embedder only; the index is part of the folded state.
+The written prompt nearest by cosine of sentence embeddings is found first (the index is part of
+the folded state). Then a detector decides: `esd` by the cosine alone, `isd` by the words too
+(larimar/isd.py). Neither sees anything but the query and the written prompts.
 Source: Das et al., arXiv 2403.11901, section 4.
 """
 
@@ -9,17 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from larimar import isd
+from larimar.config import DETECTORS, ScopeLayout
 from larimar.encoder import BUCKET_ROWS, BUCKET_TOKENS, bucketed, padded_rows
 from larimar.errors import InvalidArgument, NotFound
+from larimar.sentences import sentences
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+if TYPE_CHECKING:
+    from larimar.checkpoint import ModelFolder
 
 
 def embedder_folder(package: str) -> Path:
@@ -111,5 +117,87 @@ class SentenceEmbedder:
 
 def query_sentences(query: str, limit: int = 8) -> list[str]:
     """The query, and each of its sentences where it has several; scope takes the maximum."""
-    parts = [part for part in _SENTENCE_END.split(query.strip()) if part]
+    parts = [query[low:high].strip() for low, high in sentences(query)]
     return [query] if len(parts) < 2 else [query, *parts[-limit:]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a query is in scope, by what score, and its nearest fact ("" in an empty bank)."""
+
+    in_scope: bool
+    score: float
+    fact_id: str
+
+
+class ScopeDetector:
+    """Decides from the nearest written fact of each sentence of a query.
+
+    Attributes:
+        threshold: the score from which a query is in scope.
+        reads_prompts: whether `decide` must be given the written prompts of the nearest facts.
+    """
+
+    def __init__(
+        self, cosine_threshold: float, internal: isd.Isd | None = None, isd_threshold: float = 0.0
+    ) -> None:
+        """Args: esd's threshold; isd and its threshold where isd decides."""
+        self._cosine_threshold = cosine_threshold
+        self._internal = internal
+        self.threshold = cosine_threshold if internal is None else isd_threshold
+        self.reads_prompts = internal is not None
+
+    @classmethod
+    def open(
+        cls, folder: ModelFolder, embedder: SentenceEmbedder, detector: str = ""
+    ) -> ScopeDetector:
+        """The detector of a model folder.
+
+        Args:
+            detector: esd or isd; empty takes the model's own.
+
+        Raises:
+            NotFound: the folder has no trained isd.
+            InvalidArgument: no such detector, or the trained one is damaged or of another embedder.
+        """
+        layout: ScopeLayout = folder.config.scope
+        detector = detector or layout.detector
+        if detector not in DETECTORS:
+            raise InvalidArgument(
+                f"detector {detector!r}: choose one of {', '.join(DETECTORS)}", "BAD_DETECTOR"
+            )
+        if detector == "esd":
+            return cls(layout.threshold)
+        data = folder.file(isd.FILE).read_bytes()
+        internal = isd.Isd.from_bytes(data, embedder.tokenizer, embedder.digest)
+        return cls(layout.threshold, internal, layout.isd_threshold)
+
+    def by_cosine(self) -> ScopeDetector:
+        """The esd of the same model: for when written prompts cannot be read."""
+        return ScopeDetector(self._cosine_threshold)
+
+    def decide(
+        self,
+        parts: Sequence[str],
+        nearest: Sequence[tuple[float, str]],
+        prompts: Mapping[str, Sequence[str]],
+    ) -> Decision:
+        """The decision for one query: that of its best sentence.
+
+        Args:
+            parts: `query_sentences` of the query.
+            nearest: cosine and fact id of the written prompt nearest to each part.
+            prompts: by fact id, the prompt and rephrasings of these facts; empty is enough
+                where not `reads_prompts`.
+
+        Returns:
+            with the cosine as score, or the probability of isd; -1 in an empty bank.
+        """
+        score, fact_id = -1.0, ""
+        for part, (cosine, nearest_id) in zip(parts, nearest, strict=True):
+            found = cosine
+            if self._internal is not None and nearest_id:
+                found = self._internal.score(part, cosine, prompts[nearest_id])
+            if nearest_id and (found > score or not fact_id):
+                score, fact_id = found, nearest_id
+        return Decision(bool(fact_id) and score >= self.threshold, score, fact_id)

@@ -109,6 +109,7 @@ class Connection(_Terms):
 
     def answer(self, request: AskRequest, timeout_s: float | None) -> Answer:
         """The whole answer; a stream that breaks is begun again."""
+        request.whole = True
         whole = self._retry(lambda budget: list(self._attempt(request, budget))[-1], timeout_s)
         return cast("Answer", whole)
 
@@ -251,6 +252,7 @@ class AsyncConnection(_Terms):
 
     async def answer(self, request: AskRequest, timeout_s: float | None) -> Answer:
         """The whole answer; a stream that breaks is begun again."""
+        request.whole = True
 
         async def attempt(budget: calls.Budget) -> str | Answer:
             return [piece async for piece in self._attempt(request, budget)][-1]

@@ -50,25 +50,26 @@ def device_of(placement: ServiceSettings) -> str:
 
 def build_encoder(settings: Settings) -> Any:
     """The encoder service."""
-    from larimar.checkpoint import ModelFolder, serving_dtype
+    from larimar.checkpoint import ModelFolder
     from services.encoder.service import EncoderService
 
     folder = ModelFolder.open(settings.model)
     device = device_of(settings.encoder)
-    return EncoderService(folder, folder.encoder(serving_dtype(device), device))
+    return EncoderService(folder, folder.encoder(device=device))
 
 
 def build_scope(settings: Settings) -> Any:
     """The scope service."""
     from larimar.checkpoint import ModelFolder, serving_dtype
-    from larimar.scope import SentenceEmbedder
+    from larimar.scope import ScopeDetector, SentenceEmbedder
     from services.scope.service import ScopeService
 
-    config = ModelFolder.open(settings.model).config
+    folder = ModelFolder.open(settings.model)
     device = device_of(settings.scope)
-    embedder = SentenceEmbedder(config.scope.package, serving_dtype(device), device)
+    embedder = SentenceEmbedder(folder.config.scope.package, serving_dtype(device), device)
+    detector = ScopeDetector.open(folder, embedder, settings.detector)
     follower = _follower(settings, "scope")
-    return ScopeService(embedder, follower, config.scope.threshold, config.fixed_point.scope_bits)
+    return ScopeService(embedder, follower, detector, folder.config.fixed_point.scope_bits)
 
 
 def build_memory(settings: Settings) -> Any:
@@ -95,12 +96,12 @@ def _follower(settings: Settings, part: str) -> Any:
 
 def build_decoder(settings: Settings) -> Any:
     """The decoder service."""
-    from larimar.checkpoint import ModelFolder, serving_dtype
+    from larimar.checkpoint import ModelFolder
     from services.decoder.service import DecoderService
 
     folder = ModelFolder.open(settings.model)
     device = device_of(settings.decoder)
-    return DecoderService(folder, folder.decoder(serving_dtype(device), device))
+    return DecoderService(folder, folder.decoder(device=device))
 
 
 def build_edge(settings: Settings, doors: dict[str, Any]) -> Any:

@@ -46,6 +46,8 @@ class Settings:
     """Server binary for the embedded store, when not the packaged one."""
     model: str = str(DEFAULT_MODEL)
     """Model folder."""
+    detector: str = ""
+    """What decides scope: esd or isd; empty takes the model's own."""
     threads: int = 2
     """Threads of each service's tensor library."""
     checkpoint_every: int = 2000

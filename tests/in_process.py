@@ -16,7 +16,7 @@ import torch
 from larimar.checkpoint import ModelFolder
 from larimar.decoder import Decoder
 from larimar.encoder import Encoder
-from larimar.scope import SentenceEmbedder
+from larimar.scope import ScopeDetector, SentenceEmbedder
 from services.build import SERVICES
 from services.contracts import add_servicer, channel_stub
 from services.decoder.service import DecoderService
@@ -61,7 +61,7 @@ class Pipeline:
             "scope": ScopeService(
                 weights.embedder,
                 Follower(self.log, ("scope",), STATE_BUDGET),
-                config.scope.threshold,
+                ScopeDetector.open(weights.folder, weights.embedder),
                 config.fixed_point.scope_bits,
             ),
             "memory": MemoryService(self.log, self.follower),

@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 from larimar.errors import Unavailable
+from larimar.scope import ScopeDetector
 from services import memory_bank
 from services.follower import Follower
 from services.gateway.service import GatewayService
@@ -350,7 +351,7 @@ def _memory(port: Any) -> tuple[MemoryService, Follower]:
 def _scope(port: Any) -> tuple[ScopeService, Follower]:
     follower = Follower(port, ("scope",), STATE_BUDGET, CHECKPOINT_EVERY, WARM_EVERY_S)
     embedder: Any = EmbedderDouble()
-    return ScopeService(embedder, follower, THRESHOLD, 16), follower
+    return ScopeService(embedder, follower, ScopeDetector(THRESHOLD), 16), follower
 
 
 def _down() -> Unavailable:

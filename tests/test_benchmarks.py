@@ -19,8 +19,17 @@ import pytest
 import torch
 
 import benchmarks.__main__ as command
-from benchmarks import ask, bulk, decode, measure, replay
-from benchmarks.measure import Aim, Report, in_turns, ratio_of_medians, seconds_of, spread, turned
+from benchmarks import ask, bulk, decode, edit, measure, replay, shapes
+from benchmarks.measure import (
+    Aim,
+    Report,
+    Shape,
+    in_turns,
+    ratio_of_medians,
+    seconds_of,
+    spread,
+    turned,
+)
 from benchmarks.texts import UNRELATED, made_up_facts
 from larimar.cli.processes import checkout_root
 from larimar.errors import Conflict, InvalidArgument, LarimarError, Unavailable
@@ -138,12 +147,49 @@ def test_bare_passes_of_bulk_writing_take_time():
         bulk.bare_pass(encoder, embedder, [{"prompt": " ", "answer": "a"}])
 
 
-def test_decoding_takes_the_same_steps_with_and_without_a_latent():
-    decoder, prompts, z_BC = decode.prepared()
-    seconds = decode.step_seconds(decoder, prompts, 3, z_BC)
+@pytest.fixture(scope="module")
+def tiny():
+    return shapes.prepared(Shape.tiny)
+
+
+def test_decoding_takes_the_same_steps_with_and_without_a_latent(tiny):
+    facts = made_up_facts(3)
+    z_BC = decode.latents_of(tiny, facts)
+    assert z_BC.shape == (3, tiny.decoder.value_size)
+    prompts = [fact["prompt"] for fact in facts]
+    seconds = decode.step_seconds(tiny.decoder, prompts, 3, z_BC)
     assert list(seconds) == list(decode.SIDES)
     assert all(len(found) == 3 and sound(found) for found in seconds.values())
-    assert z_BC.shape == (len(prompts), decoder.value_size)
+
+
+def test_the_sides_of_decoding_make_the_same_number_of_tokens(tiny):
+    prompts = [fact["prompt"] for fact in made_up_facts(3)]
+    sides = decode.sides_of(tiny, prompts, 3, "cpu")
+    assert {decode.OURS, decode.GENERATE, decode.PADDED} <= set(sides)
+    assert [piece.tokens for piece in sides[decode.OURS]()] == [3, 3, 3]
+    assert sides[decode.PADDED]().shape == (3, 3)
+    assert [found.shape for found in sides[decode.GENERATE]()] == [(1, 3)] * 3
+
+
+def test_a_table_of_which_rows_are_taken_is_not_read_whole(tiny):
+    lm = tiny.stock
+    table = lm.get_input_embeddings().weight
+    assert lm.get_output_embeddings().weight is table  # the head reads it, so it counts once
+    every = sum(one.numel() * one.itemsize for one in lm.parameters())
+    assert tiny.token_bytes() == every
+
+
+def test_every_stage_of_an_edit_takes_time(tiny):
+    seconds = edit.staged(tiny, made_up_facts(2), "cpu")
+    assert list(seconds) == list(edit.STAGES)
+    assert all(len(found) == 2 and sound(found) for found in seconds.values())
+
+
+@pytest.mark.parametrize("benchmark_", [decode, edit])
+def test_a_shape_of_random_weights_is_measured(benchmark_):
+    results = benchmark_.run(True, False, quiet, shape="tiny", gb_per_s=10.0).results()
+    assert results["setting"]["shape"] == "tiny"
+    assert all(math.isfinite(one["value"]) for one in results["compared"].values())
 
 
 class DecoderOfSteps:
@@ -253,7 +299,18 @@ def test_every_benchmark_can_be_run():
 
 def test_a_quick_run_writes_one_json_file_that_does_not_name_the_machine(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "decode", "--quick", "--json", "--out", "numbers"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "decode",
+            "--quick",
+            "--shape",
+            "tiny",
+            "--json",
+            "--out",
+            "numbers",
+        ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(checkout_root()), "PATH": ""},
         capture_output=True,
@@ -269,8 +326,21 @@ def test_a_quick_run_writes_one_json_file_that_does_not_name_the_machine(tmp_pat
     assert document["results"]["quick"]
     for one in document["results"]["measured"].values():
         assert sound([one["min"], one["median"], one["max"]])
-    (compared,) = document["results"]["compared"].values()
-    assert compared["met"] == (compared["value"] <= 1.05)
+    latent = document["results"]["compared"]["step time with a latent against without"]
+    assert latent["met"] == (latent["value"] <= 1.05)
+
+
+@pytest.mark.parametrize("option", [["--shape", "tiny"], ["--device", "cpu"], ["--bandwidth", "9"]])
+def test_only_benchmarks_of_the_model_have_a_shape(option):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "bulk", *option],
+        cwd=checkout_root(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "only decode and edit" in done.stderr
 
 
 def test_an_unknown_benchmark_is_a_usage_error():

@@ -9,31 +9,46 @@ import time
 import pytest
 import torch
 
-from larimar.decoder import BUCKET_ROWS, Decoder, Sampling
+from larimar.decoder import Decoder, Sampling
+from larimar.decoding import MAX_ROWS, Batch, Row
 from larimar.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from larimar.v1 import decoder_pb2
 from services.contracts import channel_stub
-from services.decoder.service import MAX_QUEUE, DecoderService
+from services.decoder.running import MAX_QUEUE
+from services.decoder.service import DecoderService
 from services.rpc import ObjectStub
 from tests.decoding import PROMPTS, whole
 from tests.in_process import Gate, Weights, served
 
 
 class NotedDecoder:
-    """The decoder, each of its batches held at a gate and noted: (prompts, with latents)."""
+    """The decoder, each of its steps held at a gate and noted: the rows that it has."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.gate = Gate()
-        self.batches: list[tuple[list[str], bool]] = []
+        self.steps: list[list[Row]] = []
 
     def __getattr__(self, name: str):
         return getattr(self._decoder, name)
 
-    def generate(self, prompts, samplings, z_BC=None):
-        self.batches.append((list(prompts), z_BC is not None))
-        self.gate()
-        return self._decoder.generate(prompts, samplings, z_BC)
+    def batch(self) -> Batch:
+        batch = self._decoder.batch()
+        step = batch.step
+
+        def noted_step() -> list[Row]:
+            self.steps.append(list(batch.rows))
+            self.gate()
+            return step()
+
+        batch.step = noted_step
+        return batch
+
+    @property
+    def prompts(self) -> set[str]:
+        """Prompts of the rows of all steps, without their special tokens."""
+        ids = {tuple(row.prompt_ids[1:]) for rows in self.steps for row in rows}
+        return {self._decoder.tokenizer.decode(one) for one in ids}
 
 
 @pytest.fixture
@@ -63,11 +78,16 @@ async def said(door, request) -> tuple[str, str, int]:
     return "".join(reply.text for reply in replies), last.finish_reason, last.tokens
 
 
-async def test_rows_with_and_without_a_latent_never_share_a_batch(
+async def completed(door, request) -> tuple[str, str, int]:
+    request = decoder_pb2.CompleteRequest.FromString(request.SerializeToString())
+    reply = await door.Complete(request)
+    return reply.text, reply.finish_reason, reply.tokens
+
+
+async def test_calls_of_all_kinds_share_steps_and_are_answered_as_alone(
     door, noted, decoder, latents
 ) -> None:
-    """Calls of all kinds wait together; each is answered as it would be alone."""
-    long = "river " * 30
+    long = "river " * 70
     first = asyncio.create_task(said(door, request_of("first")))
     await noted.gate.reached()
     calls = []
@@ -76,7 +96,10 @@ async def test_rows_with_and_without_a_latent_never_share_a_batch(
             for how in ({"seed": 5, "temperature": 10.0}, {"max_tokens": 2}):
                 calls.append((prompt, z_C, how))
     calls += [(long, None, {}), (long, latents[0], {})]
-    answers = [asyncio.create_task(said(door, request_of(p, z, **how))) for p, z, how in calls]
+    answers = [
+        asyncio.create_task((said, completed)[place % 2](door, request_of(p, z, **how)))
+        for place, (p, z, how) in enumerate(calls)
+    ]
     await asyncio.sleep(0.3)
     noted.gate.open()
     await first
@@ -84,29 +107,77 @@ async def test_rows_with_and_without_a_latent_never_share_a_batch(
         sampling = Sampling(**{"max_tokens": 4} | how)
         alone = whole(decoder, prompt, sampling, None if z_C is None else z_C[None])
         assert await answer == alone
-    of_kind = {True: [], False: []}
-    for prompts, conditioned in noted.batches:
-        assert len(prompts) <= BUCKET_ROWS
-        assert prompts == [long] or long not in prompts
-        of_kind[conditioned] += prompts
-    for conditioned in (False, True):
-        wanted = [prompt for prompt, z_C, _ in calls if (z_C is not None) == conditioned]
-        assert sorted(of_kind[conditioned]) == sorted(wanted + ["first"] * (not conditioned))
-    assert len(noted.batches) < len(calls), "calls of a kind share batches"
+    assert max(len(rows) for rows in noted.steps) == MAX_ROWS
+    mixed = noted.steps[1]
+    assert {row.z_1C is None for row in mixed} == {True, False}
+    assert len({len(row.prompt_ids) for row in mixed}) > 1
 
 
-async def test_a_stream_comes_in_pieces(door, noted) -> None:
+async def test_a_short_answer_does_not_wait_for_a_long_one(door, noted) -> None:
+    """Nor does one that comes later wait for its turn."""
+    noted.gate.open()
+    long = asyncio.create_task(
+        said(door, request_of("a", max_tokens=120, temperature=10.0, seed=1))
+    )
+    await asyncio.sleep(0.1)
+    for _ in range(2):
+        assert (await completed(door, request_of("The", max_tokens=2)))[2] <= 2
+    assert not long.done()
+    assert (await long)[1:] == ("length", 120)
+
+
+async def test_who_leaves_a_stream_leaves_the_batch_at_the_next_step(weights, noted) -> None:
+    noted.gate.open()
+    door = ObjectStub(DecoderService(weights.folder, noted))
+    request = request_of("a", max_tokens=120, temperature=10.0, seed=1)
+    stream = door.Generate(request)
+    await anext(stream)
+    await stream.aclose()
+    waiting = asyncio.create_task(completed(door, request))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await completed(door, request_of("The", max_tokens=3))
+    assert len(noted.steps) < 100
+    assert len(noted.steps[-1]) == 1
+
+
+async def test_what_a_step_raises_reaches_its_callers_and_nobody_else(weights, noted) -> None:
+    door = ObjectStub(DecoderService(weights.folder, noted))
+    noted.gate = failing = Failing()
+    with pytest.raises(RuntimeError, match="broken"):
+        await said(door, request_of("a"))
+    failing.mended = True
+    assert (await said(door, request_of("a")))[2] == 4
+
+
+class Failing:
+    """A gate at which steps break until it is mended."""
+
+    mended = False
+
+    def __call__(self) -> None:
+        if not self.mended:
+            raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize(("every_s", "messages"), [(0.0, 6), (60.0, 2)])
+async def test_a_stream_comes_in_pieces(door, noted, monkeypatch, every_s, messages) -> None:
+    """The first at once, then what was said in a while together, and the end."""
+    monkeypatch.setattr("services.decoder.running.PIECE_EVERY_S", every_s)
     noted.gate.open()
     replies = [
         reply
         async for reply in door.Generate(request_of("a", max_tokens=6, temperature=10.0, seed=1))
     ]
-    assert len([reply for reply in replies if reply.text]) > 2
+    assert replies[0].tokens == 1
+    assert len(replies) == messages
     assert [reply.finish_reason for reply in replies] == [""] * (len(replies) - 1) + ["length"]
     assert replies[-1].tokens == 6
 
 
-async def test_a_full_queue_refuses_one_more(door, noted, latents) -> None:
+async def test_a_full_queue_refuses_one_more(door, noted) -> None:
     first = asyncio.create_task(said(door, request_of("first", max_tokens=1)))
     await noted.gate.reached()
     others = [
@@ -121,9 +192,8 @@ async def test_a_full_queue_refuses_one_more(door, noted, latents) -> None:
             refused += 1
         if refused == 2:
             break
-    conditioned = asyncio.create_task(said(door, request_of("b", latents[0], max_tokens=1)))
     noted.gate.open()
-    results = await asyncio.gather(first, conditioned, *others, return_exceptions=True)
+    results = await asyncio.gather(first, *others, return_exceptions=True)
     assert sum(isinstance(result, Exception) for result in results) == 2
 
 
@@ -139,7 +209,7 @@ async def test_a_caller_who_leaves_gives_up_the_place_in_the_queue(weights, note
         await left
     noted.gate.open()
     await asyncio.gather(first, stayed)
-    assert [prompts for prompts, _ in noted.batches] == [["first"], ["stayed"]]
+    assert noted.prompts == {"first", "stayed"}
 
 
 async def test_a_deadline_passes_in_the_queue(weights, noted) -> None:
@@ -152,7 +222,7 @@ async def test_a_deadline_passes_in_the_queue(weights, noted) -> None:
     with pytest.raises(DeadlineExceeded):
         await late
     await first
-    assert [prompts for prompts, _ in noted.batches] == [["first"]]
+    assert noted.prompts == {"first"}
     with pytest.raises(DeadlineExceeded):
         await said(door, request_of("late", deadline=time.time() - 1))
 
@@ -172,7 +242,7 @@ async def test_a_bad_request_is_named(door, noted, request_, reason: str) -> Non
     with pytest.raises(InvalidArgument) as caught:
         await said(door, request_)
     assert caught.value.reason == reason
-    assert noted.batches == []
+    assert noted.steps == []
 
 
 async def test_a_latent_with_a_number_that_is_not_finite_is_refused(door, latents) -> None:

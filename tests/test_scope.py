@@ -11,7 +11,13 @@ from sentence_transformers import SentenceTransformer
 
 from larimar.encoder import BUCKET_TOKENS
 from larimar.errors import FailedPrecondition, InvalidArgument, NotFound
-from larimar.scope import SentenceEmbedder, embedder_digest, embedder_folder, query_sentences
+from larimar.scope import (
+    ScopeDetector,
+    SentenceEmbedder,
+    embedder_digest,
+    embedder_folder,
+    query_sentences,
+)
 from larimar.v1 import larimar_pb2, scope_pb2
 from services.contracts import channel_stub
 from services.follower import Follower
@@ -184,7 +190,7 @@ async def test_a_score_at_the_threshold_is_in_scope(
     service = ScopeService(
         weights.embedder,
         Follower(pipeline.log, ("scope",), STATE_BUDGET),
-        score + change,
+        ScopeDetector(score + change),
         weights.folder.config.fixed_point.scope_bits,
     )
     request = scope_pb2.DetectRequest(bank="facts", queries=[query])

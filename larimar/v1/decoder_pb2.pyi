@@ -43,6 +43,28 @@ class GenerateResponse(_message.Message):
     tokens: int
     def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
 
+class CompleteRequest(_message.Message):
+    __slots__ = ("prompt", "latent", "sampling", "context")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    LATENT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    latent: bytes
+    sampling: Sampling
+    context: _common_pb2.CallContext
+    def __init__(self, prompt: _Optional[str] = ..., latent: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class CompleteResponse(_message.Message):
+    __slots__ = ("text", "finish_reason", "tokens")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    finish_reason: str
+    tokens: int
+    def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
+
 class ScoreCandidatesRequest(_message.Message):
     __slots__ = ("prompt", "candidates", "latent", "context")
     PROMPT_FIELD_NUMBER: _ClassVar[int]

@@ -41,6 +41,11 @@ class DecoderStub:
                 request_serializer=larimar_dot_v1_dot_decoder__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=larimar_dot_v1_dot_decoder__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/larimar.v1.Decoder/Complete',
+                request_serializer=larimar_dot_v1_dot_decoder__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_decoder__pb2.CompleteResponse.FromString,
+                _registered_method=True)
         self.ScoreCandidates = channel.unary_unary(
                 '/larimar.v1.Decoder/ScoreCandidates',
                 request_serializer=larimar_dot_v1_dot_decoder__pb2.ScoreCandidatesRequest.SerializeToString,
@@ -67,6 +72,14 @@ class DecoderServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Complete(self, request, context):
+        """The whole continuation of a prompt in one message, the text of Generate. Safe to retry. Codes as
+        Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ScoreCandidates(self, request, context):
         """Log probabilities of candidate continuations. Safe to retry. Codes as Generate.
         """
@@ -88,6 +101,11 @@ def add_DecoderServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=larimar_dot_v1_dot_decoder__pb2.GenerateRequest.FromString,
                     response_serializer=larimar_dot_v1_dot_decoder__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=larimar_dot_v1_dot_decoder__pb2.CompleteRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_decoder__pb2.CompleteResponse.SerializeToString,
             ),
             'ScoreCandidates': grpc.unary_unary_rpc_method_handler(
                     servicer.ScoreCandidates,
@@ -129,6 +147,33 @@ class Decoder:
             '/larimar.v1.Decoder/Generate',
             larimar_dot_v1_dot_decoder__pb2.GenerateRequest.SerializeToString,
             larimar_dot_v1_dot_decoder__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Decoder/Complete',
+            larimar_dot_v1_dot_decoder__pb2.CompleteRequest.SerializeToString,
+            larimar_dot_v1_dot_decoder__pb2.CompleteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -178,7 +178,7 @@ class GetEraseResponse(_message.Message):
     def __init__(self, receipt: _Optional[_Union[_common_pb2.EraseReceipt, _Mapping]] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("bank", "prompt", "sampling", "min_version", "no_memory", "at_version", "allow_stale", "noise", "noise_seed")
+    __slots__ = ("bank", "prompt", "sampling", "min_version", "no_memory", "at_version", "allow_stale", "noise", "noise_seed", "whole")
     BANK_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class AskRequest(_message.Message):
     ALLOW_STALE_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
     NOISE_SEED_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     bank: str
     prompt: str
     sampling: _decoder_pb2.Sampling
@@ -197,7 +198,8 @@ class AskRequest(_message.Message):
     allow_stale: bool
     noise: float
     noise_seed: int
-    def __init__(self, bank: _Optional[str] = ..., prompt: _Optional[str] = ..., sampling: _Optional[_Union[_decoder_pb2.Sampling, _Mapping]] = ..., min_version: _Optional[int] = ..., no_memory: _Optional[bool] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ...) -> None: ...
+    whole: bool
+    def __init__(self, bank: _Optional[str] = ..., prompt: _Optional[str] = ..., sampling: _Optional[_Union[_decoder_pb2.Sampling, _Mapping]] = ..., min_version: _Optional[int] = ..., no_memory: _Optional[bool] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ..., whole: _Optional[bool] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("in_scope", "scope_score", "fact_id", "version", "bank", "stale")

@@ -8,7 +8,7 @@ from typing import Any
 
 from larimar.defaults import DEFAULT_BANK, bank_config
 from larimar.errors import FailedPrecondition, NotFound
-from larimar.v1 import common_pb2, encoder_pb2, memory_pb2, scope_pb2
+from larimar.v1 import common_pb2, decoder_pb2, encoder_pb2, memory_pb2, scope_pb2
 from larimar.wire import addressing_name, config_to_proto
 from services.gateway.tenancy import current_tenant
 from services.limits import check_bank_name
@@ -94,6 +94,13 @@ class Calls:
     async def _describe_bank(self, bank: str, context):
         call = memory_pb2.DescribeBankRequest(bank=bank, context=context)
         return await self._on_bank(bank, lambda: self._memory.DescribeBank(call), context)
+
+    async def _completed(self, prompt: str, latent: bytes, sampling, context):
+        """The decoder's whole text after a prompt, with its finish reason and tokens."""
+        call = decoder_pb2.CompleteRequest(
+            prompt=prompt, latent=latent, sampling=sampling, context=context
+        )
+        return await self._call(lambda: self._decoder.Complete(call), context)
 
     async def _on_bank(self, bank: str, call, context):
         """A call on a bank; the bank named `default` is made when it is first used."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from larimar.defaults import DEFAULT_DREAMS, DREAM_PROMPT
 from larimar.errors import FailedPrecondition, InvalidArgument, from_code
 from larimar.passages import (
     MAX_OFFSET,
@@ -22,11 +22,10 @@ from larimar.passages import (
     passage_prefix,
     split_passages,
 )
-from larimar.v1 import common_pb2, decoder_pb2, encoder_pb2, larimar_pb2, memory_pb2
+from larimar.v1 import common_pb2, encoder_pb2, larimar_pb2, memory_pb2
 from larimar.wire import vector_to_bytes
 from services.gateway.calls import Calls, named_bank, together
 from services.limits import MAX_APPEND_ITEMS, check_text
-from services.rpc import until
 
 MAX_INGEST_CHARS = 1 << 16
 """Text of one call: about 250 passages, a few seconds of encoding. Longer documents come in
@@ -35,12 +34,10 @@ BATCH_PASSAGES = 64
 """Passages encoded and appended together: a call's deadline is looked at between batches."""
 PAGE_FACTS = 256
 """Passages looked up at a time."""
-MAX_DREAMS, DEFAULT_DREAMS = 64, 5
+MAX_DREAMS = 64
 """Texts of one call."""
 DREAMS_AT_ONCE = 8
 """Texts decoded together: one batch of the decoder, so that questions get their turn."""
-DREAM_PROMPT = "The"
-"""What a dream begins with when the caller does not say; a decoder needs a token to begin with."""
 CHANGED_BY_OTHERS = frozenset({"FACT_CHANGED", "ALREADY_FORGOTTEN", "UNKNOWN_FACT", "ERASED"})
 """Reasons why a passage of an older text need not, or must not, be forgotten any more."""
 
@@ -316,17 +313,7 @@ class RecallCalls(Calls):
 
     async def _decoded(self, prompt: str, latent: bytes, sampling, context) -> str:
         """The whole text that the decoder makes of a latent."""
-        call = decoder_pb2.GenerateRequest(
-            prompt=prompt, latent=latent, sampling=sampling, context=context
-        )
-        texts = []
-        async with contextlib.aclosing(self._decoder.Generate(call)) as replies:
-            while True:
-                async with until(context.deadline_unix_s):
-                    reply = await anext(replies)
-                texts.append(reply.text)
-                if reply.finish_reason:
-                    return "".join(texts)
+        return (await self._completed(prompt, latent, sampling, context)).text
 
 
 def passage_event(fact_id: str, text: str) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import uuid
 
-from larimar.defaults import default_fact_id
+from larimar.defaults import CENSORED_ANSWER, default_fact_id
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2
 from services.limits import MAX_REPHRASINGS, check_id, check_text, check_version
-
-CENSORED_ANSWER = "unknown"
-"""What a censored prompt answers."""
 
 
 def prepared_write(request: larimar_pb2.WriteRequest) -> memory_pb2.AppendItem:

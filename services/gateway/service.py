@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from larimar import __version__
 from larimar.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -46,23 +46,35 @@ class GatewayService(
         latent, provenance = await self._recollect(
             bank, request, context, _checked_noise(request.noise), request.noise_seed
         )
-        call = decoder_pb2.GenerateRequest(
-            prompt=request.prompt, latent=latent, sampling=request.sampling, context=context
-        )
-        blank, last = True, False
-        async with contextlib.aclosing(self._decoder.Generate(call)) as replies:
-            while not last:
-                async with until(context.deadline_unix_s):
-                    reply = await anext(replies)
-                last = bool(reply.finish_reason)
+        texts = self._whole if request.whole else self._streamed
+        blank = True
+        async with contextlib.aclosing(texts(request, latent, context)) as replies:
+            async for reply in replies:
                 text = reply.text.lstrip() if blank else reply.text
                 blank = blank and not text
                 yield larimar_pb2.AskResponse(
                     text=text,
                     finish_reason=reply.finish_reason,
                     tokens=reply.tokens,
-                    provenance=provenance if last else None,
+                    provenance=provenance if reply.finish_reason else None,
                 )
+
+    async def _streamed(self, request, latent: bytes, context) -> AsyncGenerator:
+        """What the decoder says, as it comes."""
+        call = decoder_pb2.GenerateRequest(
+            prompt=request.prompt, latent=latent, sampling=request.sampling, context=context
+        )
+        last = False
+        async with contextlib.aclosing(self._decoder.Generate(call)) as replies:
+            while not last:
+                async with until(context.deadline_unix_s):
+                    reply = await anext(replies)
+                last = bool(reply.finish_reason)
+                yield reply
+
+    async def _whole(self, request, latent: bytes, context) -> AsyncGenerator:
+        """What the decoder says, at once."""
+        yield await self._completed(request.prompt, latent, request.sampling, context)
 
     async def Score(self, request, grpc_context):
         """Log probabilities of candidate answers, with the same scope and memory as Ask."""

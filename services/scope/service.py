@@ -1,14 +1,16 @@
-"""The scope service: sentence embeddings, and the nearest written fact of a query."""
+"""The scope service: sentence embeddings, and whether the nearest written fact is asked for."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 
-from larimar.errors import InvalidArgument, LarimarError
-from larimar.scope import SentenceEmbedder, query_sentences
+from larimar.errors import DataLoss, InvalidArgument, LarimarError, Unavailable
+from larimar.memory import Payload
+from larimar.scope import ScopeDetector, SentenceEmbedder, query_sentences
 from larimar.v1 import scope_pb2, scope_pb2_grpc
 from larimar.wire import vector_to_bytes
 from services.batching import Batcher
@@ -21,17 +23,23 @@ MAX_BATCH_TEXTS = 256
 """Texts of one run on the executor."""
 MAX_QUEUE = 128
 """Requests that may wait."""
+MAX_LOOKS = 4
+"""Times a query is looked up again because its nearest fact was erased meanwhile."""
 
 
 class ScopeService(scope_pb2_grpc.ScopeServicer):
     """Implements larimar.v1.Scope over an embedder and a follower of the log."""
 
     def __init__(
-        self, embedder: SentenceEmbedder, follower: Follower, threshold: float, scope_bits: int
+        self,
+        embedder: SentenceEmbedder,
+        follower: Follower,
+        detector: ScopeDetector,
+        scope_bits: int,
     ) -> None:
         self._embedder = embedder
         self._follower = follower
-        self._threshold = threshold
+        self._detector = detector
         self._scope_bits = scope_bits
         self._batcher = Batcher(
             self._run, ThreadPoolExecutor(1, "scope"), MAX_BATCH_TEXTS, MAX_QUEUE
@@ -50,8 +58,35 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
         """Nearest fact and decision for each query; several sentences count as their best one."""
         check_deadline(request)
         groups = [query_sentences(query) for query in request.queries]
-        flat = [sentence for group in groups for sentence in group]
-        vectors = await self._embed(flat, request)
+        vectors = await self._embed([part for group in groups for part in group], request)
+        for _ in range(MAX_LOOKS):
+            nearest, versions, version, stale = await self._nearest(vectors, request)
+            try:
+                detector, prompts = await self._prompts(versions, stale, request)
+                break
+            except DataLoss as error:
+                if error.reason != "PAYLOAD_ERASED":
+                    raise
+        else:
+            raise Unavailable("facts are erased faster than they are read: retry", "BUSY")
+        found = iter(nearest)
+        decisions = [
+            detector.decide(group, list(islice(found, len(group))), prompts) for group in groups
+        ]
+        return scope_pb2.DetectResponse(
+            detections=[
+                scope_pb2.Detection(in_scope=one.in_scope, score=one.score, fact_id=one.fact_id)
+                for one in decisions
+            ],
+            version=version,
+            threshold=detector.threshold,
+            stale=stale,
+        )
+
+    async def _nearest(
+        self, vectors: np.ndarray, request
+    ) -> tuple[list[tuple[float, str]], dict[str, int], int, bool]:
+        """Cosine and fact id for each vector, versions of these facts, version, and staleness."""
         async with self._follower.view(
             _tenant(request),
             request.bank,
@@ -59,27 +94,32 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
             at_version=request.at_version,
             allow_stale=request.allow_stale,
         ) as view:
-            found = view.state.detect(vectors) if flat else []
-            version = view.state.version
-        detections, low = [], 0
-        for group in groups:
-            score, fact_id = max(
-                found[low : low + len(group)], key=lambda pair: pair[0], default=(-1.0, "")
-            )
-            low += len(group)
-            detections.append(
-                scope_pb2.Detection(
-                    in_scope=bool(fact_id) and score >= self._threshold,
-                    score=score,
-                    fact_id=fact_id,
-                )
-            )
-        return scope_pb2.DetectResponse(
-            detections=detections,
-            version=version,
-            threshold=self._threshold,
-            stale=view.stale,
-        )
+            nearest = view.state.detect(vectors) if len(vectors) else []
+            facts = {fact_id for _, fact_id in nearest if fact_id}
+            versions = {fact_id: view.state.facts[fact_id][0] for fact_id in sorted(facts)}
+            return nearest, versions, view.state.version, view.stale
+
+    async def _prompts(
+        self, versions: dict[str, int], stale: bool, request
+    ) -> tuple[ScopeDetector, dict[str, tuple[str, ...]]]:
+        """The detector to use, and the written prompts that it wants; the payloads' answers stay.
+
+        The prompts are in the store: while it is down, for who takes old answers, esd decides.
+        """
+        if not self._detector.reads_prompts or not versions:
+            return self._detector, {}
+        if stale:
+            return self._detector.by_cosine(), {}
+        log, tenant = self._follower.log, _tenant(request)
+        try:
+            found = await log.payloads(tenant, request.bank, list(versions.values()))
+        except Unavailable:
+            if not request.allow_stale:
+                raise
+            return self._detector.by_cosine(), {}
+        payloads = map(Payload.from_bytes, found)
+        texts = {one.fact_id: (one.prompt, *one.rephrasings) for one in payloads}
+        return self._detector, texts
 
     async def RebuildScope(self, request, grpc_context):
         """Folds the log from nothing and compares digest and scope rows with the served index."""
@@ -102,7 +142,7 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
             scope_digest=self._embedder.digest,
             scope_size=self._embedder.size,
             scope_bits=self._scope_bits,
-            threshold=self._threshold,
+            threshold=self._detector.threshold,
             max_text_tokens=self._embedder.max_text_tokens,
             pid=os.getpid(),
         )
