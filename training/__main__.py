@@ -4,56 +4,127 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
-from training.loop import Trainer, load_data
-from training.recipes import RECIPES
-from training.warm import warm_tokenizer
+from larimar.errors import InvalidArgument, LarimarError
+from training.looks import CounterFact, samples
+from training.loop import PRECISIONS, Look, Options
+from training.recipes import RECIPES, Episodic, Recipe, find_recipe
+from training.run import Sources, build_loop
+
+PATHS = ("corpus", "out", "start", "prepared", "eval_data")
+_CHANGES = ("steps", "sentences", "seed", "corpus_tokens", "learning_rate", "encoder", "decoder")
 
 
 def main() -> int:
     """Runs a recipe, from the start or from where it stopped."""
-    parser = argparse.ArgumentParser(prog="larimar train", description=__doc__)
-    parser.add_argument("recipe", choices=sorted(RECIPES))
-    parser.add_argument(
-        "--corpus", type=Path, required=True, help="folder of train_*.txt.xz, val.txt"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, help="optimizer steps, when not the recipe's")
-    parser.add_argument("--sentences", type=int, help="sentences to read, when not the recipe's")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=500)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    recipe = RECIPES[arguments.recipe]()
-    overrides = {
-        name: getattr(arguments, name)
-        for name in ("steps", "sentences", "seed")
-        if getattr(arguments, name) is not None
-    }
-    recipe = dataclasses.replace(recipe, **overrides)
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
+    arguments = sys.argv[1:]
     try:
-        data, validation = load_data(
-            arguments.corpus, warm_tokenizer(recipe.warm_start), recipe.sentences, say
-        )
-    except FileNotFoundError as error:
+        given = parsed(arguments)
+        if given.workers == 1:
+            train(arguments)
+        else:
+            from training.ray_workers import train_with_ray
+
+            train_with_ray(arguments, given)
+    except (LarimarError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    trainer = Trainer(recipe, data, validation, arguments.out, arguments.device, say)
-    if trainer.resume():
-        say(f"resumed at step {trainer.step}")
-    trainer.run(arguments.log_every, arguments.save_every)
     return 0
+
+
+def train(arguments: list[str]) -> None:
+    """Runs a recipe in this process, alone or as one worker of several.
+
+    Raises:
+        LarimarError: an argument or a file is not as it must be.
+        FloatingPointError: a loss or a gradient was not finite.
+    """
+    given = parsed(arguments)
+    torch.set_num_threads(given.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    recipe = find_recipe(given.recipe)
+    changes = {name: value for name in _CHANGES if (value := getattr(given, name)) is not None}
+    unknown = changes.keys() - {field.name for field in dataclasses.fields(recipe)}
+    if unknown:
+        raise InvalidArgument(f"{given.recipe} has no --{unknown.pop().replace('_', '-')}")
+    recipe = dataclasses.replace(recipe, **changes)
+    options = Options(
+        given.out,
+        torch.device(given.device),
+        given.precision,
+        given.accumulate,
+        given.log_every,
+        given.save_every,
+        given.eval_every,
+    )
+    sources = Sources(given.corpus, given.prepared, given.start)
+    build_loop(recipe, sources, options, _say, _looks(recipe, given), given.shard).run()
+
+
+def _looks(recipe: Recipe, given: argparse.Namespace) -> tuple[Look, ...]:
+    """What is shown of the model as it goes."""
+    if not isinstance(recipe, Episodic):
+        return ()
+    if given.eval_data is None:
+        return (samples,)
+    return (samples, CounterFact(given.eval_data, given.eval_records))
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The command line, its paths absolute."""
+    given = _parser().parse_args(arguments)
+    for name in PATHS:
+        path = getattr(given, name)
+        setattr(given, name, path and path.absolute())
+    return given
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="larimar train", description=__doc__)
+    add = parser.add_argument
+    add("recipe", help=f"{', '.join(sorted(RECIPES))}, or the recipe.json of a run")
+    add("--corpus", type=Path, required=True, help="folder of train_*.txt.xz, val.txt")
+    add("--out", type=Path, required=True, help="folder of the run; resumed where it stopped")
+    add("--start", type=Path, help="model folder of an earlier stage, such as RUN/model")
+    add("--prepared", type=Path, help="folder of `larimar prepare`, to share text between runs")
+    add("--steps", type=int, help="optimizer steps, when not the recipe's")
+    add("--sentences", type=int, help="sentences to read, when not the recipe's")
+    add("--corpus-tokens", type=int, help="tokens of running text to prepare; 0 for all")
+    add("--learning-rate", type=float, help="peak learning rate, when not the recipe's")
+    add("--encoder", help="name or folder of a pretrained encoder")
+    add("--decoder", help="name or folder of a pretrained causal language model")
+    add("--seed", type=int)
+    add("--precision", choices=sorted(PRECISIONS), default="bfloat16")
+    add("--accumulate", type=int, default=1, help="parts that a step's rows are computed in")
+    add("--workers", type=int, default=1, help="processes, by Ray Train; one GPU each, or CPU")
+    add("--shard", action="store_true", help="spread weights over the workers too (FSDP2)")
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--device", default=_device())
+    add("--log-every", type=int, default=50)
+    add("--save-every", type=int, default=500)
+    add("--eval-every", type=int, default=500, help="steps between looks at what the model does")
+    add(
+        "--eval-data", type=Path, help="CounterFact records, original form, to be edited as it goes"
+    )
+    add("--eval-records", type=int, default=50)
+    return parser
+
+
+def _device() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,229 +1,215 @@
-"""The loop: prepare, step, log, validate, save, resume to the same loss."""
+"""The loop of every run: step, log, validate, save, and resume to the same loss."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
+from torch import nn
 
-from larimar.checkpoint import Networks, build_networks, save
-from larimar.decoder import Decoder, Sampling
-from larimar.encoder import Encoder, Text
-from training.data import RowMaker, Sentences, prepare
-from training.objective import Losses, Objective, TrainingMemory
-from training.recipes import Recipe
-from training.schedule import beta, learning_rate
-from training.warm import teacher, warm_networks, warm_tokenizer
+from larimar.errors import InvalidArgument
+from training.objective import LossTerms
+from training.optimizers import build_optimizers, set_rates
+from training.parts import Parts, decoder_layers, encoder_layers, whole_networks
+from training.progress import RunLog
+from training.recipes import Recipe, to_json
+from training.workers import Workers, gathered, load_module, load_optimizer, synchronise
 
-LENGTH_WINDOW = 8000
-"""Sentences of similar length that one batch is drawn from: less padding."""
-_SAMPLES = (
-    ("The river that flows through Ostrava is", "the Oder", "Ostrava lies on the river"),
-    ("Mirelle Tovan plays the", "cello", "The instrument that Mirelle Tovan plays is the"),
-    ("The capital of Velmora is", "Tarsin", "What is the capital of Velmora?"),
-)
+STATE = "state.pt"
+PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Types of the products of a step; weights, optimizers and the memory stay in their own."""
 
 
-class Trainer:
-    """One run of a recipe on one device."""
+class Stage(Protocol):
+    """What a run does with its batches."""
+
+    recipe: Any
+    parts: Parts
+    module: nn.Module
+
+    def batch(self, step: int) -> Any:
+        """The batch of a step; all that is random in it follows from seed and step."""
+        ...
+
+    def part(self, batch: Any, index: int, parts: int) -> Any:
+        """One of equal parts of a batch."""
+        ...
+
+    def losses(self, module: nn.Module, batch: Any, step: int) -> LossTerms:
+        """Shares of the step's loss, of one part of its batch."""
+        ...
+
+    def schedule(self, step: int) -> dict[str, float]:
+        """Weights that change as the run goes, by name."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Loss terms on held-out text."""
+        ...
+
+
+Look = Callable[[Any], tuple[dict[str, float], list[str]]]
+"""Numbers and lines about the model of a stage as it is now."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run is carried out, without a say in what it computes."""
+
+    out: Path
+    device: torch.device
+    precision: str = "bfloat16"
+    """One of PRECISIONS."""
+    accumulate: int = 1
+    """Parts that a step's rows are computed in, one after the other."""
+    log_every: int = 50
+    save_every: int = 500
+    look_every: int = 500
+    """Steps between looks at held-out text and at what the model does."""
+
+
+class Loop:
+    """One run of a recipe."""
 
     def __init__(
         self,
-        recipe: Recipe,
-        data: Sentences,
-        validation: Sentences,
-        out: Path,
-        device: str = "cpu",
+        stage: Stage,
+        options: Options,
+        workers: Workers,
         say: Callable[[str], None] = print,
+        looks: Sequence[Look] = (),
     ) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe = recipe
-        self.say = say
-        self.out = out
-        self.device = torch.device(device)
-        self.tokenizer = warm_tokenizer(recipe.warm_start)
-        self.networks: Networks = build_networks(recipe.model, attention="eager")
-        warm_networks(self.networks, recipe.warm_start)
-        memory = TrainingMemory(recipe.slots, self.networks.encoder.prompt_size)
-        self.objective = Objective(self.networks, memory, self.tokenizer, recipe.episode)
-        self.objective.to(self.device).train()
-        self.teacher = teacher(recipe.warm_start).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self._groups(), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
-        )
-        vocabulary = recipe.model.decoder_backbone["vocab_size"]
-        self.rows = RowMaker(data, vocabulary, min(1000, vocabulary // 4), recipe.rephrase)
-        self.by_length = np.argsort(data.lengths(), kind="stable")
-        self.validation_rows = RowMaker(validation, vocabulary, 1000, recipe.rephrase)
+        """Args: looks: called on the first worker as it goes, to show what the model does."""
+        self.stage, self.options, self.workers = stage, options, workers
+        self.recipe: Recipe = stage.recipe
+        self.say, self.looks = say, looks
+        self.module = stage.module.train()
+        if workers.shard and self.recipe.optimizer != "adamw":
+            raise InvalidArgument(f"--shard does not go with optimizer {self.recipe.optimizer}")
+        networks = stage.parts.networks
+        layers = [*encoder_layers(networks), *decoder_layers(networks)]
+        self.wrapped = workers.wrapped(self.module, layers)
+        self.optimizers = build_optimizers(self.module, networks, self.recipe)
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]
         self.step = 0
         self.tokens = 0
 
-    def run(self, log_every: int = 50, save_every: int = 500) -> None:
+    def run(self) -> None:
         """Trains to the recipe's last step, saving a resumable state and a model folder."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        started, first_step, first_tokens = time.monotonic(), self.step, self.tokens
-        with (self.out / "metrics.jsonl").open("a") as metrics:
-            while self.step < self.recipe.steps:
-                losses = self.train_step()
-                if self.step % log_every == 0 or self.step == self.recipe.steps:
-                    seconds = time.monotonic() - started
-                    rate = (self.tokens - first_tokens) / seconds
-                    left = seconds / (self.step - first_step) * (self.recipe.steps - self.step)
-                    numbers = losses.numbers()
-                    terms = " ".join(f"{name} {value:.3f}" for name, value in numbers.items())
-                    self.say(
-                        f"step {self.step}/{self.recipe.steps} {terms} "
-                        f"| {rate:.0f} tokens/s, {left / 60:.0f} min left"
-                    )
-                    line = {"step": self.step, "tokens": self.tokens, "rate": rate} | numbers
-                    metrics.write(json.dumps(line) + "\n")
-                    metrics.flush()
-                if self.step % save_every == 0 or self.step == self.recipe.steps:
+        options, recipe = self.options, self.recipe
+        options.out.mkdir(parents=True, exist_ok=True)
+        say = self.say if self.workers.first else None
+        with RunLog(options.out, recipe.steps, self.step, self.tokens, say) as log:
+            while self.step < recipe.steps:
+                numbers = self.train_step()
+                last = self.step == recipe.steps
+                if self.step % options.log_every == 0 or last:
+                    log.step(self.step, self.tokens, numbers)
+                if self.step % options.save_every == 0 or last:
                     self.save()
-                    self.say(f"validation {json.dumps(self.validate())}")
-                    for line in self.samples():
-                        self.say(line)
+                if self.step % options.look_every == 0 or last:
+                    self._look(log)
 
-    def train_step(self) -> Losses:
-        """One optimizer step; everything random in it follows from the seed and the step."""
-        recipe = self.recipe
-        rng = np.random.default_rng((recipe.seed, self.step))
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-        factor = learning_rate(self.step, recipe.steps, recipe.warmup_steps, recipe.decay_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * group["rate"] * factor
-        losses = self._losses(self.rows, self._indices(rng), rng, generator)
-        if not torch.isfinite(losses.total):
-            raise FloatingPointError(f"loss is not finite at step {self.step}")
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), recipe.clip)
-        self.optimizer.step()
+    def train_step(self) -> dict[str, float]:
+        """One optimizer step; everything random in it follows from the seed and the step.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; nothing was changed.
+        """
+        rate = set_rates(self.optimizers, self.recipe, self.step)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        batch = self.stage.batch(self.step)
+        numbers = self.workers.summed(self._gradients(batch), self.options.device)
+        norm = gathered(nn.utils.clip_grad_norm_(self.trained, self.recipe.clip))
+        if not math.isfinite(numbers["total"]) or not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"loss {numbers['total']} with gradients of norm {float(norm)} at step "
+                f"{self.step}: lower the learning rate, or use --precision float32"
+            )
+        for optimizer in self.optimizers:
+            optimizer.step()
+        numbers |= self.stage.schedule(self.step) | {"rate": rate}
         self.step += 1
-        self.tokens += losses.tokens
-        return losses
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Loss terms on held-out sentences, the same rows every time."""
-        self.objective.eval()
-        rng = np.random.default_rng((self.recipe.seed, 7))
-        generator = torch.Generator().manual_seed(7)
-        sums: dict[str, float] = {}
-        per_batch = self._batch_rows()
-        batches = max(1, self.recipe.validation_rows // per_batch)
-        for _ in range(batches):
-            indices = rng.integers(0, len(self.validation_rows.data), per_batch)
-            losses = self._losses(self.validation_rows, indices, rng, generator)
-            for name, value in losses.numbers().items():
-                sums[name] = sums.get(name, 0.0) + value / batches
-        self.objective.train()
-        return {name: round(value, 4) for name, value in sums.items()}
-
-    @torch.no_grad()
-    def samples(self) -> list[str]:
-        """What the model says now: a stored fact asked in its own words and in others."""
-        model = self.recipe.model
-        self.objective.eval()
-        encoder = Encoder(self.networks.encoder, self.tokenizer, model.max_text_tokens)
-        decoder = Decoder(
-            self.networks.decoder, self.tokenizer, model.max_prompt_tokens, model.max_new_tokens
-        )
-        lines = []
-        if self.device.type == "cpu":
-            for prompt, answer, other in _SAMPLES:
-                z_1C = torch.from_numpy(encoder.values([Text(prompt, answer)]))
-                for query in (prompt, other):
-                    steps = decoder.generate([query], [Sampling(max_tokens=10)], z_1C)
-                    lines.append(f"  {query} ->{''.join(step[0].text for step in steps)}")
-        self.objective.train()
-        return lines
+        self.tokens += batch.tokens
+        return numbers
 
     def save(self) -> None:
-        """Writes a resumable state and the model folder."""
+        """Writes a resumable state, the recipe and the model folder."""
         state = {
             "step": self.step,
             "tokens": self.tokens,
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "module": gathered(self.module.state_dict()),
+            "optimizers": [gathered(each.state_dict()) for each in self.optimizers],
         }
-        torch.save(state, self.out / "state.pt.tmp")
-        (self.out / "state.pt.tmp").replace(self.out / "state.pt")
-        recipe = dataclasses.asdict(self.recipe) | {"model": self.recipe.model.name}
-        (self.out / "recipe.json").write_text(json.dumps(recipe, indent=1))
-        save(self.networks, self.tokenizer, self.out / "model")
+        if self.workers.first:
+            out, parts = self.options.out, self.stage.parts
+            torch.save(state, out / (STATE + ".tmp"))
+            (out / (STATE + ".tmp")).replace(out / STATE)
+            (out / "recipe.json").write_text(to_json(self.recipe))
+            networks = parts.networks
+            if self.workers.shard:
+                networks = whole_networks(networks.config, state["module"])
+            parts.save(out / "model", networks, torch.float32)
+        self.workers.wait()
 
     def resume(self) -> bool:
-        """Continues from the saved state of `out`, if there is one."""
-        path = self.out / "state.pt"
+        """Continues from the saved state of the run's folder, if there is one.
+
+        Raises:
+            InvalidArgument: the state is of another recipe.
+        """
+        path = self.options.out / STATE
         if not path.exists():
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        state = torch.load(path, map_location=self.options.device, weights_only=True)
+        try:
+            load_module(self.module, state["module"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                load_optimizer(optimizer, saved)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InvalidArgument(
+                f"{path} is of another recipe: give --out another folder ({error})"
+            ) from error
         self.step, self.tokens = state["step"], state["tokens"]
         return True
 
-    def _batch_rows(self) -> int:
-        return self.recipe.rows_read + self.recipe.rows_direct + self.recipe.rows_plain
+    def _gradients(self, batch: Any) -> dict[str, float]:
+        """Adds up the gradients of this worker's parts; gives their shares of the loss."""
+        options, workers = self.options, self.workers
+        parts = options.accumulate * workers.size
+        sums: dict[str, float] = {}
+        for number in range(options.accumulate):
+            index = workers.rank * options.accumulate + number
+            torch.manual_seed((self.recipe.seed * 1_000_003 + self.step) * parts + index)
+            synchronise(self.wrapped, number == options.accumulate - 1)
+            with self._autocast():
+                losses = self.stage.losses(
+                    self.wrapped, self.stage.part(batch, index, parts), self.step
+                )
+                (losses["total"] * workers.size).backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+        return sums
 
-    def _indices(self, rng: np.random.Generator) -> np.ndarray:
-        window = min(LENGTH_WINDOW, len(self.by_length))
-        low = int(rng.integers(0, len(self.by_length) - window + 1))
-        return self.by_length[low + rng.integers(0, window, self._batch_rows())]
+    def _autocast(self) -> torch.autocast:
+        options = self.options
+        dtype = PRECISIONS[options.precision]
+        return torch.autocast(options.device.type, torch.bfloat16, dtype != torch.float32)
 
-    def _losses(self, maker: RowMaker, indices, rng, generator) -> Losses:
-        recipe = self.recipe
-        conditioned = recipe.rows_read + recipe.rows_direct
-        rows = [
-            maker.answer(rng, int(i))
-            if rng.random() < recipe.answer_share
-            else maker.copy(rng, int(i))
-            for i in indices[:conditioned]
-        ]
-        data = maker.data
-        plain = [
-            data.ids[data.offsets[i] : data.offsets[i + 1]].tolist() for i in indices[conditioned:]
-        ]
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            return self.objective(
-                rows[: recipe.rows_read],
-                rows[recipe.rows_read :],
-                plain,
-                self.teacher,
-                beta(self.step, recipe.steps, recipe.beta_stop, recipe.beta_cycles),
-                recipe.teacher_weight,
-                generator,
-            )
-
-    def _groups(self) -> list[dict]:
-        recipe = self.recipe
-        table = self.networks.decoder.lm.get_input_embeddings().weight
-        encoder = [p for p in self.networks.encoder.backbone.parameters() if p is not table]
-        known = {id(p) for p in encoder} | {id(table)}
-        rest = [p for p in self.objective.parameters() if id(p) not in known]
-        matrices = [p for p in rest if p.ndim > 1]
-        vectors = [p for p in rest if p.ndim <= 1]
-        decay = recipe.weight_decay
-        return [
-            {"params": encoder, "rate": recipe.encoder_rate, "weight_decay": decay},
-            {"params": [table], "rate": recipe.embedding_rate, "weight_decay": 0.0},
-            {"params": matrices, "rate": 1.0, "weight_decay": decay},
-            {"params": vectors, "rate": 1.0, "weight_decay": 0.0},
-        ]
-
-
-def load_data(corpus: Path, tokenizer, limit: int, say=print) -> tuple[Sentences, Sentences]:
-    """Training and validation sentences of a corpus folder (train_*.txt[.xz], val.txt)."""
-    shards = sorted(corpus.glob("train_*.txt*"))
-    if not shards:
-        raise FileNotFoundError(f"no train_*.txt or train_*.txt.xz in {corpus}: give --corpus")
-    started = time.monotonic()
-    data = prepare(shards, tokenizer, limit)
-    say(f"{len(data)} sentences, {data.offsets[-1]} tokens in {time.monotonic() - started:.0f} s")
-    return data, prepare([corpus / "val.txt"], tokenizer, 4000)
+    def _look(self, log: RunLog) -> None:
+        """Validates, and shows what the model does; the first worker for all, where it can."""
+        sharded = self.workers.shard
+        if self.workers.first or sharded:
+            self.module.eval()
+            with self._autocast():
+                held = self.stage.validate()
+            log.held(self.step, held)
+            for look in self.looks if not sharded else ():
+                log.found(self.step, *look(self.stage))
+            self.module.train()
+        self.workers.wait()

@@ -1,6 +1,7 @@
 """Equation 1: decode from memory, decode from the latent, KL of addresses, decoder alone.
 
-Shapes: B rows, N facts of an episode, K slots, C value size, D prompt-latent size.
+Shapes: B rows, N facts of an episode, K slots, C value size, D prompt-latent size, T tokens,
+E decoder width, L labels.
 The two decoding terms are estimated on different rows of one batch, which costs one
 decoder pass instead of two.
 Source: Das et al., arXiv 2403.11901, equation 1 and Algorithm 1.
@@ -8,18 +9,21 @@ Source: Das et al., arXiv 2403.11901, equation 1 and Algorithm 1.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from larimar.checkpoint import Networks
+from larimar.decoder import DecoderNetwork
 from larimar.encoder import TokenizedTexts
-from training.data import Row
+from training.batches import Batch, Decoded, Markers
+from training.crossentropy import weighted_cross_entropy
 
-_IGNORE = -100
 _PINV_RTOL = 1e-6
+LossTerms = dict[str, torch.Tensor]
+"""Shares of a step's loss: `total`, which is minimised, and its terms, detached."""
 
 
 class TrainingMemory(nn.Module):
@@ -28,7 +32,7 @@ class TrainingMemory(nn.Module):
     def __init__(self, slots: int, prompt_size: int) -> None:
         super().__init__()
         self.prior_KD = nn.Parameter(torch.randn(slots, prompt_size) * 0.05)
-        self.logvar = nn.Parameter(torch.tensor(-7.0))
+        self.logvar = nn.Parameter(torch.tensor([-7.0]))
 
     def read(
         self, prompts_ND: torch.Tensor, z_NC: torch.Tensor, generator: torch.Generator
@@ -46,133 +50,127 @@ class TrainingMemory(nn.Module):
         return read_NC.float(), kl_NK.float()
 
 
-@dataclasses.dataclass
-class Losses:
-    """The terms of one step; `total` is what is minimised."""
-
-    total: torch.Tensor
-    read: torch.Tensor
-    direct: torch.Tensor
-    kl: torch.Tensor
-    plain: torch.Tensor
-    teacher: torch.Tensor
-    tokens: int
-
-    def numbers(self) -> dict[str, float]:
-        """The terms as plain numbers."""
-        names = ("total", "read", "direct", "kl", "plain", "teacher")
-        return {name: float(getattr(self, name).detach()) for name in names}
-
-
 class Objective(nn.Module):
-    """Computes the loss of one batch of rows."""
+    """Computes the loss of one part of a step."""
 
-    def __init__(self, networks: Networks, memory: TrainingMemory, tokenizer, episode: int) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        memory: TrainingMemory,
+        markers: tuple[Markers, Markers],
+        episode: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """Args: markers: the encoder's and the decoder's. dtype: of the head's products."""
         super().__init__()
         self.encoder = networks.encoder
         self.decoder = networks.decoder
         self.memory = memory
+        self.encoder_pad_id, self.decoder_pad_id = (each.pad_id for each in markers)
         self.episode = episode
-        self.start_id = tokenizer.cls_token_id
-        self.stop_id = tokenizer.sep_token_id
-        self.pad_id = tokenizer.pad_token_id
+        self.dtype = dtype
 
     def forward(
         self,
-        read_rows: list[Row],
-        direct_rows: list[Row],
-        plain_rows: list[list[int]],
-        teacher: nn.Module | None,
+        batch: Batch,
+        wanted_BD: torch.Tensor | None,
         beta: float,
         teacher_weight: float,
-        generator: torch.Generator,
-    ) -> Losses:
-        """The four terms and the teacher term. `read_rows` fill whole episodes."""
-        rows = read_rows + direct_rows
+        seed: tuple[int, int],
+    ) -> LossTerms:
+        """The four terms and the teacher term.
+
+        Args:
+            wanted_BD: what the prompt latents should be parallel to; None leaves it out.
+            seed: run's seed and step, of the noise in the addresses.
+        """
         device = self.memory.prior_KD.device
-        stored = self._texts([(row.prompt, row.answer) for row in rows], device)
+        read_rows = len(batch.prompts)
+        stored = TokenizedTexts(batch.stored, self.encoder_pad_id).to(device)
+        prompts = TokenizedTexts(batch.prompts, self.encoder_pad_id).to(device)
         z_BC = self.encoder.value(self.encoder.states(stored), stored).float()
-        prompts = self._texts([(row.prompt, []) for row in read_rows], device)
         prompts_BD = self.encoder.prompt_latent(self.encoder.states(prompts), prompts).float()
+        episodes = read_rows // self.episode
+        reads, kl = [], z_BC.new_zeros(())
         with torch.autocast(device.type, enabled=False):
-            reads, kls = [], []
-            for low in range(0, len(read_rows), self.episode):
-                part = slice(low, low + self.episode)
-                read_NC, kl_NK = self.memory.read(prompts_BD[part], z_BC[part], generator)
+            for number in range(episodes):
+                part = slice(number * self.episode, (number + 1) * self.episode)
+                noise = _generator(*seed, batch.first_episode + number)
+                read_NC, kl_NK = self.memory.read(prompts_BD[part], z_BC[part], noise)
                 reads.append(read_NC)
-                kls.append(kl_NK.mean())
-            z_BC = torch.cat([*reads, z_BC[len(read_rows) :]])
-            kl = torch.stack(kls).mean()
-        loss_B2, count_B2 = self._conditioned(rows, z_BC, device)
-        cut = len(read_rows)
-        read = _balanced(loss_B2[:cut], count_B2[:cut])
-        direct = _balanced(loss_B2[cut:], count_B2[cut:])
-        plain, plain_tokens = self._plain(plain_rows, device)
-        kept = self._teacher_term(teacher, prompts, prompts_BD)
-        total = read + direct + beta * kl + plain + teacher_weight * kept
-        tokens = int(count_B2.sum()) + plain_tokens
-        return Losses(total, read, direct, kl, plain, kept, tokens)
+                kl = kl + kl_NK.mean() * (batch.share / episodes)
+        z_BC = torch.cat([*reads, z_BC[read_rows:]])
+        decoded, losses_L, weights_L, from_memory_L = self._conditioned(batch, z_BC, device)
+        weighted_L = losses_L * weights_L
+        plain = running_text_loss(self.decoder, batch.blocks, self.dtype) * batch.share
+        kept = _apart(prompts_BD, wanted_BD) * batch.share
+        return {
+            "total": decoded + beta * kl + plain + teacher_weight * kept,
+            "read": weighted_L[from_memory_L].sum(),
+            "direct": weighted_L[~from_memory_L].sum(),
+            "kl": kl.detach(),
+            "plain": plain.detach(),
+            "teacher": kept.detach(),
+        }
 
-    def _texts(self, rows, device) -> TokenizedTexts:
-        packed = []
-        for prompt, answer in rows:
-            ids = [self.start_id, *prompt, *answer, self.stop_id]
-            packed.append((ids, 1 + len(prompt) if answer else len(ids) - 1))
-        return TokenizedTexts(packed, self.pad_id).to(device)
-
-    def _conditioned(self, rows: list[Row], z_BC: torch.Tensor, device):
-        inputs, labels = [], []
-        for row in rows:
-            if row.learn_query:
-                inputs.append([self.start_id, *row.query])
-                labels.append([*row.target, self.stop_id])
-            else:
-                inputs.append([self.start_id, *row.query, *row.target])
-                labels.append([_IGNORE] * len(row.query) + [*row.target, self.stop_id])
-        token_loss_BT, labels_BT = self._token_losses(inputs, labels, device, z_BC)
-        copied_B1 = torch.tensor([[row.learn_query] for row in rows], device=device)
-        sums_B1 = token_loss_BT.sum(1, keepdim=True)
-        counts_B1 = (labels_BT != _IGNORE).sum(1, keepdim=True)
-        loss_B2 = torch.cat([sums_B1 * copied_B1, sums_B1 * ~copied_B1], dim=1)
-        count_B2 = torch.cat([counts_B1 * copied_B1, counts_B1 * ~copied_B1], dim=1)
-        return loss_B2, count_B2
-
-    def _plain(self, rows: list[list[int]], device) -> tuple[torch.Tensor, int]:
-        inputs = [[self.start_id, *ids] for ids in rows]
-        labels = [[*ids, self.stop_id] for ids in rows]
-        token_loss_BT, labels_BT = self._token_losses(inputs, labels, device, None)
-        count = int((labels_BT != _IGNORE).sum())
-        return token_loss_BT.sum() / max(1, count), count
-
-    def _token_losses(self, inputs, labels, device, z_BC):
-        length = max(map(len, inputs))
-        ids_BT = torch.full((len(inputs), length), self.pad_id)
-        labels_BT = torch.full((len(inputs), length), _IGNORE)
-        mask_BT = torch.zeros((len(inputs), length), dtype=torch.bool)
-        for row, (ids, targets) in enumerate(zip(inputs, labels, strict=True)):
-            ids_BT[row, : len(ids)] = torch.tensor(ids)
-            labels_BT[row, : len(targets)] = torch.tensor(targets)
-            mask_BT[row, : len(ids)] = True
-        ids_BT, labels_BT, mask_BT = ids_BT.to(device), labels_BT.to(device), mask_BT.to(device)
+    def _conditioned(self, batch: Batch, z_BC: torch.Tensor, device: torch.device):
+        ids_BT, mask_BT, labels_BT, weights_BT = _padded(batch.decoded, self.decoder_pad_id)
+        ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
+        wanted_BT = weights_BT > 0
+        from_memory_BT = torch.zeros_like(wanted_BT)
+        from_memory_BT[: len(batch.prompts)] = True
         hidden_BTE = self.decoder.hidden(ids_BT, mask_BT, z_BC)
-        wanted_BT = labels_BT != _IGNORE
-        logits = self.decoder.logits(hidden_BTE[wanted_BT])
-        losses = F.cross_entropy(logits.float(), labels_BT[wanted_BT], reduction="none")
-        token_loss_BT = torch.zeros(ids_BT.shape, device=device).masked_scatter(wanted_BT, losses)
-        return token_loss_BT, labels_BT
-
-    def _teacher_term(self, teacher, prompts: TokenizedTexts, prompts_BD) -> torch.Tensor:
-        if teacher is None:
-            return prompts_BD.new_zeros(())
-        with torch.no_grad():
-            states = teacher(
-                input_ids=prompts.ids_BT, attention_mask=prompts.mask_BT.long()
-            ).last_hidden_state
-            mask_BT1 = prompts.mask_BT[..., None]
-            wanted_BD = (states * mask_BT1).sum(1) / mask_BT1.sum(1)
-        return 1 - F.cosine_similarity(prompts_BD, wanted_BD.float(), dim=1).mean()
+        weights_L = weights_BT[wanted_BT].to(device)
+        table_VE, bias_V = self.decoder.head_table()
+        loss, losses_L = weighted_cross_entropy(
+            self.decoder.head_input(hidden_BTE[wanted_BT.to(device)]),
+            table_VE,
+            bias_V,
+            labels_BT[wanted_BT].to(device),
+            weights_L,
+            self.dtype,
+        )
+        return loss, losses_L, weights_L, from_memory_BT[wanted_BT].to(device)
 
 
-def _balanced(loss_B2: torch.Tensor, count_B2: torch.Tensor) -> torch.Tensor:
-    """Mean token loss of copy rows and of answer rows, each half of the term."""
-    return (loss_B2.sum(0) / count_B2.sum(0).clamp(min=1)).sum() / 2
+def running_text_loss(decoder: DecoderNetwork, blocks, dtype: torch.dtype) -> torch.Tensor:
+    """Nats a token of blocks of running text, without a latent; 0 where there is no block."""
+    table_VE, bias_V = decoder.head_table()
+    device = table_VE.device
+    if not len(blocks):
+        return torch.zeros((), device=device)
+    block_BT = torch.from_numpy(blocks).to(device)
+    ids_BT, labels_N = block_BT[:, :-1], block_BT[:, 1:].flatten()
+    hidden_BTE = decoder.hidden(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))
+    weights_N = torch.full((len(labels_N),), 1 / len(labels_N), device=device)
+    loss, _ = weighted_cross_entropy(
+        decoder.head_input(hidden_BTE.flatten(0, 1)), table_VE, bias_V, labels_N, weights_N, dtype
+    )
+    return loss
+
+
+def _apart(found_BD: torch.Tensor, wanted_BD: torch.Tensor | None) -> torch.Tensor:
+    """1 - mean cosine of rows; 0 where nothing is wanted."""
+    if wanted_BD is None:
+        return found_BD.new_zeros(())
+    return 1 - F.cosine_similarity(found_BD, wanted_BD, dim=1).mean()
+
+
+def _generator(seed: int, step: int, episode: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + episode)
+
+
+def _padded(rows: Sequence[Decoded], pad_id: int):
+    """Rows as tensors (B, T): ids, mask, labels and their weights, 0 where nothing is learned."""
+    length = max(len(row.ids) for row in rows)
+    ids_BT = torch.full((len(rows), length), pad_id)
+    mask_BT = torch.zeros((len(rows), length), dtype=torch.bool)
+    labels_BT = torch.zeros((len(rows), length), dtype=torch.long)
+    weights_BT = torch.zeros((len(rows), length))
+    for index, row in enumerate(rows):
+        end = len(row.ids)
+        ids_BT[index, :end] = torch.tensor(row.ids)
+        mask_BT[index, :end] = True
+        labels_BT[index, end - len(row.labels) : end] = torch.tensor(row.labels)
+        weights_BT[index, end - len(row.labels) : end] = row.weight
+    return ids_BT, mask_BT, labels_BT, weights_BT

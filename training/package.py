@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from larimar.checkpoint import ModelFolder, save, serving_dtype
+from larimar.checkpoint import ModelFolder, save
 from larimar.config import FixedPoint
 from larimar.encoder import Encoder, Text
 from larimar.memory import FIXED_LIMIT
@@ -25,6 +25,8 @@ from training.data import read_lines, sentences
 HEADROOM = 16
 """How far a latent may leave the measured range before a write is refused."""
 MAX_BITS = 18
+STORAGE = {"bfloat16": torch.bfloat16, "int8": torch.int8, "float32": torch.float32}
+"""What weights may be stored in; int8 has a scale for each row of a matrix."""
 MEASURED_SENTENCES = 2000
 
 
@@ -52,6 +54,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="model folder to write")
     parser.add_argument("--corpus", type=Path, required=True, help="folder with val.txt")
     parser.add_argument("--threshold", type=float, help="scope threshold, when not the run's")
+    parser.add_argument("--storage", choices=sorted(STORAGE), default="bfloat16")
     arguments = parser.parse_args()
     folder = ModelFolder.open(arguments.run / "model")
     texts = []
@@ -59,7 +62,7 @@ def main() -> int:
         texts.append(sentence)
         if len(texts) == MEASURED_SENTENCES:
             break
-    largest_prompt, largest_value = measured_range(folder.encoder(serving_dtype()), texts)
+    largest_prompt, largest_value = measured_range(folder.encoder(), texts)
     config = folder.config
     fixed = dataclasses.replace(
         FixedPoint(), prompt_bits=bits_for(largest_prompt), value_bits=bits_for(largest_value)
@@ -69,13 +72,21 @@ def main() -> int:
         scope = dataclasses.replace(scope, threshold=arguments.threshold)
     networks = folder.networks()
     networks.config = dataclasses.replace(config, fixed_point=fixed, scope=scope)
-    save(networks, folder.tokenizer(), arguments.out, torch.bfloat16)
+    save(
+        networks,
+        folder.encoder_tokenizer(),
+        arguments.out,
+        STORAGE[arguments.storage],
+        decoder_tokenizer=folder.decoder_tokenizer(),
+    )
     packaged = ModelFolder.open(arguments.out)
     found = {
         "largest_prompt_latent": largest_prompt,
         "largest_value": largest_value,
         "fixed_point": dataclasses.asdict(fixed),
         "threshold": scope.threshold,
+        "storage": arguments.storage,
+        "bytes": sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file()),
         "model_digest": packaged.model_digest,
         "encoder_digest": packaged.encoder_digest,
     }

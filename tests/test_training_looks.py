@@ -1,0 +1,154 @@
+"""What a run shows of its model as it goes: samples, CounterFact, plots, and its command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from larimar.checkpoint import ModelFolder
+from larimar.errors import InvalidArgument, NotFound
+from larimar.memory import FIXED_LIMIT
+from tests.training_runs import loop, tiny_episodic, write_corpus, write_warm_start
+from training import package
+from training.__main__ import train
+from training.looks import CounterFact, read_probes, samples
+from training.progress import RunLog, forget_after
+from training.recipes import to_json
+
+RECORD = {
+    "requested_rewrite": {
+        "prompt": "{} was born in",
+        "subject": "Arn Velk",
+        "target_new": {"str": "Tartu"},
+        "target_true": {"str": "Ostrava"},
+    },
+    "paraphrase_prompts_clean": ["The birthplace of Arn Velk is"],
+}
+
+
+@pytest.fixture(scope="module")
+def warm_start(tmp_path_factory):
+    return write_warm_start(tmp_path_factory.mktemp("warm"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def records(tmp_path):
+    path = tmp_path / "records.jsonl"
+    other = json.loads(json.dumps(RECORD))
+    other["requested_rewrite"] |= {
+        "target_new": {"str": "Ostrava"},
+        "target_true": {"str": "Tartu"},
+    }
+    path.write_text("\n".join(json.dumps(record) for record in (RECORD, other, RECORD)))
+    return path
+
+
+def test_an_answer_that_the_decoder_is_made_to_say_is_found(
+    warm_start, corpus, records, tmp_path
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path)
+    parts = run.stage.parts
+    said = parts.decoder_tokenizer("Tartu", add_special_tokens=False)["input_ids"]
+    assert len(said) == 2
+    bias = parts.networks.decoder.lm.get_output_embeddings().bias
+    with torch.no_grad():
+        bias[said] += 50.0
+    numbers, lines = CounterFact(records, 2)(run.stage)
+    assert numbers["edit_S"] == numbers["paraphrase_S"] == 0.5
+    assert numbers["edit_generated"] == 0.0 and "2 records" in lines[0]
+
+
+def test_a_record_is_its_prompt_its_answers_and_a_rephrasing(records) -> None:
+    first, second = read_probes(records, 2)
+    assert (first.prompt, first.answer, first.true) == ("Arn Velk was born in", "Tartu", "Ostrava")
+    assert first.rephrased == "The birthplace of Arn Velk is" and second.answer == "Ostrava"
+
+
+def test_a_file_of_other_records_is_refused_with_its_line(records, tmp_path) -> None:
+    records.write_text(records.read_text() + "\n{}\n")
+    with pytest.raises(InvalidArgument, match="line 4"):
+        read_probes(records, 10)
+    with pytest.raises(NotFound, match="eval-data"):
+        read_probes(tmp_path / "nothing", 1)
+
+
+def test_samples_ask_in_two_ways(warm_start, corpus, tmp_path) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path)
+    _, lines = samples(run.stage)
+    assert len(lines) == 6 and all("->" in line for line in lines)
+
+
+def test_a_run_by_its_command_leaves_metrics_plots_and_a_board(
+    warm_start, corpus, records, tmp_path, capsys
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(dataclasses.replace(tiny_episodic(warm_start), steps=2)))
+    out = tmp_path / "run"
+    options = ["--log-every", "1", "--eval-every", "2", "--eval-data", str(records)]
+    options += ["--threads", str(torch.get_num_threads()), "--device", "cpu"]
+    train([str(recipe), "--corpus", str(corpus), "--out", str(out), *options])
+    said = capsys.readouterr().out
+    assert "step 2/2" in said and "tokens/s" in said and "CounterFact, 3 records" in said
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert any("paraphrase_generated" in record for record in found)
+    pictures = {path.name for path in out.glob("*.png")}
+    assert pictures == {"losses.png", "rate.png", "beta.png", "evaluation.png"}
+    assert any((out / "tensorboard").iterdir())
+    train([str(recipe), "--corpus", str(corpus), "--out", str(out), *options])
+    assert "resumed at step 2" in capsys.readouterr().out
+
+
+def test_a_recipe_refuses_what_it_does_not_have(corpus, tmp_path) -> None:
+    with pytest.raises(InvalidArgument, match="--sentences"):
+        train(["small_base", "--corpus", str(corpus), "--out", str(tmp_path), "--sentences", "5"])
+    with pytest.raises(InvalidArgument, match="--encoder and --decoder"):
+        train(["any", "--corpus", str(corpus), "--out", str(tmp_path)])
+
+
+def test_steps_that_are_done_again_are_not_recorded_twice(tmp_path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3)))
+    forget_after(path, 2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_a_packaged_model_fits_its_latents_and_keeps_its_weights(
+    warm_start, corpus, tmp_path, storage, monkeypatch, capsys
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path / "run")
+    run.options.out.mkdir(exist_ok=True)
+    run.save()
+    options = ["--corpus", str(corpus), "--storage", storage, "--threshold", "0.55"]
+    monkeypatch.setattr(
+        "sys.argv", ["package", str(tmp_path / "run"), str(tmp_path / "m"), *options]
+    )
+    assert package.main() == 0
+    said = json.loads(capsys.readouterr().out)
+    folder = ModelFolder.open(tmp_path / "m")
+    assert folder.config.scope.threshold == 0.55 and folder.model_digest == said["model_digest"]
+    assert said["largest_value"] * 2**folder.config.fixed_point.value_bits * 16 <= FIXED_LIMIT
+    trained = run.stage.parts.networks.decoder.lm.get_input_embeddings().weight
+    stored = folder.networks().decoder.lm.get_input_embeddings().weight
+    torch.testing.assert_close(stored, trained, atol=2e-3, rtol=1e-2)
+
+
+def test_a_terminal_gets_a_bar_with_speed_and_time_left(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "metrics.jsonl").write_text("")
+    with RunLog(tmp_path, 4, 0, 0, print) as log:
+        for step in (1, 2):
+            log.step(step, 100 * step, {"total": 3.25, "rate": 1e-3})
+        log.found(2, {}, ["The capital [of] Velmora"])
+    said = capsys.readouterr().out
+    assert "2/4" in said and "total 3.250" in said and "tokens/s" in said and "min left" in said
+    assert "The capital [of] Velmora" in said

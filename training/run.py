@@ -1,0 +1,135 @@
+"""A run from its pieces: text, networks, stage and loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.bpe import open_tokenizer, train_bpe
+from training.data import Sentences, training_shards, validation_file
+from training.episodic import EpisodicStage
+from training.loop import PRECISIONS, Look, Loop, Options
+from training.parts import Parts, build_parts
+from training.pretraining import PretrainingStage
+from training.recipes import Episodic, Pretraining, Recipe
+from training.tokens import MANIFEST, TOKENIZER, TokenBlocks, open_tokens, prepare_tokens
+from training.workers import Workers
+
+_HELD_SENTENCES = 4000
+_TEXT = "text"
+_TOLD_TOKENS = 10_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where a run's text and first weights are."""
+
+    corpus: Path
+    prepared: Path | None = None
+    """Folder of `larimar prepare`; without it the run prepares its text itself."""
+    start: Path | None = None
+    """Model folder of an earlier stage."""
+
+
+def build_loop(
+    recipe: Recipe,
+    sources: Sources,
+    options: Options,
+    say: Callable[[str], None],
+    looks: tuple[Look, ...] = (),
+    shard: bool = False,
+) -> Loop:
+    """The loop of a recipe, ready to run; at the step where its folder stopped.
+
+    Raises:
+        NotFound: the corpus, a prepared folder, or the first weights are missing.
+        InvalidArgument: they do not fit the recipe.
+    """
+    workers = Workers.join(options.device, shard)
+    tell = say if workers.first else _nothing
+    own = _own_tokenizer(recipe, sources, options, workers, tell)
+    parts = build_parts(recipe, sources.start, options.device, own)
+    text = _text(recipe, sources, options, parts, workers, tell)
+    stage = _stage(recipe, sources, options, parts, text, tell)
+    loop = Loop(stage, options, workers, tell, looks)
+    if loop.resume():
+        tell(f"resumed at step {loop.step}")
+    return loop
+
+
+def _own_tokenizer(
+    recipe: Recipe,
+    sources: Sources,
+    options: Options,
+    workers: Workers,
+    say: Callable[[str], None],
+) -> Any:
+    """The tokenizer of a decoder from nothing: the prepared folder's, else a new one."""
+    if not recipe.fresh_decoder or recipe.model is None:
+        return None
+    folder = (sources.prepared or options.out / _TEXT) / TOKENIZER
+    if sources.prepared is None and workers.first and not folder.is_dir():
+        say(f"training a tokenizer in {folder}")
+        size = recipe.model.decoder_backbone["vocab_size"]
+        train_bpe(training_shards(sources.corpus), size).save_pretrained(folder)
+    workers.wait()
+    return open_tokenizer(folder)
+
+
+def _text(
+    recipe: Recipe,
+    sources: Sources,
+    options: Options,
+    parts: Parts,
+    workers: Workers,
+    say: Callable[[str], None],
+) -> tuple[TokenBlocks, TokenBlocks]:
+    """Tokens of running text; the first worker prepares them where nobody has."""
+    folder = sources.prepared or options.out / _TEXT
+    if sources.prepared is None and workers.first and not (folder / MANIFEST).exists():
+        say(f"preparing text in {folder}")
+        manifest = prepare_tokens(
+            sources.corpus, parts.decoder_tokenizer, folder, recipe.corpus_tokens, _every(say)
+        )
+        say(f"{manifest['train_tokens']} tokens of running text")
+    workers.wait()
+    return open_tokens(folder, parts.decoder_tokenizer)
+
+
+def _stage(
+    recipe: Recipe,
+    sources: Sources,
+    options: Options,
+    parts: Parts,
+    text: tuple[TokenBlocks, TokenBlocks],
+    say: Callable[[str], None],
+) -> Any:
+    dtype: torch.dtype = PRECISIONS[options.precision]
+    if isinstance(recipe, Pretraining):
+        return PretrainingStage(recipe, parts, *text, options.device, dtype)
+    assert isinstance(recipe, Episodic)
+    data = Sentences.read(training_shards(sources.corpus), recipe.sentences)
+    held = Sentences.read([validation_file(sources.corpus)], _HELD_SENTENCES)
+    say(f"{len(data)} sentences")
+    return EpisodicStage(recipe, parts, (data, text[0]), (held, text[1]), options.device, dtype)
+
+
+def _every(say: Callable[[str], None]) -> Callable[[int], None]:
+    """Says how many tokens are written, once for every _TOLD_TOKENS."""
+    told = 0
+
+    def report(tokens: int) -> None:
+        nonlocal told
+        if tokens // _TOLD_TOKENS > told:
+            told = tokens // _TOLD_TOKENS
+            say(f"{tokens / 1e6:.0f} M tokens")
+
+    return report
+
+
+def _nothing(line: str) -> None:
+    pass
