@@ -1,12 +1,16 @@
 """Evaluation records: CounterFact and its relatives, read into one form.
 
 The form of a file is told from its content, not its name: a JSON list or one JSON
-object a line, of records in one of three layouts.
+object a line, of records in one of four layouts.
 
 - ``counterfact``: the original layout (Meng et al. 2022, arXiv 2202.05262).
 - ``easyedit``: EasyEdit's. Its ``rephrase_prompt`` is a prompt for free generation more
   often than a paraphrase, so it becomes a paraphrase "as given" and never a clean one.
 - ``multi_rephrase``: facts with many rephrasings each, and no neighbours.
+- ``zsre``: ZsRE in MEND's layout (arXiv 2110.11309): a question, one rephrasing of it, the edit's
+  target, and one question of another data set whose answer must not change. Its records have no
+  ids; their place in the file, from 0, is taken. A record whose target is empty edits nothing:
+  it is left out and counted.
 """
 
 from __future__ import annotations
@@ -57,6 +61,8 @@ class EditData:
     form: str
     sha256: str
     records: tuple[EditRecord, ...]
+    skipped: int = 0
+    """Records left out, before the last one that was read."""
 
 
 def read_records(path: str | Path, limit: int | None = None) -> EditData:
@@ -77,11 +83,14 @@ def read_records(path: str | Path, limit: int | None = None) -> EditData:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidArgument(f"{path}:{line}: not UTF-8 text") from error
-    form, records, lines = "", [], {}
-    for line, fields in _objects(path, text):
+    form, records, lines, skipped = "", [], {}, 0
+    for place, (line, fields) in enumerate(_objects(path, text)):
         where = f"{path}:{line}"
         form = form or _form(where, fields)
-        record = _LAYOUTS[form](_Fields(where, form, fields))
+        if form == "zsre" and isinstance(fields, dict) and fields.get("alt") == "":
+            skipped += 1
+            continue
+        record = _LAYOUTS[form](_Fields(where, form, fields, place))
         if record.case_id in lines:
             raise InvalidArgument(
                 f"{where}: case_id {record.case_id} is also on line {lines[record.case_id]}"
@@ -92,7 +101,8 @@ def read_records(path: str | Path, limit: int | None = None) -> EditData:
             break
     if not records:
         raise InvalidArgument(f"{path}:1: no records; expected a JSON list or JSON lines")
-    return EditData(path.name, form, hashlib.sha256(content).hexdigest(), tuple(records))
+    sha256 = hashlib.sha256(content).hexdigest()
+    return EditData(path.name, form, sha256, tuple(records), skipped)
 
 
 def strip_distractor(paraphrase: str, subject: str) -> str:
@@ -202,10 +212,12 @@ def _form(where: str, fields: Any) -> str:
 class _Fields:
     """One record's JSON object: checked look-ups whose errors name file and line."""
 
-    def __init__(self, where: str, form: str, fields: Any) -> None:
+    def __init__(self, where: str, form: str, fields: Any, place: int = 0) -> None:
         if not isinstance(fields, dict):
             raise InvalidArgument(f"{where}: expected a JSON object of form {form}")
         self._where, self._form, self._fields = where, form, fields
+        self.place = place
+        """Of the record in its file, from 0."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._fields
@@ -299,13 +311,31 @@ def _multi_rephrase(fields: _Fields) -> EditRecord:
     )
 
 
+def _zsre(fields: _Fields) -> EditRecord:
+    answers = fields.texts("answers")
+    if not answers:
+        raise fields.error("'answers' is empty: the first one is the true target")
+    return EditRecord(
+        case_id=str(fields.place),
+        subject=fields.text("subject"),
+        prompt=fields.text("src"),
+        target_new=fields.text("alt"),
+        target_true=answers[0],
+        paraphrases=(fields.text("rephrase"),),
+        neighbors=(fields.text("loc"),),
+        neighbor_answers=(fields.text("loc_ans"),),
+    )
+
+
 _TELLING_KEYS = {
     "counterfact": "requested_rewrite",
     "easyedit": "rephrase_prompt",
     "multi_rephrase": "rephrases",
+    "zsre": "loc_ans",
 }
 _LAYOUTS: dict[str, Callable[[_Fields], EditRecord]] = {
     "counterfact": _counterfact,
     "easyedit": _easyedit,
     "multi_rephrase": _multi_rephrase,
+    "zsre": _zsre,
 }

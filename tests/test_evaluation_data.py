@@ -56,6 +56,19 @@ MULTI = {
 }
 
 
+ZSRE = {
+    "subject": "Velmora",
+    "src": "What is the capital of Velmora?",
+    "pred": "Melkin",
+    "rephrase": "Which city is Velmora's capital?",
+    "alt": "Tarsin",
+    "answers": ["Melkin", "Old Melkin"],
+    "loc": "nq question: who keeps the northern light",
+    "loc_ans": "Alice",
+    "cond": "Melkin >> Tarsin || What is the capital of Velmora?",
+}
+
+
 def lines_of(path, *objects):
     path.write_text("\n".join(map(json.dumps, objects)) + "\n", encoding="utf-8")
     return path
@@ -129,6 +142,29 @@ def test_the_layout_with_many_rephrasings(tmp_path):
     )
 
 
+@pytest.mark.parametrize("write", [lines_of, list_of])
+def test_the_layout_of_zsre_whose_records_have_no_ids(tmp_path, write):
+    data = read_records(write(tmp_path / "x", ZSRE, ZSRE))
+    assert data.form == "zsre"
+    assert [record.case_id for record in data.records] == ["0", "1"]
+    assert data.records[1] == EditRecord(
+        case_id="1",
+        subject="Velmora",
+        prompt="What is the capital of Velmora?",
+        target_new="Tarsin",
+        target_true="Melkin",
+        paraphrases=("Which city is Velmora's capital?",),
+        neighbors=("nq question: who keeps the northern light",),
+        neighbor_answers=("Alice",),
+    )
+
+
+def test_a_record_of_zsre_without_a_target_is_left_out_and_counted(tmp_path):
+    data = read_records(lines_of(tmp_path / "x", ZSRE, ZSRE | {"alt": ""}, ZSRE))
+    assert ([record.case_id for record in data.records], data.skipped) == (["0", "2"], 1)
+    assert read_records(tmp_path / "x", 1).skipped == 0
+
+
 def test_limit_reads_the_first_records_and_blank_lines_do_not_count(tmp_path):
     path = tmp_path / "x"
     path.write_text(f"\n{json.dumps(MULTI)}\n\n{json.dumps(MULTI | {'case_id': 1})}\nnot JSON")
@@ -174,6 +210,8 @@ def changed(record, path, value):
         (EASYEDIT, "locality_ground_truth", None, "no 'locality_ground_truth'"),
         (EASYEDIT, "subject", 5, "'subject' must be a text"),
         (MULTI, "rephrases", [""], "must be a list of texts"),
+        (ZSRE, "answers", [], "'answers' is empty"),
+        (ZSRE, "alt", None, "no 'alt'"),
         (MULTI, "case_id", 1, "case_id 1 is also on line"),
     ],
 )
@@ -181,7 +219,11 @@ def changed(record, path, value):
 def test_errors_name_file_and_line(tmp_path, write, good, path, value, message):
     bad = changed(good, path, value)
     file = write(tmp_path / "records", good | {"case_id": 1}, bad)
-    line = 2 if write is lines_of else 2 + len(json.dumps([good], indent=2).splitlines()) - 2
+    line = (
+        2
+        if write is lines_of
+        else 2 + len(json.dumps([good | {"case_id": 1}], indent=2).splitlines()) - 2
+    )
     with pytest.raises(InvalidArgument) as caught:
         read_records(file)
     assert caught.value.message.startswith(f"{file}:{line}: ")
@@ -276,9 +318,12 @@ def test_fewer_probes_keep_the_first_and_their_answers():
 # Real files, where they are at hand.
 
 
+ORIGINAL = ("counterfact", "counterfact_original_form_2000.jsonl")
+
+
 def real_file(*parts):
     folder = Path(os.environ.get("LARIMAR_DATA") or ROOT.parent / "shared" / "data")
-    path = folder.joinpath("counterfact", *parts)
+    path = folder.joinpath(*parts)
     if not path.is_file():
         pytest.skip(f"no {path.name}: set LARIMAR_DATA to the folder of the evaluation data")
     return path
@@ -287,9 +332,15 @@ def real_file(*parts):
 @pytest.mark.parametrize(
     ("parts", "form", "paraphrases", "raw", "neighbors"),
     [
-        (("counterfact_original_form_2000.jsonl",), "counterfact", range(2, 5), 2, 10),
-        (("easyedit", "counterfact-train.json"), "easyedit", range(1), 1, 1),
-        (("counterfact_multi_rephrase.jsonl",), "multi_rephrase", range(15, 21), 0, 0),
+        ((*ORIGINAL,), "counterfact", range(2, 5), 2, 10),
+        (("counterfact", "easyedit", "counterfact-train.json"), "easyedit", range(1), 1, 1),
+        (
+            ("counterfact", "counterfact_multi_rephrase.jsonl"),
+            "multi_rephrase",
+            range(15, 21),
+            0,
+            0,
+        ),
     ],
 )
 def test_real_files_are_read_whole(parts, form, paraphrases, raw, neighbors):
@@ -306,10 +357,23 @@ def test_real_files_are_read_whole(parts, form, paraphrases, raw, neighbors):
 
 
 def test_stripping_finds_the_clean_paraphrase_of_nearly_every_real_one():
-    records = read_records(real_file("counterfact_original_form_2000.jsonl")).records
+    records = read_records(real_file(*ORIGINAL)).records
     found = [
         strip_distractor(raw, one.subject) in one.paraphrases
         for one in records
         for raw in one.paraphrases_raw
     ]
     assert sum(found) / len(found) > 0.9
+
+
+@pytest.mark.parametrize(
+    "name", ["zsre_mend_train-1k.json", "zsre_mend_eval_portability_gpt4.json"]
+)
+def test_real_zsre_files_are_read_whole(name):
+    path = real_file("zsre", name)
+    data = read_records(path)
+    assert data.form == "zsre"
+    whole = path.read_text(encoding="utf-8").count('"loc_ans"')
+    assert len(data.records) + data.skipped == whole and data.skipped <= 2
+    for one in data.records:
+        assert len(one.paraphrases) == len(one.neighbors) == len(one.neighbor_answers) == 1

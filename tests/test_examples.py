@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.notebook import Cell, cells_of, executed, notebook
+
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = [
     json.loads(line)
@@ -182,3 +184,45 @@ def test_nothing_is_from_the_evaluation_sets(parts):
     assert theirs.isdisjoint(text for fact in FACTS for text in texts(fact))
     together = "\n".join(theirs)
     assert [subject for subject in SUBJECTS if subject in together] == []
+
+
+# The tour.
+
+
+def test_cells_are_split_at_their_marks():
+    cells = cells_of("# %% [markdown]\n# # Title\n#\n# text\n\n# %%\nx = 1\n\n# %%\nprint(x)\n")
+    assert cells == [
+        Cell("# Title\n\ntext", True),
+        Cell("x = 1", False),
+        Cell("print(x)", False),
+    ]
+    made = notebook(cells, executed(cells))
+    assert [cell["cell_type"] for cell in made["cells"]] == ["markdown", "code", "code"]
+    assert made["cells"][2]["outputs"][0]["text"] == ["1\n"]
+    assert made["cells"][0]["source"] == ["# Title\n", "\n", "text"]
+
+
+def test_the_tour_runs_and_says_what_its_text_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cells = cells_of((ROOT / "examples" / "tour.py").read_text(encoding="utf-8"))
+    outputs = executed(cells)
+    said = "".join(
+        text for cell in outputs for one in cell for text in one.get("text", ())
+    ).casefold()
+    assert said.count("'tarsin', in scope true") == 4
+    assert "in scope: false; equal to the bit: [true, true, true]" in said
+    assert "with the other's answer parts: isaac newton" in said
+    assert "digest as if never written: true" in said
+    assert "the same memory: true" in said
+    assert any(one["output_type"] == "display_data" for cell in outputs for one in cell)
+
+
+def test_the_notebook_is_made_of_the_tour():
+    cells = cells_of((ROOT / "examples" / "tour.py").read_text(encoding="utf-8"))
+    made = json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in made["cells"]]
+    assert sources == [cell.source for cell in cells], "run examples/notebook.py again"
+    code = [cell for cell in made["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in code)
+    text = json.dumps(made)
+    assert str(ROOT) not in text and "Traceback" not in text

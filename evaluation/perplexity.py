@@ -1,0 +1,276 @@
+"""Word-level perplexity of a decoder without a latent, on WikiText-103.
+
+exp(total NLL of all tokens / number of words). The text is brought back to plain English first
+(`plain_text`), and the decoder's own tokenizer splits it, lower-casing where it does. The words
+are those of the file as it is, split at blanks, with one end-of-line word a line: the convention
+of published figures, which a tokenizer that drops line ends profits from; the figure over words
+alone stands beside it.
+
+Tokens are scored in windows: each begins with the decoder's start token, and all but the first
+overlap the one before, so that a token is scored once, with at least `window - stride - 1`
+tokens before it. The decoder has no latent: it is the plain decoder of a model folder.
+
+Shapes: B windows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evaluation.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Data,
+    Fresh,
+    Limit,
+    ModelPath,
+    Out,
+    Seed,
+    progress_bar,
+)
+from evaluation.records import Records
+from evaluation.report import Report, Table, provenance
+from larimar.errors import InvalidArgument
+
+NAME = "perplexity"
+WINDOWS_TOGETHER = 8
+"""Windows of one forward pass."""
+WINDOW, STRIDE = 256, 128
+
+Before = Annotated[
+    Path | None, typer.Option(help="Another model folder, to compare with.", file_okay=False)
+]
+Window = Annotated[int, typer.Option(help="Tokens of a window, start token included.", min=2)]
+Stride = Annotated[int, typer.Option(help="New tokens of a window.", min=1)]
+
+_QUOTE = re.compile(r'" ([^"\n]*?) "')
+_MARKS = (
+    (" @-@ ", "-"),
+    (" @,@ ", ","),
+    (" @.@ ", "."),
+    (" 's", "'s"),
+    (" n't", "n't"),
+    (" ' ", "' "),
+    ("( ", "("),
+    (" )", ")"),
+    ("[ ", "["),
+    (" ]", "]"),
+    (" :", ":"),
+    (" ;", ";"),
+    (" .", "."),
+    (" ,", ","),
+    (" !", "!"),
+    (" ?", "?"),
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus file: what is tokenized, and its words as the file counts them."""
+
+    text: str
+    words: int
+    """Between blanks."""
+    lines: int
+    sha256: str
+
+
+def run(
+    data: Data,
+    limit: Limit = None,
+    out: Out = None,
+    model: ModelPath = DEFAULT_MODEL,
+    before: Before = None,
+    window: Window = WINDOW,
+    stride: Stride = STRIDE,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> Report:
+    """WikiText-103 perplexity of the decoder by itself; with --before, of two models.
+
+    Example: larimar eval perplexity --data FILE --before FOLDER
+    """
+    if stride >= window:
+        raise InvalidArgument(f"stride is {stride}: it must be below the window, {window}")
+    text = read_text(data, limit)
+    out = out or Path("out") / NAME
+    folders = {"model": Path(model)} | ({"before": before} if before else {})
+    decoders = {role: _decoder(folder) for role, folder in folders.items()}
+    digests = {role: digest for role, (_, digest) in decoders.items()}
+    settings = {"window": window, "stride": stride}
+    run_of = {"name": NAME, "data_sha256": text.sha256, "lines": text.lines, **settings}
+    kept = Records(out, run_of | {"models": digests}, fresh)
+    results = {}
+    for role, (decoder, _) in decoders.items():
+        ids = _tokens(decoder, text.text)
+        pieces = list(windows(len(ids), window, stride))
+        todo = [piece for piece in pieces if f"{role}-{piece[0]}" not in kept]
+        with progress_bar(role, len(pieces), len(pieces) - len(todo), hidden=as_json) as advance:
+            _score(
+                decoder, ids, todo, window, lambda n, v, r=role: kept.add(f"{r}-{n}", v), advance
+            )
+        nll = math.fsum(kept[f"{role}-{piece[0]}"] for piece in pieces)
+        results[role] = _result(nll, len(ids), text)
+    body = provenance(
+        NAME,
+        data={"file": data.name, "form": "text", "sha256": text.sha256},
+        model_digest=digests["model"],
+        n=text.lines,
+        seed=seed,
+        before_digest=digests.get("before"),
+        words=text.words,
+        **settings,
+    )
+    body["results"] = results
+    if before:
+        body["ratio"] = results["model"]["perplexity"] / results["before"]["perplexity"]
+    return Report(
+        NAME,
+        "Word-level perplexity of the decoder without a latent",
+        out,
+        body,
+        [_table(results)],
+        _notes(body, text),
+    )
+
+
+def read_text(path: Path, limit: int | None = None) -> Text:
+    """The first `limit` lines of a file in WikiText's form (all, by default).
+
+    Raises:
+        InvalidArgument: it is not UTF-8 (with the line), or holds no words.
+    """
+    content = path.read_bytes()
+    try:
+        lines = content.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InvalidArgument(f"{path}:{line}: not UTF-8 text") from error
+    if lines[-1] == "":
+        lines.pop()
+    lines = lines[:limit]
+    words = sum(len(line.split()) for line in lines)
+    if not words:
+        raise InvalidArgument(f"{path}:1: no words")
+    text = plain_text("\n".join(lines))
+    return Text(text, words, len(lines), hashlib.sha256(content).hexdigest())
+
+
+def plain_text(tokens: str) -> str:
+    """WikiText's tokens as plain English: joined marks, no blanks before punctuation.
+
+    Headings lose their equals signs; ``<unk>`` stays as it stands.
+    """
+    text = re.sub(r"^ ?(?:= )+(.*?)(?: =)+ ?$", r"\1", tokens, flags=re.MULTILINE)
+    for mark, plain in _MARKS:
+        text = text.replace(mark, plain)
+    text = _QUOTE.sub(r'"\1"', text)
+    return "\n".join(line.strip() for line in text.split("\n"))
+
+
+def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Windows over tokens 0 .. tokens - 1: (first scored, first seen, end), each scored once.
+
+    The first window scores `window` - 1 tokens, each later one `stride`.
+    """
+    scored = 0
+    while scored < tokens:
+        end = min(tokens, scored + (window - 1 if scored == 0 else stride))
+        yield scored, max(0, end - (window - 1)), end
+        scored = end
+
+
+def _decoder(folder: Path) -> tuple[Any, str]:
+    """A model folder's decoder in float32, and the folder's digest."""
+    import torch
+
+    from larimar.checkpoint import ModelFolder
+
+    opened = ModelFolder.open(folder)
+    return opened.decoder(torch.float32), opened.model_digest
+
+
+def _tokens(decoder: Any, text: str) -> list[int]:
+    """Ids of all lines, line by line: a tokenizer that keeps line ends is given them."""
+    ids: list[int] = []
+    for line in text.split("\n"):
+        ids += decoder.tokenizer(line + "\n", add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _score(
+    decoder: Any,
+    ids: Sequence[int],
+    pieces: Sequence[tuple[int, int, int]],
+    window: int,
+    keep: Callable[[int, float], None],
+    advance: Callable[[int], None],
+) -> None:
+    """Keeps the NLL of each window's new tokens."""
+    import torch
+
+    start = decoder.start_id if decoder.start_id is not None else decoder.stop_id
+    for low in range(0, len(pieces), WINDOWS_TOGETHER):
+        batch = pieces[low : low + WINDOWS_TOGETHER]
+        ids_BT = torch.full((len(batch), window), decoder.pad_id)
+        mask_BT = torch.zeros((len(batch), window), dtype=torch.bool)
+        for row, (_, first, end) in enumerate(batch):
+            ids_BT[row, : end - first + 1] = torch.tensor([start, *ids[first:end]])
+            mask_BT[row, : end - first + 1] = True
+        with torch.inference_mode():
+            network, device = decoder.network, decoder.device
+            hidden_BTE = network.hidden(ids_BT.to(device), mask_BT.to(device))
+            for row, (scored, first, end) in enumerate(batch):
+                places = slice(scored - first, end - first)
+                logits_TV = network.logits(hidden_BTE[row : row + 1, places])[0].float().cpu()
+                targets_T = torch.tensor(ids[scored:end])
+                nll = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="sum")
+                keep(scored, float(nll))
+        advance(len(batch))
+
+
+def _result(nll: float, tokens: int, text: Text) -> dict[str, float | int]:
+    return {
+        "nll": nll,
+        "tokens": tokens,
+        "perplexity": math.exp(nll / (text.words + text.lines)),
+        "perplexity_words_only": math.exp(nll / text.words),
+        "token_perplexity": math.exp(nll / tokens),
+    }
+
+
+def _table(results: dict[str, dict[str, Any]]) -> Table:
+    names = ("perplexity", "perplexity_words_only", "token_perplexity", "tokens")
+    rows = [
+        [
+            name,
+            *(
+                f"{one[name]:,.2f}" if name != "tokens" else str(one[name])
+                for one in results.values()
+            ),
+        ]
+        for name in names
+    ]
+    return Table(["metric", *results], rows)
+
+
+def _notes(body: dict[str, Any], text: Text) -> list[str]:
+    notes = [
+        f"{text.words + text.lines} words with line ends, {text.words} without; windows of "
+        f"{body['window']} tokens, {body['stride']} of them new; float32."
+    ]
+    if "ratio" in body:
+        notes.append(
+            f"The model's perplexity is {body['ratio']:.4f} times that of the one before "
+            f"({100 * (body['ratio'] - 1):+.1f} %)."
+        )
+    return notes

@@ -1,0 +1,106 @@
+"""The scope experiment: its error rates, and that it asks what it should of whom."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from evaluation.__main__ import app
+from evaluation.scope import Bench, at, queries_of, summary
+from larimar.scope import ScopeDetector
+from tests.in_process import Weights
+
+SCORES = st.lists(st.integers(0, 8).map(lambda n: n / 8), min_size=1, max_size=12)
+
+
+@given(SCORES, SCORES)
+def test_error_rates_are_those_of_counting(inside: list[float], outside: list[float]) -> None:
+    found = summary(np.array(inside), np.array(outside), 0.5)
+    assert found["missed"] == pytest.approx(100 * np.mean([one < 0.5 for one in inside]))
+    assert found["taken"] == pytest.approx(100 * np.mean([one >= 0.5 for one in outside]))
+    pairs = [(a > b) + (a == b) / 2 for a in inside for b in outside]
+    assert found["auc"] == pytest.approx(np.mean(pairs))
+    rates = {}
+    for level in {*inside, *outside}:
+        there = at(np.array(inside), np.array(outside), level)
+        rates[level] = there["missed"], there["taken"]
+    nearest = min(abs(missed - taken) for missed, taken in rates.values())
+    missed, taken = rates[found["eer_threshold"]]
+    assert abs(missed - taken) == pytest.approx(nearest)
+    assert found["eer"] == pytest.approx((missed + taken) / 2)
+
+
+def test_scores_that_are_apart_have_no_error() -> None:
+    found = summary(np.array([0.7, 0.9]), np.array([0.1, 0.3, 0.6]), 0.65)
+    assert (found["eer"], found["auc"], found["f1"], found["f1_at_eer"]) == (0.0, 1.0, 1.0, 1.0)
+    assert found["eer_threshold"] == 0.7
+    assert at(np.array([0.7, 0.9]), np.array([0.8]), 0.75) == {
+        "missed": 50.0,
+        "taken": 100.0,
+        "f1": 0.5,
+    }
+
+
+def record(case: int, subject: str) -> dict:
+    return {
+        "case_id": case,
+        "subject": subject,
+        "prompt": f"The capital of {subject} is",
+        "target_new": "Tarsin",
+        "ground_truth": "Ostrel",
+        "rephrase_prompt": f"It rained. {subject}'s capital city is",
+        "locality_prompt": f"The river of {subject}borg flows to",
+        "locality_ground_truth": "the sea",
+    }
+
+
+@pytest.fixture
+def files(tmp_path: Path, weights: Weights) -> tuple[Path, Path, Path]:
+    """Records, records to leave out, and a model folder of which the configuration is there."""
+    records = [record(case, name) for case, name in enumerate(("Velmora", "Sarn", "Quillon"))]
+    for name, some in (("all.json", records), ("out.json", records[2:])):
+        (tmp_path / name).write_text(json.dumps(some))
+    shutil.copy(weights.folder.path / "config.json", tmp_path)
+    return tmp_path / "all.json", tmp_path / "out.json", tmp_path
+
+
+def test_a_query_meets_its_own_fact_alone_and_all_of_them_together(weights: Weights) -> None:
+    bench = Bench(weights.embedder, weights.folder.config.fixed_point.scope_bits)
+    prompts = ["The capital of Velmora is", "The capital of Sarn is"]
+    queries = [("The capital of Sarn is", 0), ("Soup. The capital of Velmora is", 0)]
+    bench.embed([*prompts, *(text for text, _ in queries)])
+    detector = ScopeDetector(0.6)
+    alone = bench.scores(detector, prompts, queries, alone=True)
+    together = bench.scores(detector, prompts, queries, alone=False)
+    assert alone[0] < 0.9 and together[0] == pytest.approx(1.0, abs=1e-6)
+    assert alone[1] == together[1] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_command_reports_curves_of_the_records_that_are_left(files) -> None:
+    data, left_out, folder = files
+    out = folder / "report"
+    options = ["--data", data, "--without", left_out, "--facts", 2, "--model", folder, "--out", out]
+    result = CliRunner().invoke(app, ["scope", *map(str, options), "--detector", "esd"])
+    assert result.exit_code == 0, result.output
+    body = json.loads((out / "scope.json").read_text())
+    assert body["n"] == 2 and (out / "scope.png").stat().st_size > 1000
+    assert [(row["detector"], row["facts"]) for row in body["rows"]] == [("esd", 1), ("esd", 2)]
+    for row in body["rows"]:
+        assert (row["inside"], row["outside"], row["eer"]) == (2, 2, 0.0)
+        assert row["roc"][-1][0] <= row["roc"][0][0] <= 1.0
+    assert "| esd | 2 |" in (out / "scope.md").read_text()
+
+
+def test_paraphrases_are_clean_unless_wanted_as_given(files) -> None:
+    from evaluation.data import read_records
+
+    records = read_records(files[0]).records
+    assert queries_of(records).inside[1] == ("It rained. Sarn's capital city is", 1)
+    assert queries_of(records, as_given=True).outside[2] == ("The river of Quillonborg flows to", 2)
