@@ -11,7 +11,7 @@ help: ## list the targets
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,train,dev]'
 	@touch $@
 
 setup: .venv/.installed ## make .venv with the pinned dependencies
