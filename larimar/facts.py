@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from larimar.blocks import grown
+from larimar.payload import MAX_ID_BYTES
 
 FACT_BYTES = 300
 """What one fact takes in the table, roughly: its id, its places in a dictionary and a list, and 44
 bytes of arrays."""
 HASHED_FACTS = 4096
 """Facts whose records are joined and hashed at a time."""
+_SIZES = [size.to_bytes(4, "little") for size in range(MAX_ID_BYTES + 1)]
 
 
 class Facts(Mapping[str, tuple[int, bytes]]):
@@ -85,9 +87,12 @@ class Facts(Mapping[str, tuple[int, bytes]]):
         for at in range(0, len(ids), HASHED_FACTS):
             some = ids[at : at + HASHED_FACTS]
             hashes = self._sha256[self.slots_of(some)].tobytes()
-            parts = []
-            for number, fact_id in enumerate(some):
-                name = fact_id.encode()
-                sha256 = hashes[32 * number : 32 * number + 32]
-                parts += (len(name).to_bytes(4, "little"), name, sha256)
-            hasher.update(b"".join(parts))
+            names = [fact_id.encode() for fact_id in some]
+            hasher.update(
+                b"".join(
+                    [
+                        b"%b%b%b" % (_SIZES[len(name)], name, hashes[at : at + 32])
+                        for name, at in zip(names, range(0, len(hashes), 32), strict=True)
+                    ]
+                )
+            )

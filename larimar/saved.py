@@ -85,22 +85,30 @@ def restore(
         state = cls(BankConfig.from_json(metadata["config"]), metadata["parts"].split(","))
         state.version, state.chain = int(metadata["version"]), metadata["chain"]
         state.erase_count = int(metadata["erase_count"])
-        _fill(state, tensors)
+        _fill(state, tensors, metadata["digest"])
+    except DataLoss:
+        raise
     except (KeyError, ValueError, TypeError, AttributeError, LarimarError) as error:
         raise DataLoss(f"a checkpoint cannot be read: {error}", "BAD_CHECKPOINT") from error
-    if state.digest() != metadata["digest"]:
-        raise DataLoss("a checkpoint does not give its digest", "BAD_CHECKPOINT")
     return state
 
 
-def _fill(state: BankState, tensors: Tensors) -> None:
-    """Puts a checkpoint's facts into a new state."""
+def _fill(state: BankState, tensors: Tensors, digest: str) -> None:
+    """Puts a checkpoint's facts into a new state.
+
+    The digest is compared before the rows are put, which starts an index that wants the processor.
+
+    Raises:
+        DataLoss: the facts have another digest.
+    """
     counts = tensors["rows"]
     names = tensors["fact_ids"].tobytes()
     edges = accumulate(tensors["fact_id_sizes"].tolist(), initial=0)
     ids = [names[low:high].decode() for low, high in pairwise(edges)]
     slots = state.facts.add(ids, tensors["versions"], tensors["payload_sha256"], counts)
     state.row_count = int(counts.sum())
+    if state.digest() != digest:
+        raise DataLoss("a checkpoint does not give its digest", "BAD_CHECKPOINT")
     if state.sums is not None:
         state.sums.load(tensors["C"], tensors["B"])
     if state.addresses is not None and state.values is not None:

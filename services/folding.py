@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 from larimar.errors import DataLoss
-from larimar.memory import BankState, Event, Payload
+from larimar.memory import BankState, Payload
+from larimar.state import Entry
 from services.log import Log, Page
 
 TAIL_EVENTS = 1000
@@ -30,8 +32,8 @@ async def fold_tail(
 ) -> None:
     """Folds what the log has after a state, up to its end or to a version.
 
-    The next page is fetched while one is folded. What was erased since the state was folded is
-    taken out of it, also when no event came.
+    While a long page is folded, the next one is parsed and the one after it fetched. What was
+    erased since the state was folded is taken out of it, also when no event came.
 
     Args:
         at_version: the last version to fold; 0 for the newest.
@@ -42,28 +44,67 @@ async def fold_tail(
             one is erased no more; the state is as it was at its version and is of no more use.
         DataLoss, ChainBroken, Unavailable: as Log.tail.
     """
-    page = await _page(log, tenant, bank, state.version, state.chain, at_version)
-    while True:
+
+    async def fetch(after: int, chain: str) -> Page:
+        return await _page(log, tenant, bank, after, chain, at_version)
+
+    async def fold(page: Page, entries: Sequence[Entry]) -> None:
         if page.erase_count != state.erase_count:
             await _erase(log, state, tenant, bank)
+        if entries:
+            await _fold(log, state, entries, tenant, bank)
+            if progress is not None:
+                progress(state.version)
+
+    page = await fetch(state.version, state.chain)
+    while len(page.entries) <= INLINE_EVENTS:
+        await fold(page, _parsed(page))
         if not page.entries:
             return
-        coming = None
-        last, _ = page.entries[-1]
-        if len(page.entries) > INLINE_EVENTS:
-            coming = asyncio.ensure_future(
-                _page(log, tenant, bank, last.version, last.chain, at_version)
-            )
+        page = await fetch(state.version, state.chain)
+    async with contextlib.aclosing(_ahead(page, fetch)) as pages:
+        async for page, entries in pages:
+            await fold(page, entries)
+
+
+async def _ahead(
+    page: Page, fetch: Callable[[int, str], Awaitable[Page]]
+) -> AsyncIterator[tuple[Page, list[Entry]]]:
+    """A page and all after it, parsed, the last one empty; two are on their way at a time."""
+    ready: asyncio.Queue[Page | Exception] = asyncio.Queue(1)
+
+    async def fetch_all() -> None:
         try:
-            await _fold(log, state, page.entries, tenant, bank)
-        except BaseException:
-            if coming is not None:
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
-            raise
-        if progress is not None:
-            progress(state.version)
-        page = await (coming or _page(log, tenant, bank, state.version, state.chain, at_version))
+            coming = page
+            while True:
+                await ready.put(coming)
+                if not coming.entries:
+                    return
+                last, _ = coming.entries[-1]
+                coming = await fetch(last.version, last.chain)
+        except Exception as error:
+            await ready.put(error)
+
+    async def parse_next() -> tuple[Page, list[Entry]]:
+        found = await ready.get()
+        if isinstance(found, Exception):
+            raise found
+        return found, await asyncio.to_thread(_parsed, found)
+
+    fetching = asyncio.ensure_future(fetch_all())
+    parsing = asyncio.ensure_future(parse_next())
+    try:
+        while True:
+            found, entries = await parsing
+            if found.entries:
+                parsing = asyncio.ensure_future(parse_next())
+            yield found, entries
+            if not found.entries:
+                return
+    finally:
+        fetching.cancel()
+        parsing.cancel()
+        await asyncio.gather(fetching, parsing, return_exceptions=True)
 
 
 async def _page(log: Log, tenant: str, bank: str, after: int, chain: str, at_version: int) -> Page:
@@ -75,31 +116,41 @@ async def _page(log: Log, tenant: str, bank: str, after: int, chain: str, at_ver
 
 
 async def _fold(
-    log: Log,
-    state: BankState,
-    entries: Sequence[tuple[Event, bytes | None]],
-    tenant: str,
-    bank: str,
+    log: Log, state: BankState, entries: Sequence[Entry], tenant: str, bank: str
 ) -> None:
-    needed = state.needs([(event, None) for event, _ in entries])
+    needed = state.needs(entries)
     old = await _payloads(log, tenant, bank, needed)
     if len(entries) <= INLINE_EVENTS:
-        _parse_and_fold(state, entries, old)
+        _change(state, entries, old)
         await asyncio.sleep(0)
     else:
-        await asyncio.to_thread(_parse_and_fold, state, entries, old)
+        await asyncio.to_thread(_change, state, entries, old)
 
 
-def _parse_and_fold(
-    state: BankState, entries: Sequence[tuple[Event, bytes | None]], old: dict[int, bytes]
-) -> None:
-    collecting = gc.isenabled()
-    gc.disable()  # a page makes thousands of objects and no cycles: the collector would halve it
-    try:
-        parsed = [
-            (event, None if raw is None else Payload.from_bytes(raw)) for event, raw in entries
+def _parsed(page: Page) -> list[Entry]:
+    """The page's entries, their payloads' digests taken too: folding then waits for no hash."""
+    with _uncollected():
+        entries = [
+            (event, None if raw is None else Payload.from_bytes(raw)) for event, raw in page.entries
         ]
-        state.fold(parsed, {version: Payload.from_bytes(raw) for version, raw in old.items()})
+        for _, payload in entries:
+            if payload is not None:
+                _ = payload.digest
+        return entries
+
+
+def _change(state: BankState, entries: Sequence[Entry], old: dict[int, bytes]) -> None:
+    with _uncollected():
+        state.fold(entries, {version: Payload.from_bytes(raw) for version, raw in old.items()})
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """A page makes thousands of objects and no cycles: the collector would halve the speed."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
