@@ -40,9 +40,11 @@ async def from_checkpoint(
             continue
         try:
             blob = await log_port.get_checkpoint(tenant, bank, part, version)
-            if await asyncio.to_thread(sha256_of, blob) != meta.get("sha256"):
+            sha256, state = await asyncio.gather(
+                asyncio.to_thread(sha256_of, blob), asyncio.to_thread(state_of, blob)
+            )
+            if sha256 != meta.get("sha256"):
                 raise ValueError("SHA-256 does not match")
-            state = await asyncio.to_thread(state_of, blob)
             if (state.version, state.chain) != (version, meta.get("chain")):
                 raise ValueError("version or chain does not match")
             if state.config != config:
@@ -68,7 +70,7 @@ def sha256_of(blob: bytes) -> str:
 
 
 def state_of(blob: bytes) -> BankState:
-    """The state that a checkpoint holds, whose SHA-256 was compared.
+    """The state that a checkpoint holds; of no use before the checkpoint's SHA-256 is compared.
 
     Raises:
         DataLoss, ValueError, KeyError: it is none.
