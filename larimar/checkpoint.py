@@ -319,6 +319,8 @@ class ModelFolder:
 def serving_dtype(device: str = "cpu", wanted: str = "auto") -> torch.dtype:
     """bfloat16 on a GPU and where the processor multiplies it in hardware, else float32.
 
+    A processor does so with matrix instructions (AMX) or with vector ones (AVX-512 BF16).
+
     Args:
         wanted: one of `larimar.config.DTYPES`; any but "auto" is what it says.
     """
@@ -326,7 +328,7 @@ def serving_dtype(device: str = "cpu", wanted: str = "auto") -> torch.dtype:
         return getattr(torch, wanted)
     if device != "cpu":
         return torch.bfloat16
-    fast = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -55,6 +55,13 @@ class DecoderNetwork(nn.Module):
         """Type of the connector's weights, and of the latents that it takes."""
         return next(self.connector.parameters()).dtype
 
+    @property
+    def positions(self) -> int:
+        """How many positions the language model knows; very many where it does not say."""
+        config = self.lm.config
+        known = getattr(config, "max_position_embeddings", None)
+        return int(known or 1 << 30)
+
     def hidden(
         self,
         ids_BT: torch.Tensor,

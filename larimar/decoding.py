@@ -274,5 +274,6 @@ def _probed(network: DecoderNetwork, cache: RowsCache, places: list[int]) -> tor
     places_R = at_R1[:, 0] + cache.positions * torch.arange(len(places))
     visible_R1K = (torch.arange(cache.positions) <= at_R1)[:, None]
     ids_R1 = torch.tensor([[place + 1] for place in places])
-    hidden_R1E = network.step(Pass(ids_R1, at_R1, visible_R1K, places_R, some))
+    positions_R1 = at_R1.clamp(max=network.positions - 1)
+    hidden_R1E = network.step(Pass(ids_R1, positions_R1, visible_R1K, places_R, some))
     return network.logits(hidden_R1E)[:, -1]

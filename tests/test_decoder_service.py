@@ -11,7 +11,7 @@ import torch
 
 from larimar.decoder import Decoder, Sampling
 from larimar.decoding import MAX_ROWS, Batch, Row
-from larimar.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
+from larimar.errors import DeadlineExceeded, InvalidArgument, LarimarError, ResourceExhausted
 from larimar.v1 import decoder_pb2
 from services.contracts import channel_stub
 from services.decoder.running import MAX_QUEUE
@@ -279,3 +279,18 @@ async def test_scores_through_the_service_are_the_decoders(door, decoder, latent
         "",
         "TOO_MANY_ITEMS",
     ]
+
+
+async def test_a_score_that_goes_wrong_stops_nobody_else(door, noted, decoder, monkeypatch) -> None:
+    def fails(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(decoder, "score", fails)
+    ask = decoder_pb2.ScoreCandidatesRequest(prompt="a", candidates=[" b"])
+    with pytest.raises(LarimarError, match="unexpected RuntimeError"):
+        await door.ScoreCandidates(ask)
+    monkeypatch.undo()
+    reply = await asyncio.wait_for(door.ScoreCandidates(ask), 30)
+    assert len(reply.scores) == 1
+    noted.gate.open()
+    assert await said(door, request_of("a")) == whole(decoder, "a", Sampling(4))

@@ -12,7 +12,7 @@ from typing import Any
 
 from larimar.decoder import Decoder
 from larimar.decoding import Batch, Row
-from larimar.errors import DeadlineExceeded, LarimarError, ResourceExhausted
+from larimar.errors import DeadlineExceeded, ResourceExhausted
 
 MAX_QUEUE = 128
 """Requests that may wait."""
@@ -142,7 +142,7 @@ class Runner:
         if job is not None:
             try:
                 job.put(job.score())
-            except LarimarError as error:
+            except Exception as error:  # its caller hears of it; the thread serves the next one
                 job.put(error)
 
     def _next(self, queue: deque) -> Any:
