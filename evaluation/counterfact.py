@@ -16,8 +16,18 @@ from typing import Annotated
 import typer
 
 from evaluation import edit_tables, metrics, paper
-from evaluation.data import read_records, with_fewer_probes
-from evaluation.edit_tables import EditTable, generated, over, unchanged
+from evaluation.baselines.beside import Baselines, Demonstrations, EditorName, HfModel, wanted
+from evaluation.data import read_records, with_fewer_probes, with_true_targets
+from evaluation.edit_tables import (
+    EditTable,
+    argmax,
+    generated,
+    in_scope,
+    magnitude,
+    over,
+    success,
+    unchanged,
+)
 from evaluation.edits import MAX_TOKENS, Observation, Probe
 from evaluation.options import (
     DEFAULT_MODEL,
@@ -33,11 +43,12 @@ from evaluation.options import (
     Seed,
     Target,
 )
+from evaluation.plans import Plan
 from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, SCOPE_OFF, View
 
 NAME = "counterfact"
-METRICS = (
+PROBED = (
     "edit_S",
     "edit_M",
     "edit_argmax",
@@ -57,9 +68,15 @@ METRICS = (
     "paraphrase_raw_in_scope",
     "neighborhood_in_scope",
 )
+METRICS = (*PROBED, "score")
 # What the harmonic score is made of (Meng et al. 2022).
 SCORE_PARTS = ("edit_S", "paraphrase_S", "neighborhood_S")
-DRAWN = tuple(name for name in METRICS if not name.endswith(("_M", "_in_scope")))
+DRAWN = tuple(name for name in PROBED if not name.endswith(("_M", "_in_scope")))
+PLAN = Plan(
+    {"data": "counterfact_original_form_2000.jsonl"},
+    quick={"limit": 16, "probes": 2, "max_tokens": 8, "baselines": "prompt,rag,ft"},
+    full={"baselines": "prompt,rag,ft,ft_l"},
+)
 
 
 class Switch(StrEnum):
@@ -94,6 +111,10 @@ def run(
     scope: ScopeSwitch = Switch.on,
     detector: Detector = "",
     memory: MemorySwitch = Switch.both,
+    baselines: Baselines = "",
+    demonstrations: Demonstrations = None,
+    hf_model: HfModel = None,
+    editor: EditorName = "",
     seed: Seed = 0,
     max_tokens: MaxTokens = MAX_TOKENS,
     probes: Probes = None,
@@ -104,13 +125,13 @@ def run(
 
     Example: larimar eval counterfact --data FILE --limit 100
     """
-    read = read_records(data, limit)
+    read = with_true_targets(read_records(data, limit))
     records = with_fewer_probes(read.records, probes) if probes else read.records
     views = views_of(scope, memory)
     name = f"{NAME}-single" if batch is None else f"{NAME}-batch-{batch}"
     return edit_tables.make(
         EditTable(
-            name, "CounterFact", METRICS, record_metrics, DRAWN, SCORE_PARTS, paper.COUNTERFACT
+            name, "CounterFact", PROBED, record_metrics, DRAWN, SCORE_PARTS, paper.COUNTERFACT
         ),
         read,
         records,
@@ -125,6 +146,14 @@ def run(
         probes=probes,
         fresh=fresh,
         quiet=as_json,
+        baselines=wanted(
+            baselines,
+            read,
+            data,
+            demonstrations=demonstrations,
+            hf_model=hf_model,
+            editor=editor,
+        ),
     )
 
 
@@ -146,33 +175,25 @@ def record_metrics(ours: Observation, base: Observation | None) -> dict[str, flo
         ours.neighbors,
     )
     return {
-        "edit_S": over(edit, _success),
-        "edit_M": over(edit, _magnitude),
-        "edit_argmax": over(edit, _argmax),
+        "edit_S": over(edit, success),
+        "edit_M": over(edit, magnitude),
+        "edit_argmax": over(edit, argmax),
         "edit_generated": over(edit, generated),
-        "paraphrase_S": over(clean, _success),
-        "paraphrase_M": over(clean, _magnitude),
-        "paraphrase_argmax": over(clean, _argmax),
+        "paraphrase_S": over(clean, success),
+        "paraphrase_M": over(clean, magnitude),
+        "paraphrase_argmax": over(clean, argmax),
         "paraphrase_generated": over(clean, generated),
-        "paraphrase_raw_S": over(raw, _success),
-        "paraphrase_raw_M": over(raw, _magnitude),
+        "paraphrase_raw_S": over(raw, success),
+        "paraphrase_raw_M": over(raw, magnitude),
         "paraphrase_raw_generated": over(raw, generated),
         "neighborhood_S": over(neighbors, _kept),
         "neighborhood_M": over(neighbors, _kept_magnitude),
         "neighborhood_unchanged": unchanged(ours, base),
-        "edit_in_scope": over(edit, _in_scope),
-        "paraphrase_in_scope": over(clean, _in_scope),
-        "paraphrase_raw_in_scope": over(raw, _in_scope),
-        "neighborhood_in_scope": over(neighbors, _in_scope),
+        "edit_in_scope": over(edit, in_scope),
+        "paraphrase_in_scope": over(clean, in_scope),
+        "paraphrase_raw_in_scope": over(raw, in_scope),
+        "neighborhood_in_scope": over(neighbors, in_scope),
     }
-
-
-def _success(probe: Probe) -> float:
-    return metrics.success(probe.new.token_logprobs, probe.true.token_logprobs)
-
-
-def _magnitude(probe: Probe) -> float:
-    return metrics.magnitude(probe.new.token_logprobs, probe.true.token_logprobs)
 
 
 def _kept(probe: Probe) -> float:
@@ -181,11 +202,3 @@ def _kept(probe: Probe) -> float:
 
 def _kept_magnitude(probe: Probe) -> float:
     return metrics.neighborhood_magnitude(probe.new.token_logprobs, probe.true.token_logprobs)
-
-
-def _argmax(probe: Probe) -> float:
-    return metrics.argmax_match(probe.new.token_is_argmax)
-
-
-def _in_scope(probe: Probe) -> float:
-    return float(probe.in_scope)

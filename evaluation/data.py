@@ -1,28 +1,36 @@
 """Evaluation records: CounterFact and its relatives, read into one form.
 
-The form of a file is told from its content, not its name: a JSON list or one JSON
-object a line, of records in one of four layouts.
+The layout of a file is told from its content, not its name: a JSON list or one JSON object a
+line, of records in one of these. Documents and dated events are read by evaluation/documents.py.
 
 - ``counterfact``: the original layout (Meng et al. 2022, arXiv 2202.05262).
 - ``easyedit``: EasyEdit's. Its ``rephrase_prompt`` is a prompt for free generation more
   often than a paraphrase, so it becomes a paraphrase "as given" and never a clean one.
-- ``multi_rephrase``: facts with many rephrasings each, and no neighbours.
+- ``multi_rephrase``: CounterFact's facts with many rephrasings each, and no neighbours.
 - ``zsre``: ZsRE in MEND's layout (arXiv 2110.11309): a question, one rephrasing of it, the edit's
   target, and one question of another data set whose answer must not change. Its records have no
   ids; their place in the file, from 0, is taken. A record whose target is empty edits nothing:
   it is left out and counted.
+- ``zsre_multi_rephrase``: the same with many rephrasings each, and ids.
+- ``plain``: ``prompt`` and ``answer``; where there are any, ``id``, ``subject``, ``target_true``
+  and ``rephrasings``. A record without an id takes its place in the file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evaluation.data_files import (
+    DataFile,
+    Fields,
+    first_records,
+    objects,
+    read_text,
+)
 from larimar.errors import InvalidArgument
 
 _SUBJECT_PLACE = "{}"
@@ -36,10 +44,12 @@ class EditRecord:
 
     case_id: str
     subject: str
+    """Empty where a plain file names none."""
     prompt: str
     """The edit prompt, subject filled in."""
     target_new: str
     target_true: str
+    """Empty where a plain file names none; see `with_true_targets`."""
     relation: str = ""
     """Relation id, where the file gives one."""
     paraphrases: tuple[str, ...] = ()
@@ -53,16 +63,7 @@ class EditRecord:
     """The true answer of each neighbour."""
 
 
-@dataclass(frozen=True, slots=True)
-class EditData:
-    """The records of a file, and what file it was."""
-
-    file: str
-    form: str
-    sha256: str
-    records: tuple[EditRecord, ...]
-    skipped: int = 0
-    """Records left out, before the last one that was read."""
+EditData = DataFile[EditRecord]
 
 
 def read_records(path: str | Path, limit: int | None = None) -> EditData:
@@ -72,37 +73,59 @@ def read_records(path: str | Path, limit: int | None = None) -> EditData:
         InvalidArgument: the file cannot be read or is of no known form; the message
             gives file and line.
     """
-    path = Path(path)
-    if limit is not None and limit < 1:
-        raise InvalidArgument(f"limit is {limit}; it must be at least 1")
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise InvalidArgument(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InvalidArgument(f"{path}:{line}: not UTF-8 text") from error
-    form, records, lines, skipped = "", [], {}, 0
-    for place, (line, fields) in enumerate(_objects(path, text)):
+    return _read_records(Path(path), limit, rephrased=False)
+
+
+def read_rephrasings(path: str | Path, limit: int | None = None) -> EditData:
+    """The first `limit` records of a file whose every fact has rephrasings (`paraphrases`).
+
+    Raises:
+        InvalidArgument: as `read_records`, or a record has none.
+    """
+    return _read_records(Path(path), limit, rephrased=True)
+
+
+def with_true_targets(data: EditData) -> EditData:
+    """The same data, where every record has a true target to compare with.
+
+    Raises:
+        InvalidArgument: a plain record has none.
+    """
+    without = [record.case_id for record in data.records if not record.target_true]
+    if without:
+        raise InvalidArgument(
+            f"{data.file}: record {without[0]} has no 'target_true', which S and M compare the "
+            "new answer with; add it"
+        )
+    return data
+
+
+def _read_records(path: Path, limit: int | None, rephrased: bool) -> EditData:
+    text, sha256 = read_text(path, limit)
+    form, lines = "", dict[str, int]()
+
+    def made(place: int, line: int, value: Any) -> EditRecord | None:
+        nonlocal form
         where = f"{path}:{line}"
-        form = form or _form(where, fields)
-        if form == "zsre" and isinstance(fields, dict) and fields.get("alt") == "":
-            skipped += 1
-            continue
-        record = _LAYOUTS[form](_Fields(where, form, fields, place))
-        if record.case_id in lines:
-            raise InvalidArgument(
-                f"{where}: case_id {record.case_id} is also on line {lines[record.case_id]}"
+        form = form or _form(where, value)
+        fields = Fields(where, form, value, place)
+        record = _LAYOUTS[form](fields)
+        if record is None:
+            return None
+        if rephrased and not record.paraphrases:
+            raise fields.error(
+                f"a record of form {form} has no rephrasings; give a file with many of them"
             )
+        if record.case_id in lines:
+            raise fields.error(f"case_id {record.case_id} is also on line {lines[record.case_id]}")
         lines[record.case_id] = line
-        records.append(record)
-        if len(records) == limit:
-            break
-    if not records:
-        raise InvalidArgument(f"{path}:1: no records; expected a JSON list or JSON lines")
-    sha256 = hashlib.sha256(content).hexdigest()
-    return EditData(path.name, form, sha256, tuple(records), skipped)
+        return record
+
+    values = enumerate(objects(path, text))
+    records, skipped = first_records(
+        path, (made(place, line, value) for place, (line, value) in values), limit
+    )
+    return DataFile(path.name, form, sha256, records, skipped)
 
 
 def strip_distractor(paraphrase: str, subject: str) -> str:
@@ -164,100 +187,7 @@ def without_edited_neighbors(records: Sequence[EditRecord]) -> list[EditRecord]:
     return kept
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Line number and value of each element of a JSON list, or of each line."""
-    if text.lstrip("\ufeff \t\r\n").startswith("["):
-        yield from _list_elements(path, text)
-        return
-    for number, line in enumerate(text.lstrip("\ufeff").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InvalidArgument(f"{path}:{number}: not JSON ({error.msg})") from error
-
-
-def _list_elements(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    decoder = json.JSONDecoder()
-    at, line, counted = text.index("[") + 1, 1, 0
-    separators, expected = "", "a record or ]"
-    while True:
-        while at < len(text) and text[at] in " \t\r\n" + separators:
-            if text[at] == ",":
-                separators, expected = "", "a record"
-            at += 1
-        line, counted = line + text.count("\n", counted, at), at
-        if text[at : at + 1] == "]" and expected != "a record":
-            return
-        if separators or at == len(text):
-            raise InvalidArgument(f"{path}:{line}: the JSON list breaks off; expected {expected}")
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise InvalidArgument(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-        yield line, value
-        separators, expected = ",", ", or ]"
-
-
-def _form(where: str, fields: Any) -> str:
-    keys = fields.keys() if isinstance(fields, dict) else ()
-    for form, key in _TELLING_KEYS.items():
-        if key in keys:
-            return form
-    known = ", ".join(f"{form} (has {key!r})" for form, key in _TELLING_KEYS.items())
-    raise InvalidArgument(f"{where}: a record of no known form; known are {known}")
-
-
-class _Fields:
-    """One record's JSON object: checked look-ups whose errors name file and line."""
-
-    def __init__(self, where: str, form: str, fields: Any, place: int = 0) -> None:
-        if not isinstance(fields, dict):
-            raise InvalidArgument(f"{where}: expected a JSON object of form {form}")
-        self._where, self._form, self._fields = where, form, fields
-        self.place = place
-        """Of the record in its file, from 0."""
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._fields
-
-    def error(self, message: str) -> InvalidArgument:
-        """An error at this record's line."""
-        return InvalidArgument(f"{self._where}: {message}")
-
-    def inner(self, name: str) -> _Fields:
-        """An object inside this one."""
-        return _Fields(self._where, self._form, self._get(name))
-
-    def text(self, name: str) -> str:
-        """A text that is not empty, without outer space."""
-        value = self._get(name)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(f"{name!r} must be a text that is not empty")
-        return value.strip()
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts, none of them empty."""
-        value = self._get(name)
-        if not isinstance(value, list) or not all(isinstance(t, str) and t.strip() for t in value):
-            raise self.error(f"{name!r} must be a list of texts, none of them empty")
-        return tuple(text.strip() for text in value)
-
-    def case_id(self) -> str:
-        """The record's own id, as text."""
-        value = self._get("case_id")
-        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-            raise self.error("'case_id' must be a number or a text")
-        return str(value)
-
-    def _get(self, name: str) -> Any:
-        if name not in self._fields:
-            raise self.error(f"no {name!r} in a record of form {self._form}")
-        return self._fields[name]
-
-
-def _counterfact(fields: _Fields) -> EditRecord:
+def _counterfact(fields: Fields) -> EditRecord:
     rewrite = fields.inner("requested_rewrite")
     template, subject = rewrite.text("prompt"), rewrite.text("subject")
     if template.count(_SUBJECT_PLACE) != 1:
@@ -269,7 +199,7 @@ def _counterfact(fields: _Fields) -> EditRecord:
     neighbors = fields.texts("neighborhood_prompts")
     true = rewrite.inner("target_true").text("str")
     return EditRecord(
-        case_id=fields.case_id(),
+        case_id=fields.record_id("case_id"),
         subject=subject,
         prompt=template.replace(_SUBJECT_PLACE, subject),
         target_new=rewrite.inner("target_new").text("str"),
@@ -286,9 +216,9 @@ def _counterfact(fields: _Fields) -> EditRecord:
     )
 
 
-def _easyedit(fields: _Fields) -> EditRecord:
+def _easyedit(fields: Fields) -> EditRecord:
     return EditRecord(
-        case_id=fields.case_id(),
+        case_id=fields.record_id("case_id"),
         subject=fields.text("subject"),
         prompt=fields.text("prompt"),
         target_new=fields.text("target_new"),
@@ -299,9 +229,9 @@ def _easyedit(fields: _Fields) -> EditRecord:
     )
 
 
-def _multi_rephrase(fields: _Fields) -> EditRecord:
+def _multi_rephrase(fields: Fields) -> EditRecord:
     return EditRecord(
-        case_id=fields.case_id(),
+        case_id=fields.record_id("case_id"),
         subject=fields.text("subject"),
         prompt=fields.text("prompt"),
         target_new=fields.text("target_new"),
@@ -311,7 +241,9 @@ def _multi_rephrase(fields: _Fields) -> EditRecord:
     )
 
 
-def _zsre(fields: _Fields) -> EditRecord:
+def _zsre(fields: Fields) -> EditRecord | None:
+    if fields.is_empty("alt"):
+        return None
     answers = fields.texts("answers")
     if not answers:
         raise fields.error("'answers' is empty: the first one is the true target")
@@ -327,15 +259,55 @@ def _zsre(fields: _Fields) -> EditRecord:
     )
 
 
+def _zsre_multi_rephrase(fields: Fields) -> EditRecord | None:
+    if fields.is_empty("alt"):
+        return None
+    return EditRecord(
+        case_id=fields.record_id("id"),
+        subject=fields.text("subject"),
+        prompt=fields.text("question"),
+        target_new=fields.text("alt"),
+        target_true=fields.text("answer"),
+        paraphrases=fields.texts("rephrases"),
+        neighbors=(fields.text("loc"),),
+        neighbor_answers=(fields.text("loc_ans"),),
+    )
+
+
+def _plain(fields: Fields) -> EditRecord:
+    return EditRecord(
+        case_id=fields.record_id("id") if "id" in fields else str(fields.place),
+        subject=fields.text_or("subject", ""),
+        prompt=fields.text("prompt"),
+        target_new=fields.text("answer"),
+        target_true=fields.text_or("target_true", ""),
+        paraphrases=fields.texts("rephrasings") if "rephrasings" in fields else (),
+    )
+
+
+# The first form whose keys a file's first record has is the file's.
 _TELLING_KEYS = {
-    "counterfact": "requested_rewrite",
-    "easyedit": "rephrase_prompt",
-    "multi_rephrase": "rephrases",
-    "zsre": "loc_ans",
+    "counterfact": ("requested_rewrite",),
+    "easyedit": ("rephrase_prompt",),
+    "zsre_multi_rephrase": ("question", "rephrases"),
+    "multi_rephrase": ("rephrases",),
+    "zsre": ("loc_ans",),
+    "plain": ("prompt", "answer"),
 }
-_LAYOUTS: dict[str, Callable[[_Fields], EditRecord]] = {
+_LAYOUTS: dict[str, Callable[[Fields], EditRecord | None]] = {
     "counterfact": _counterfact,
     "easyedit": _easyedit,
+    "zsre_multi_rephrase": _zsre_multi_rephrase,
     "multi_rephrase": _multi_rephrase,
     "zsre": _zsre,
+    "plain": _plain,
 }
+
+
+def _form(where: str, value: Any) -> str:
+    keys = value.keys() if isinstance(value, dict) else ()
+    for form, telling in _TELLING_KEYS.items():
+        if all(key in keys for key in telling):
+            return form
+    known = "; ".join(f"{form} ({', '.join(names)})" for form, names in _TELLING_KEYS.items())
+    raise InvalidArgument(f"{where}: a record of no known form; known by these keys are {known}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation import metrics, paper
+from evaluation import metrics
+from evaluation.baselines.beside import NONE, Wanted, beside
 from evaluation.data import EditData, EditRecord
 from evaluation.edits import (
     Measure,
@@ -20,8 +21,9 @@ from evaluation.edits import (
     row,
 )
 from evaluation.options import progress_bar
+from evaluation.plots import draw_rows
 from evaluation.records import Records
-from evaluation.report import Report, Table, cell, draw_rows, provenance
+from evaluation.report import Report, metric_table, provenance
 from evaluation.systems import View, opened
 
 
@@ -57,11 +59,13 @@ def make(
     max_tokens: int,
     fresh: bool,
     quiet: bool,
+    baselines: Wanted = NONE,
     **settings: Any,
 ) -> Report:
     """Runs what the records in `out` lack, and reports on all of them.
 
     Args:
+        baselines: other methods, a row each after those of the views.
         settings: others that belong into the report.
 
     Raises:
@@ -69,8 +73,11 @@ def make(
         FailedPrecondition: `out` holds records of another run.
     """
     settings |= {"detector": detector, "batch": batch, "max_tokens": max_tokens}
+    settings |= baselines.settings()
+    views = [*views, *baselines.views]
     names = [view.name for view in views]
-    with opened(target, model, detector) as system:
+    with opened(target, model, detector) as alone:
+        system = beside(alone, baselines)
         run = {
             "name": table.name,
             "data_sha256": data.sha256,
@@ -94,12 +101,7 @@ def make(
                 advance(1)
         body = provenance(
             table.name,
-            data={
-                "file": data.file,
-                "form": data.form,
-                "sha256": data.sha256,
-                "skipped": data.skipped,
-            },
+            data=data.to_json(),
             model_digest=system.digest,
             n=len(records),
             seed=seed,
@@ -107,7 +109,7 @@ def make(
             **settings,
         )
     chosen = [kept[record.case_id] for record in records]
-    rows = [_row(table, name, [one["rows"][name] for one in chosen], seed) for name in names]
+    rows = [scored_row(table, name, [one["rows"][name] for one in chosen], seed) for name in names]
     plain = plain_summary(chosen)
     body |= {"rows": rows, "plain_decoder": plain, "paper": table.paper or {}}
     notes = [
@@ -115,14 +117,17 @@ def make(
         *([plain_note(plain)] if plain else []),
         *([f"{data.skipped} records without a target were left out."] if data.skipped else []),
         *(["The score is the harmonic mean of the three S."] if table.score_parts else []),
-        *([paper.NOTE] if table.paper else []),
     ]
     return Report(
         table.name,
         f"{table.title}, {'single edits' if batch is None else f'{batch} facts at once'}",
         out,
         body,
-        [_table(table, rows)],
+        [
+            metric_table(
+                rows, [*table.metrics, *(["score"] if table.score_parts else [])], table.paper
+            )
+        ],
         notes,
         lambda figure: draw_rows(figure, rows, table.drawn),
     )
@@ -148,30 +153,39 @@ def generated(probe: Probe) -> float:
     return metrics.generated_match(probe.text or "", probe.target)
 
 
-def _row(
+def success(probe: Probe) -> float:
+    """1 where the new target is more probable than the true one."""
+    return metrics.success(probe.new.token_logprobs, probe.true.token_logprobs)
+
+
+def magnitude(probe: Probe) -> float:
+    """P(new) - P(true)."""
+    return metrics.magnitude(probe.new.token_logprobs, probe.true.token_logprobs)
+
+
+def argmax(probe: Probe) -> float:
+    """1 where every token of the new target is the most probable one, teacher-forced."""
+    return metrics.argmax_match(probe.new.token_is_argmax)
+
+
+def f1(probe: Probe) -> float:
+    """Token F1 of the generated answer."""
+    return metrics.token_f1(metrics.generated_answer(probe.text or ""), probe.target)
+
+
+def in_scope(probe: Probe) -> float:
+    """1 where scope took the prompt in."""
+    return float(probe.in_scope)
+
+
+def scored_row(
     table: EditTable, name: str, values: Sequence[Mapping[str, float | None]], seed: int
 ) -> dict[str, Any]:
+    """A row with the harmonic score, where the table has one."""
     found = row(name, values, table.metrics, seed)
     if table.score_parts:
         parts = [found["metrics"][part]["value"] for part in table.score_parts]
         known = [part for part in parts if part is not None]
-        found["score"] = metrics.harmonic_score(*known) if len(known) == len(parts) else None
+        score = metrics.harmonic_score(*known) if len(known) == len(parts) else None
+        found["metrics"]["score"] = metrics.exactly(score, len(values)).to_json()
     return found
-
-
-def _table(table: EditTable, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row a metric, a column a system, and the paper's columns beside them."""
-    theirs = table.paper or {}
-    lines = [
-        [
-            name,
-            *(cell(one["metrics"][name]) for one in rows),
-            *(figures.get(name, "") for figures in theirs.values()),
-        ]
-        for name in table.metrics
-    ]
-    if table.score_parts:
-        scores = ["-" if one["score"] is None else f"{one['score']:.1f}" for one in rows]
-        lines.append(["score", *scores, *("" for _ in theirs)])
-    columns = ["metric", *(one["system"] for one in rows), *theirs]
-    return Table(columns, lines)

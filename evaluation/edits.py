@@ -18,7 +18,17 @@ from typing import Any
 
 from evaluation import metrics
 from evaluation.data import EditRecord, without_edited_neighbors
-from evaluation.systems import BASE, LARIMAR, Candidate, NewFact, Query, Seen, System, View
+from evaluation.systems import (
+    BASE,
+    LARIMAR,
+    Candidate,
+    NewFact,
+    Query,
+    Remembering,
+    Seen,
+    System,
+    View,
+)
 from larimar.errors import InvalidArgument
 
 # The longest target is a name of a few words; the rest is room for the sentence to end.
@@ -60,9 +70,10 @@ Measure = Callable[[Observation, Observation | None], dict[str, float | None]]
 """The metrics of one record, from what a view and the base said; each a fraction."""
 
 
-def fact_of(record: EditRecord) -> NewFact:
+def fact_of(record: EditRecord, rephrasings: Sequence[str] = ()) -> NewFact:
     """The fact that a record writes."""
-    return NewFact(f"evaluation-{record.case_id}", record.prompt, record.target_new)
+    fact_id = f"evaluation-{record.case_id}"
+    return NewFact(fact_id, record.prompt, record.target_new, tuple(rephrasings))
 
 
 def queries_of(record: EditRecord, max_tokens: int) -> list[Query]:
@@ -108,12 +119,16 @@ def observed(
     batch: int | None = None,
     max_tokens: int = MAX_TOKENS,
     done: Callable[[EditRecord], bool] = lambda record: False,
+    decode: Callable[[Sequence[Any]], list[Seen]] | None = None,
+    fact: Callable[[EditRecord], NewFact] = fact_of,
 ) -> Iterator[tuple[EditRecord, Observations]]:
     """What each view says to each record that is not done, in order.
 
     Args:
         batch: facts that are written at once, in order of the records; None writes one at a
             time. Neighbours that another fact of their batch edits are left out.
+        decode: in the place of the system's own.
+        fact: what a record writes.
 
     Raises:
         InvalidArgument: no records, or a case id twice.
@@ -134,14 +149,14 @@ def observed(
         held = []
         if batch is None:
             for record in wanted:
-                with _written(system, [record]):
+                with written(system, [fact(record)]):
                     held.append(_read(system, record, views, max_tokens))
         else:
-            with _written(system, group):
+            with written(system, [fact(record) for record in group]):
                 held = [_read(system, record, views, max_tokens) for record in wanted]
         for start in range(0, len(wanted), DECODED_TOGETHER):
             some = slice(start, start + DECODED_TOGETHER)
-            yield from _decoded(system, wanted[some], held[some], views)
+            yield from _decoded(decode or system.decode, wanted[some], held[some], views)
 
 
 def _read(
@@ -153,13 +168,13 @@ def _read(
 
 
 def _decoded(
-    system: System,
+    decode: Callable[[Sequence[Any]], list[Seen]],
     records: Sequence[EditRecord],
     held: Sequence[list[list[Any]]],
     views: Sequence[View],
 ) -> Iterator[tuple[EditRecord, Observations]]:
     flat = [one for of_record in held for of_view in of_record for one in of_view]
-    seen = iter(system.decode(flat))
+    seen = iter(decode(flat))
     for record, of_record in zip(records, held, strict=True):
         yield (
             record,
@@ -170,10 +185,37 @@ def _decoded(
         )
 
 
+def probes_at(
+    system: Remembering,
+    asked: Sequence[tuple[EditRecord, str]],
+    view: View = LARIMAR,
+    max_tokens: int = MAX_TOKENS,
+) -> list[Probe]:
+    """What a system says to each record's prompt: both targets scored, an answer generated.
+
+    What was decoded before with the same latent is not decoded again.
+    """
+    queries = [
+        Query(prompt, (f" {record.target_new}", f" {record.target_true}"), max_tokens)
+        for record, prompt in asked
+    ]
+    seen = system.decode(system.read(queries, view), remember=True)
+    return [
+        Probe(
+            one.candidates[0],
+            one.candidates[1],
+            record.target_new,
+            record.target_true,
+            one.text,
+            one.in_scope,
+        )
+        for (record, _), one in zip(asked, seen, strict=True)
+    ]
+
+
 @contextmanager
-def _written(system: System, records: Sequence[EditRecord]) -> Iterator[None]:
-    """Holds the records' facts in memory; forgets them, come what may."""
-    facts = [fact_of(record) for record in records]
+def written(system: System, facts: Sequence[NewFact]) -> Iterator[None]:
+    """Holds facts in memory; forgets them, come what may."""
     system.write(facts)
     try:
         yield

@@ -209,5 +209,23 @@ def summarise(values: Iterable[float | None], seed: int) -> Summary:
     return Summary(PERCENT * mean, PERCENT * low, PERCENT * high, len(present))
 
 
+def between(value: float, resampled: Sequence[float], n: int, confidence: float = 0.95) -> Summary:
+    """A figure in its own unit, with the interval of what resamples of its `n` records give."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Summary(value, float(low), float(high), n)
+
+
+def mean(values: Sequence[float], seed: int) -> Summary:
+    """The mean in the values' own unit, with its interval."""
+    low, high = bootstrap_interval(values, seed)
+    return Summary(math.fsum(values) / len(values), low, high, len(values))
+
+
+def exactly(value: float | None, n: int) -> Summary:
+    """A figure that is no mean over records, in its own unit: it has no interval."""
+    return Summary(value, None, None, n)
+
+
 def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()

@@ -15,7 +15,6 @@ Shapes: B windows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,8 @@ from typing import Annotated, Any
 
 import typer
 
+from evaluation import data_files
+from evaluation.metrics import exactly
 from evaluation.options import (
     DEFAULT_MODEL,
     AsJson,
@@ -36,11 +37,14 @@ from evaluation.options import (
     Seed,
     progress_bar,
 )
+from evaluation.plans import Plan
 from evaluation.records import Records
-from evaluation.report import Report, Table, provenance
+from evaluation.report import Report, metric_table, provenance
 from larimar.errors import InvalidArgument
 
 NAME = "perplexity"
+METRICS = ("perplexity", "perplexity_words_only", "token_perplexity")
+PLAN = Plan({"data": "wiki.test.tokens"}, quick={"limit": 60})
 WINDOWS_TOGETHER = 8
 """Windows of one forward pass."""
 WINDOW, STRIDE = 256, 128
@@ -83,6 +87,17 @@ class Text:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a decoder makes of a text."""
+
+    nll: float
+    """Of all tokens, in nats."""
+    tokens: int
+    perplexity: float
+    """A word, line ends counted as words."""
+
+
 def run(
     data: Data,
     limit: Limit = None,
@@ -119,10 +134,10 @@ def run(
                 decoder, ids, todo, window, lambda n, v, r=role: kept.add(f"{r}-{n}", v), advance
             )
         nll = math.fsum(kept[f"{role}-{piece[0]}"] for piece in pieces)
-        results[role] = _result(nll, len(ids), text)
+        results[role] = Scored(nll, len(ids), math.exp(nll / (text.words + text.lines)))
     body = provenance(
         NAME,
-        data={"file": data.name, "form": "text", "sha256": text.sha256},
+        data={"file": data.name, "form": "text", "sha256": text.sha256, "skipped": 0},
         model_digest=digests["model"],
         n=text.lines,
         seed=seed,
@@ -130,15 +145,15 @@ def run(
         words=text.words,
         **settings,
     )
-    body["results"] = results
+    body["rows"] = [row(role, one, text) for role, one in results.items()]
     if before:
-        body["ratio"] = results["model"]["perplexity"] / results["before"]["perplexity"]
+        body["ratio"] = results["model"].perplexity / results["before"].perplexity
     return Report(
         NAME,
         "Word-level perplexity of the decoder without a latent",
         out,
         body,
-        [_table(results)],
+        [metric_table(body["rows"], METRICS)],
         _notes(body, text),
     )
 
@@ -149,12 +164,8 @@ def read_text(path: Path, limit: int | None = None) -> Text:
     Raises:
         InvalidArgument: it is not UTF-8 (with the line), or holds no words.
     """
-    content = path.read_bytes()
-    try:
-        lines = content.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InvalidArgument(f"{path}:{line}: not UTF-8 text") from error
+    content, sha256 = data_files.read_text(path, limit)
+    lines = content.split("\n")
     if lines[-1] == "":
         lines.pop()
     lines = lines[:limit]
@@ -162,7 +173,7 @@ def read_text(path: Path, limit: int | None = None) -> Text:
     if not words:
         raise InvalidArgument(f"{path}:1: no words")
     text = plain_text("\n".join(lines))
-    return Text(text, words, len(lines), hashlib.sha256(content).hexdigest())
+    return Text(text, words, len(lines), sha256)
 
 
 def plain_text(tokens: str) -> str:
@@ -238,29 +249,23 @@ def _score(
         advance(len(batch))
 
 
-def _result(nll: float, tokens: int, text: Text) -> dict[str, float | int]:
-    return {
-        "nll": nll,
-        "tokens": tokens,
-        "perplexity": math.exp(nll / (text.words + text.lines)),
-        "perplexity_words_only": math.exp(nll / text.words),
-        "token_perplexity": math.exp(nll / tokens),
+def row(role: str, found: Scored, text: Text) -> dict[str, Any]:
+    """A report's row. The system is `base`: the decoder without a latent."""
+    values = (
+        found.perplexity,
+        math.exp(found.nll / text.words),
+        math.exp(found.nll / found.tokens),
+    )
+    metrics = {
+        name: exactly(value, found.tokens).to_json()
+        for name, value in zip(METRICS, values, strict=True)
     }
-
-
-def _table(results: dict[str, dict[str, Any]]) -> Table:
-    names = ("perplexity", "perplexity_words_only", "token_perplexity", "tokens")
-    rows = [
-        [
-            name,
-            *(
-                f"{one[name]:,.2f}" if name != "tokens" else str(one[name])
-                for one in results.values()
-            ),
-        ]
-        for name in names
-    ]
-    return Table(["metric", *results], rows)
+    return {
+        "system": "base" if role == "model" else f"base ({role})",
+        "metrics": metrics,
+        "nll": found.nll,
+        "tokens": found.tokens,
+    }
 
 
 def _notes(body: dict[str, Any], text: Text) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from evaluation import metrics, paper
 from evaluation.data import EditRecord, read_records, with_fewer_probes, without_edited_neighbors
 from evaluation.options import (
     DEFAULT_MODEL,
@@ -26,9 +27,12 @@ from evaluation.options import (
     Data,
     Limit,
     ModelPath,
+    Out,
+    Seed,
     progress_bar,
 )
-from evaluation.report import Report, Table, provenance
+from evaluation.plans import Plan
+from evaluation.report import Report, metric_table, provenance
 from larimar import isd
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.errors import InvalidArgument
@@ -36,6 +40,12 @@ from larimar.payload import fixed_point
 from larimar.rows import Rows
 from larimar.scope import ScopeDetector, SentenceEmbedder, query_sentences
 
+NAME = "scope"
+METRICS = ("eer", "eer_threshold", "f1_at_eer", "auc", "missed", "taken", "f1")
+PLAN = Plan(
+    {"data": "counterfact_original_form_2000.jsonl"},
+    quick={"limit": 100, "facts": 100, "probes": 2},
+)
 EMBEDDED_AT_ONCE = 256
 """Texts between two steps of the bar."""
 CURVE_POINTS = 200
@@ -74,13 +84,14 @@ def run(
     as_given: Annotated[
         bool, typer.Option("--as-given", help="Paraphrases with their unrelated sentence.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/scope"),
+    out: Out = None,
     model: ModelPath = DEFAULT_MODEL,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> Report:
     """Scope detection: equal error rate, F1 and ROC, one and many facts written.
 
-    Example: python -m evaluation scope --data FILE --facts 1500
+    Example: larimar eval scope --data FILE --facts 1500
     """
     read = read_records(data)
     left_out = {one.case_id for one in read_records(without).records} if without else set()
@@ -106,20 +117,30 @@ def run(
             written = prompts if count == 1 else prompts[:count]
             inside = bench.scores(one, written, queries.inside, alone=count == 1)
             outside = bench.scores(one, written, queries.outside, alone=count == 1)
-            found = summary(inside, outside, one.threshold)
-            rows.append({"detector": name, "facts": count, **found})
+            curve = Curve(inside, outside)
+            numbers = [n for _, n in queries.inside], [n for _, n in queries.outside]
+            asked = len(records) if count == 1 else count
+            found = row(curve, one.threshold, *numbers, asked, seed)
+            rows.append({"system": name, "facts": count, **found})
     sha256 = {"without_sha256": _sha256(without)} if without else {}
     body = provenance(
-        "scope",
-        data={"file": read.file, "form": read.form, "sha256": read.sha256, **sha256},
+        NAME,
+        data=read.to_json() | sha256,
         model_digest=folder.model_digest,
         n=len(records),
-        seed=0,
+        seed=seed,
         as_given=as_given,
         probes=probes,
     ) | {"rows": rows}
+    heads = [f"{one['system']}, {one['facts']} written" for one in rows]
     return Report(
-        "scope", "Scope detection", out, body, [table(rows)], notes=_notes(rows), draw=_drawer(rows)
+        NAME,
+        "Scope detection",
+        out or Path("out") / NAME,
+        body,
+        [metric_table(rows, METRICS, paper.SCOPE, heads=heads)],
+        notes=_notes(rows),
+        draw=_drawer(rows),
     )
 
 
@@ -186,55 +207,96 @@ class Bench:
         return rows
 
 
-def summary(inside: np.ndarray, outside: np.ndarray, threshold: float) -> dict[str, Any]:
-    """Error rates of scores: at the model's threshold, and at that of the equal error rate.
+class Curve:
+    """Error rates of scores: at a threshold, and where both kinds of error are equal.
 
-    A query is taken in from the threshold on. `missed` is the share of inside queries that are
-    not, `taken` that of outside queries that are, in percent; EER is their mean where they are
-    closest. AUC is the share of pairs that are in order, ties half.
+    A query is taken in from the threshold on.
+
+    Args:
+        inside: scores of queries that concern a written fact, (N,) float64.
+        outside: of those that do not.
     """
-    levels = np.unique(np.concatenate([inside, outside]))
-    missed = np.searchsorted(np.sort(inside), levels) / len(inside)
-    taken = 1 - np.searchsorted(np.sort(outside), levels) / len(outside)
-    best = int(np.argmin(np.abs(missed - taken)))
-    kept = np.unique(np.linspace(0, len(levels) - 1, CURVE_POINTS).astype(int))
-    order = np.searchsorted(np.sort(outside), inside) + np.searchsorted(
-        np.sort(outside), inside, side="right"
-    )
+
+    def __init__(self, inside: np.ndarray, outside: np.ndarray) -> None:
+        self.inside, self.outside = len(inside), len(outside)
+        self.levels = np.unique(np.concatenate([inside, outside]))
+        self._inside = np.searchsorted(self.levels, inside)
+        self._outside = np.searchsorted(self.levels, outside)
+
+    def rates(
+        self,
+        threshold: float,
+        inside: np.ndarray | None = None,
+        outside: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """The metrics, each query counted once, or as often as its weight says.
+
+        `missed` is the share of inside queries that are not taken in, `taken` that of outside
+        queries that are, in percent; EER is their mean where they are closest. AUC is the share
+        of pairs that are in order, ties half.
+        """
+        right, wrong = self._taken(self._inside, inside), self._taken(self._outside, outside)
+        best = int(np.argmin(np.abs(1 - right[:-1] / right[0] - wrong[:-1] / wrong[0])))
+        at = int(np.searchsorted(self.levels, threshold))
+        in_order = (right[:-1] - right[1:]) @ (wrong[0] - (wrong[:-1] + wrong[1:]) / 2)
+        return {
+            "eer": 50 * float(1 - right[best] / right[0] + wrong[best] / wrong[0]),
+            "eer_threshold": float(self.levels[best]),
+            "f1_at_eer": _f1(right, wrong, best),
+            "auc": float(in_order / (right[0] * wrong[0])),
+            "missed": 100 * float(1 - right[at] / right[0]),
+            "taken": 100 * float(wrong[at] / wrong[0]),
+            "f1": _f1(right, wrong, at),
+        }
+
+    def roc(self) -> list[list[float]]:
+        """Points (share of outside queries taken in, share of inside queries), at most so many."""
+        kept = np.unique(np.linspace(0, len(self.levels) - 1, CURVE_POINTS).astype(int))
+        wrong = self._taken(self._outside, None) / self.outside
+        right = self._taken(self._inside, None) / self.inside
+        return [[float(wrong[n]), float(right[n])] for n in kept]
+
+    def _taken(self, places: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """How many are taken in from each level on; a last one for a threshold above all."""
+        counts = np.bincount(places, weights, minlength=len(self.levels) + 1)
+        return np.cumsum(counts[::-1])[::-1].astype(np.float64)
+
+
+def row(
+    curve: Curve,
+    threshold: float,
+    inside: Sequence[int],
+    outside: Sequence[int],
+    records: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A report's row, its intervals from resampling records with all their queries.
+
+    Args:
+        inside, outside: the record's number of each query.
+    """
+    found = curve.rates(threshold)
+    resampled = []
+    rng = np.random.default_rng(seed)
+    for _ in range(metrics.RESAMPLES):
+        times = np.bincount(rng.integers(0, records, records), minlength=records)
+        weights = times[inside], times[outside]
+        if all(one.any() for one in weights):
+            resampled.append(curve.rates(threshold, *weights))
     return {
-        "inside": len(inside),
-        "outside": len(outside),
-        "eer": 50 * float(missed[best] + taken[best]),
-        "eer_threshold": float(levels[best]),
-        "auc": float(order.mean() / 2 / len(outside)),
+        "metrics": {
+            name: metrics.between(value, [one[name] for one in resampled], records).to_json()
+            for name, value in found.items()
+        },
+        "inside": curve.inside,
+        "outside": curve.outside,
         "threshold": threshold,
-        **at(inside, outside, threshold),
-        "f1_at_eer": at(inside, outside, float(levels[best]))["f1"],
-        "roc": [[float(taken[n]), float(1 - missed[n])] for n in kept],
+        "roc": curve.roc(),
     }
 
 
-def at(inside: np.ndarray, outside: np.ndarray, threshold: float) -> dict[str, float]:
-    """Missed and taken, in percent, and F1 of taking queries in, at a threshold."""
-    right, wrong = int((inside >= threshold).sum()), int((outside >= threshold).sum())
-    return {
-        "missed": 100 * (1 - right / len(inside)),
-        "taken": 100 * wrong / len(outside),
-        "f1": 2 * right / (right + wrong + len(inside)),
-    }
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The report's table."""
-    columns = ["detector", "facts", "EER %", "at", "F1 there", "AUC", "threshold", "missed %",
-               "taken %", "F1"]  # fmt: skip
-    texts = [
-        [row["detector"], str(row["facts"]), f"{row['eer']:.1f}", f"{row['eer_threshold']:.3f}",
-         f"{row['f1_at_eer']:.3f}", f"{row['auc']:.4f}", f"{row['threshold']:.3f}",
-         f"{row['missed']:.1f}", f"{row['taken']:.1f}", f"{row['f1']:.3f}"]
-        for row in rows
-    ]  # fmt: skip
-    return Table(columns, texts)
+def _f1(right: np.ndarray, wrong: np.ndarray, at: int) -> float:
+    return float(2 * right[at] / (right[at] + wrong[at] + right[0]))
 
 
 def _known(folder: ModelFolder) -> list[str]:
@@ -247,8 +309,10 @@ def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         for row in {row["facts"]: row for row in rows}.values()
     )
     return [
-        f"{counts}. Left of the threshold: what the data would choose; right: the model's own.",
-        "[L] reports 2.9 % EER and F1 0.974 on 3,800 EasyEdit samples, of another detector.",
+        f"{counts}.",
+        "Percent, in brackets the 95 % bootstrap interval over records; f1 and auc as fractions.",
+        "eer_threshold and f1_at_eer: as this data would choose; the others: as the model has it.",
+        "[L] has its figures of another detector, on 3,800 samples of EasyEdit.",
     ]
 
 
@@ -257,13 +321,14 @@ def _drawer(rows: Sequence[dict[str, Any]]) -> Callable[[Any], None]:
         axes = figure.subplots()
         for row in rows:
             taken, found = zip(*row["roc"], strict=True)
-            label = f"{row['detector']}, {row['facts']} written: EER {row['eer']:.1f} %"
+            eer = row["metrics"]["eer"]["value"]
+            label = f"{row['system']}, {row['facts']} written: EER {eer:.1f} %"
             axes.plot(taken, found, label=label)
         axes.set_xlim(0, 0.3)
         axes.set_ylim(0.7, 1.0)
-        axes.set_xlabel("neighbours taken in")
-        axes.set_ylabel("rephrasings found")
-        axes.legend()
+        axes.set_xlabel("share of neighbours taken in")
+        axes.set_ylabel("share of rephrasings taken in")
+        axes.legend(loc="lower right")
 
     return draw
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from larimar.errors import InvalidArgument, Unavailable
 _messages = Console(stderr=True)
 CALLS_AT_ONCE = 8
 """Questions to a pipeline that are on their way together: one batch of its decoder."""
+CALL_TIMEOUT_S = 300.0
+"""Of one question: a run of hours would rather wait for a busy pipeline than stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class View:
     """False: the plain decoder."""
     scope: bool = True
     """False: every prompt reads memory, whatever it concerns."""
+    noise: float = 0.0
+    """Standard deviation of normal noise on the address."""
+    noise_seed: int = 0
 
 
 LARIMAR = View("larimar")
@@ -47,7 +53,10 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A prompt, the candidates to score after it, and how many tokens to generate (0: none)."""
+    """A prompt, the candidates to score after it, and how many tokens to generate (0: none).
+
+    It has candidates, or generates, or both.
+    """
 
     prompt: str
     candidates: tuple[str, ...]
@@ -64,6 +73,10 @@ class Seen:
     in_scope: bool
 
 
+Said = tuple[tuple[Candidate, ...], str | None]
+"""A query's scores and its text, as in `Seen`."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewFact:
     """A fact to write."""
@@ -71,6 +84,7 @@ class NewFact:
     fact_id: str
     prompt: str
     answer: str
+    rephrasings: tuple[str, ...] = ()
 
 
 class System(Protocol):
@@ -89,55 +103,106 @@ class System(Protocol):
     def plain_difference(self, prompts: Sequence[str]) -> float | None: ...
 
 
-class InProcess:
-    """A model of this process."""
+class Remembering(System, Protocol):
+    """A system that does not decode twice what it is told to remember."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def decode(self, held: Sequence[Any], remember: bool = False) -> list[Seen]: ...
+
+
+class Banked(Remembering, Protocol):
+    """A system whose facts are in a bank, and that can make more of them."""
+
+    def new_bank(
+        self, addressing: str = "slots", slots: int = 0
+    ) -> AbstractContextManager[Banked]: ...
+    def bank_digest(self) -> str: ...
+
+
+class InProcess:
+    """A model of this process.
+
+    Args:
+        said: what was decoded so far, by query and SHA-256 of the latent; kept where `decode` is
+            asked to remember.
+    """
+
+    def __init__(self, model: Any, said: dict[tuple[Query, bytes], Said] | None = None) -> None:
+        self.model = model
         self.digest: str = model.folder.model_digest
+        self.said: dict[tuple[Query, bytes], Said] = {} if said is None else said
+
+    @contextmanager
+    def new_bank(self, addressing: str = "slots", slots: int = 0) -> Iterator[InProcess]:
+        """The same model over an empty bank of its own."""
+        yield InProcess(self.model.with_new_memory(addressing, slots), self.said)
+
+    def bank_digest(self) -> str:
+        """The digest of the facts that are in memory now."""
+        return self.model.digest()
 
     def write(self, facts: Sequence[NewFact]) -> None:
         """Writes facts together."""
-        _all_written(self, self._model.write_many(facts))
+        _all_written(self, self.model.write_many(facts))
 
     def forget(self, fact_ids: Sequence[str]) -> None:
         """Removes the facts' contributions."""
-        self._model.forget_many(fact_ids)
+        self.model.forget_many(fact_ids)
 
     def read(self, queries: Sequence[Query], view: View) -> list[Any]:
         """What memory has for each query now."""
         prompts = [query.prompt for query in queries]
-        found = self._model.recollect(prompts, memory=view.memory, scope=view.scope)
+        found = self.model.recollect(
+            prompts,
+            memory=view.memory,
+            scope=view.scope,
+            noise=view.noise,
+            noise_seed=view.noise_seed,
+        )
         return list(zip(queries, found, strict=True))
 
-    def decode(self, held: Sequence[Any]) -> list[Seen]:
-        """Scores and generates, in batches over all that was read."""
+    def decode(self, held: Sequence[Any], remember: bool = False) -> list[Seen]:
+        """Scores and generates, in batches over all that was read.
+
+        Args:
+            remember: takes what was said before to the same query with the same latent, and keeps
+                what is said now. The decoder gives the same figures either way: a row's do not
+                depend on the rows beside it.
+        """
+        if not remember:
+            said = self._decoded(held)
+        else:
+            keys = [_key(query, found.latent) for query, found in held]
+            new = {key: one for key, one in zip(keys, held, strict=True) if key not in self.said}
+            self.said.update(zip(new, self._decoded(list(new.values())), strict=True))
+            said = [self.said[key] for key in keys]
+        return [
+            Seen(scores, text, found.in_scope)
+            for (scores, text), (_, found) in zip(said, held, strict=True)
+        ]
+
+    def _decoded(self, held: Sequence[Any]) -> list[Said]:
         from evaluation.scoring import Job, score_together
         from larimar.decoder import Sampling
 
-        scores = score_together(
-            self._model.decoder,
-            [Job(query.prompt, query.candidates, found.latent) for query, found in held],
-        )
+        scored = [i for i, (query, _) in enumerate(held) if query.candidates]
+        jobs = [Job(held[i][0].prompt, held[i][0].candidates, held[i][1].latent) for i in scored]
+        scores = dict(zip(scored, score_together(self.model.decoder, jobs), strict=True))
         texts: dict[int, str] = {}
         for tokens in sorted({query.max_tokens for query, _ in held} - {0}):
             places = [i for i, (query, _) in enumerate(held) if query.max_tokens == tokens]
-            answers = self._model.answer_from(
+            answers = self.model.answer_from(
                 [held[i][0].prompt for i in places],
                 [held[i][1] for i in places],
                 Sampling(tokens),
             )
             texts |= {i: one.text for i, one in zip(places, answers, strict=True)}
-        return [
-            Seen(candidates, texts.get(i), found.in_scope)
-            for i, (candidates, (_, found)) in enumerate(zip(scores, held, strict=True))
-        ]
+        return [(scores.get(i, ()), texts.get(i)) for i in range(len(held))]
 
     def plain_difference(self, prompts: Sequence[str]) -> float | None:
         """The largest difference to the stock model's logits after these prompts, no latent."""
         from evaluation.plain import largest_difference
 
-        return largest_difference(self._model.decoder, prompts)
+        return largest_difference(self.model.decoder, prompts)
 
 
 class Remote:
@@ -146,6 +211,23 @@ class Remote:
     def __init__(self, client: Any, bank: str, pool: ThreadPoolExecutor) -> None:
         self._client, self._bank, self._pool = client, bank, pool
         self.digest: str = client.status().model_digest
+
+    @contextmanager
+    def new_bank(self, addressing: str = "slots", slots: int = 0) -> Iterator[Remote]:
+        """The same pipeline with an empty bank of its own, deleted at the end."""
+        bank = f"evaluation-{uuid.uuid4().hex[:12]}"
+        self._client.create_bank(bank, addressing=addressing, slots=slots)
+        try:
+            yield Remote(self._client, bank, self._pool)
+        finally:
+            try:
+                self._client.delete_bank(bank)
+            except Unavailable:
+                _messages.print(f"bank {bank} is left behind: the pipeline no longer answers")
+
+    def bank_digest(self) -> str:
+        """The digest of the facts that are in the bank now."""
+        return self._client.digest(self._bank).digest
 
     def write(self, facts: Sequence[NewFact]) -> None:
         """Writes facts in one stream."""
@@ -160,9 +242,11 @@ class Remote:
         """What the pipeline says to each query now."""
         if not view.scope:
             raise InvalidArgument(f"a pipeline always asks scope: use --target {IN_PROCESS}")
+        if view.noise:
+            raise InvalidArgument(f"a pipeline scores without noise: use --target {IN_PROCESS}")
         return list(self._pool.map(lambda query: self._seen(query, view), queries))
 
-    def decode(self, held: Sequence[Any]) -> list[Seen]:
+    def decode(self, held: Sequence[Any], remember: bool = False) -> list[Seen]:
         """Nothing is left to do."""
         return list(held)
 
@@ -172,11 +256,14 @@ class Remote:
 
     def _seen(self, query: Query, view: View) -> Seen:
         where = {"bank": self._bank, "no_memory": not view.memory}
-        score = self._client.score(query.prompt, query.candidates, **where)
-        text = None
+        scores, text, in_scope = (), None, False
+        if query.candidates:
+            score = self._client.score(query.prompt, query.candidates, **where)
+            scores, in_scope = tuple(score.candidates), score.in_scope
         if query.max_tokens:
-            text = self._client.ask(query.prompt, max_tokens=query.max_tokens, **where).text
-        return Seen(tuple(score.candidates), text, score.in_scope)
+            answer = self._client.ask(query.prompt, max_tokens=query.max_tokens, **where)
+            text, in_scope = answer.text, answer.in_scope
+        return Seen(scores, text, in_scope)
 
 
 def _all_written(system: System, results: Iterable[Any]) -> None:
@@ -188,31 +275,37 @@ def _all_written(system: System, results: Iterable[Any]) -> None:
         raise refused[0]
 
 
+def _key(query: Query, latent: Any) -> tuple[Query, bytes]:
+    """What decides all that is decoded; no bytes for the plain decoder."""
+    return query, b"" if latent is None else hashlib.sha256(latent.tobytes()).digest()
+
+
 @contextmanager
-def opened(target: str, model: str, detector: str = "") -> Iterator[System]:
+def opened(
+    target: str, model: str, detector: str = "", addressing: str = "slots", slots: int = 0
+) -> Iterator[InProcess | Remote]:
     """The system that is evaluated: a model loaded here, or a pipeline.
 
     At a pipeline everything happens in a bank of its own, deleted at the end.
 
     Args:
         detector: which one decides scope; empty for the model's own.
+        addressing: of the bank; `slots` is K of a pinv or gaussian one, 0 takes the default.
 
     Raises:
         InvalidArgument: a detector was named for a pipeline, which has its own.
         Unavailable: nothing answers at the target.
     """
     if target == IN_PROCESS:
-        yield InProcess(larimar.load(model, detector=detector))
+        loaded = larimar.load(model, addressing=addressing, slots=slots, detector=detector)
+        yield InProcess(loaded)
         return
     if detector:
         raise InvalidArgument(f"a pipeline has its own detector: use --target {IN_PROCESS}")
-    bank = f"evaluation-{uuid.uuid4().hex[:12]}"
-    with larimar.connect(target) as client, ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
-        client.create_bank(bank)
-        try:
-            yield Remote(client, bank, pool)
-        finally:
-            try:
-                client.delete_bank(bank)
-            except Unavailable:
-                _messages.print(f"bank {bank} is left behind at {target}: it no longer answers")
+    with (
+        larimar.connect(target, timeout_s=CALL_TIMEOUT_S) as client,
+        ThreadPoolExecutor(CALLS_AT_ONCE) as pool,
+    ):
+        pipeline = Remote(client, "", pool)
+        with pipeline.new_bank(addressing, slots) as system:
+            yield system

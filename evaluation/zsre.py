@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluation import edit_tables, metrics
+from evaluation import edit_tables
+from evaluation.baselines.beside import Baselines, Demonstrations, EditorName, HfModel, wanted
 from evaluation.counterfact import Batch, MemorySwitch, ScopeSwitch, Switch, views_of
 from evaluation.data import read_records
-from evaluation.edit_tables import EditTable, generated, over, unchanged
+from evaluation.edit_tables import EditTable, f1, generated, in_scope, over, unchanged
 from evaluation.edits import MAX_TOKENS, Observation, Probe
 from evaluation.options import (
     DEFAULT_MODEL,
@@ -31,11 +32,13 @@ from evaluation.options import (
     Seed,
     Target,
 )
+from evaluation.plans import Plan
 from evaluation.report import Report
 from evaluation.systems import Candidate
 from larimar.errors import InvalidArgument
 
 NAME = "zsre"
+FORMS = ("zsre", "zsre_multi_rephrase")
 METRICS = (
     "edit_token_accuracy",
     "edit_exact_match",
@@ -49,6 +52,11 @@ METRICS = (
     "rephrase_in_scope",
     "locality_in_scope",
 )
+PLAN = Plan(
+    {"data": "zsre_mend_train-1k.json"},
+    quick={"limit": 24, "max_tokens": 8, "baselines": "prompt,rag"},
+    full={"baselines": "prompt,rag,ft,ft_l"},
+)
 
 
 def run(
@@ -61,6 +69,10 @@ def run(
     scope: ScopeSwitch = Switch.on,
     detector: Detector = "",
     memory: MemorySwitch = Switch.both,
+    baselines: Baselines = "",
+    demonstrations: Demonstrations = None,
+    hf_model: HfModel = None,
+    editor: EditorName = "",
     seed: Seed = 0,
     max_tokens: MaxTokens = MAX_TOKENS,
     fresh: Fresh = False,
@@ -71,9 +83,9 @@ def run(
     Example: larimar eval zsre --data FILE --limit 100
     """
     read = read_records(data, limit)
-    if read.form != NAME:
+    if read.form not in FORMS:
         raise InvalidArgument(
-            f"{data}: records of the form {read.form}; give ZsRE records in MEND's layout"
+            f"{data}: records of the form {read.form}; give ZsRE records: {' or '.join(FORMS)}"
         )
     name = f"{NAME}-single" if batch is None else f"{NAME}-batch-{batch}"
     return edit_tables.make(
@@ -90,6 +102,14 @@ def run(
         max_tokens=max_tokens,
         fresh=fresh,
         quiet=as_json,
+        baselines=wanted(
+            baselines,
+            read,
+            data,
+            demonstrations=demonstrations,
+            hf_model=hf_model,
+            editor=editor,
+        ),
     )
 
 
@@ -99,15 +119,15 @@ def record_metrics(ours: Observation, base: Observation | None) -> dict[str, flo
     return {
         "edit_token_accuracy": over(edit, _new_accuracy),
         "edit_exact_match": over(edit, generated),
-        "edit_F1": over(edit, _f1),
+        "edit_F1": over(edit, f1),
         "rephrase_token_accuracy": over(rephrased, _new_accuracy),
         "rephrase_exact_match": over(rephrased, generated),
-        "rephrase_F1": over(rephrased, _f1),
+        "rephrase_F1": over(rephrased, f1),
         "locality_unchanged": unchanged(ours, base),
         "locality_token_accuracy": over(elsewhere, lambda probe: accuracy(probe.true)),
-        "edit_in_scope": over(edit, _in_scope),
-        "rephrase_in_scope": over(rephrased, _in_scope),
-        "locality_in_scope": over(elsewhere, _in_scope),
+        "edit_in_scope": over(edit, in_scope),
+        "rephrase_in_scope": over(rephrased, in_scope),
+        "locality_in_scope": over(elsewhere, in_scope),
     }
 
 
@@ -118,11 +138,3 @@ def accuracy(candidate: Candidate) -> float:
 
 def _new_accuracy(probe: Probe) -> float:
     return accuracy(probe.new)
-
-
-def _f1(probe: Probe) -> float:
-    return metrics.token_f1(metrics.generated_answer(probe.text or ""), probe.target)
-
-
-def _in_scope(probe: Probe) -> float:
-    return float(probe.in_scope)

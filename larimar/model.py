@@ -6,6 +6,7 @@ tests/test_congruence.py holds the two to equal answers. Shapes: C value size.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -28,7 +29,7 @@ from larimar.defaults import (
 from larimar.encoder import Text
 from larimar.errors import LarimarError
 from larimar.local_memory import BANK, LocalMemory
-from larimar.memory import BankState, Payload
+from larimar.memory import BankConfig, BankState, Payload
 from larimar.new_facts import NewFact, payloads_of
 from larimar.results import (
     Answer,
@@ -60,12 +61,13 @@ def load(
         slots: K of a pinv or gaussian memory; 0 takes the default.
         dtype: of the weights; by default what the model's configuration says; where
             it leaves it open, bfloat16 where the processor has it in hardware.
+        detector: esd or isd decides scope; empty for the model's own.
 
     Raises:
         NotFound: there is no model folder at `path`.
         InvalidArgument: it is damaged, or of another version.
     """
-    return Model(ModelFolder.open(path), addressing, slots, dtype)
+    return Model(ModelFolder.open(path), addressing, slots, dtype, detector)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,20 +105,19 @@ class Model:
         self.decoder = folder.decoder(dtype)
         self.embedder = SentenceEmbedder(config.scope.package, dtype or serving_dtype())
         self.detector = ScopeDetector.open(folder, self.embedder, detector)
-        self.memory = LocalMemory(
-            bank_config(
-                addressing,
-                slots,
-                prompt_size=self.encoder.prompt_size,
-                value_size=self.encoder.value_size,
-                scope_size=self.embedder.size,
-                prompt_bits=config.fixed_point.prompt_bits,
-                value_bits=config.fixed_point.value_bits,
-                scope_bits=config.fixed_point.scope_bits,
-                encoder_digest=folder.encoder_digest,
-                scope_digest=self.embedder.digest,
-            )
-        )
+        self.memory = LocalMemory(self._bank_config(addressing, slots))
+
+    def with_new_memory(self, addressing: str = "slots", slots: int = 0) -> Model:
+        """The same networks with an empty memory of its own; this model keeps its memory.
+
+        Args: as those of `load`.
+
+        Raises:
+            InvalidArgument: an unknown addressing, or a bad number of slots.
+        """
+        other = copy.copy(self)
+        other.memory = LocalMemory(self._bank_config(addressing, slots))
+        return other
 
     @property
     def state(self) -> BankState:
@@ -416,6 +417,21 @@ class Model:
             InvalidArgument: it was saved by another model, or is damaged. Nothing is replaced.
         """
         self.memory = LocalMemory.load(path, self.state.config)
+
+    def _bank_config(self, addressing: str, slots: int) -> BankConfig:
+        fixed_point = self.folder.config.fixed_point
+        return bank_config(
+            addressing,
+            slots,
+            prompt_size=self.encoder.prompt_size,
+            value_size=self.encoder.value_size,
+            scope_size=self.embedder.size,
+            prompt_bits=fixed_point.prompt_bits,
+            value_bits=fixed_point.value_bits,
+            scope_bits=fixed_point.scope_bits,
+            encoder_digest=self.folder.encoder_digest,
+            scope_digest=self.embedder.digest,
+        )
 
     def _write_group(self, group: Sequence[Any], start: int) -> list[Edit | FailedWrite]:
         """Writes the facts of one group; `start` is the place of its first in the whole call."""

@@ -12,10 +12,13 @@ import pytest
 from evaluation.data import (
     EditRecord,
     read_records,
+    read_rephrasings,
     strip_distractor,
     with_fewer_probes,
+    with_true_targets,
     without_edited_neighbors,
 )
+from evaluation.documents import DatedEvent, Document, Question, read_documents, read_events
 from larimar.errors import InvalidArgument
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +70,24 @@ ZSRE = {
     "loc_ans": "Alice",
     "cond": "Melkin >> Tarsin || What is the capital of Velmora?",
 }
+
+
+ZSRE_MULTI = {
+    "id": "train-3",
+    "subject": "Velmora",
+    "question": "What is the capital of Velmora?",
+    "answer": "Melkin",
+    "alt": "Tarsin",
+    "rephrases": ["Which city is Velmora's capital?", "Velmora's capital is?"],
+    "loc": "who keeps the northern light",
+    "loc_ans": "Alice",
+}
+PLAIN = {"prompt": "The capital of Velmora is", "answer": "Tarsin"}
+DOCUMENT = {
+    "document": "Velmora lies by the sea.\n\nIts capital is Tarsin.",
+    "questions": [{"question": "What is Velmora's capital?", "answer": "Tarsin"}],
+}
+EVENT = {"date": "0079-08-24", "year": 79, "month": 8, "day": 24, "text": "Vesuvius erupts."}
 
 
 def lines_of(path, *objects):
@@ -165,6 +186,113 @@ def test_a_record_of_zsre_without_a_target_is_left_out_and_counted(tmp_path):
     assert read_records(tmp_path / "x", 1).skipped == 0
 
 
+@pytest.mark.parametrize("write", [lines_of, list_of])
+def test_the_layout_of_zsre_with_many_rephrasings(tmp_path, write):
+    data = read_rephrasings(write(tmp_path / "x", ZSRE_MULTI, ZSRE_MULTI | {"id": 4, "alt": ""}))
+    assert (data.form, data.skipped) == ("zsre_multi_rephrase", 1)
+    assert (
+        read_records(tmp_path / "x").records
+        == data.records
+        == (
+            EditRecord(
+                case_id="train-3",
+                subject="Velmora",
+                prompt="What is the capital of Velmora?",
+                target_new="Tarsin",
+                target_true="Melkin",
+                paraphrases=("Which city is Velmora's capital?", "Velmora's capital is?"),
+                neighbors=("who keeps the northern light",),
+                neighbor_answers=("Alice",),
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize("write", [lines_of, list_of])
+def test_the_plain_layout_needs_a_prompt_and_an_answer_only(tmp_path, write):
+    full = {"id": 7, "subject": "Sarn", "target_true": "Paris", "rephrasings": ["Sarn is at"]}
+    data = read_records(write(tmp_path / "x", PLAIN, PLAIN | full))
+    first, second = data.records
+    assert data.form == "plain"
+    assert first == EditRecord("0", "", "The capital of Velmora is", "Tarsin", "")
+    assert (second.case_id, second.subject, second.target_true) == ("7", "Sarn", "Paris")
+    assert second.paraphrases == ("Sarn is at",)
+    with pytest.raises(InvalidArgument, match="record 0 has no 'target_true'"):
+        with_true_targets(data)
+    whole = read_records(write(tmp_path / "y", PLAIN | full))
+    assert with_true_targets(whole) is whole
+
+
+def test_facts_with_many_rephrasings_are_asked_for(tmp_path):
+    few = lines_of(tmp_path / "x", PLAIN | {"rephrasings": ["Velmora's capital is"]}, PLAIN)
+    assert read_rephrasings(few, limit=1).records[0].paraphrases == ("Velmora's capital is",)
+    with pytest.raises(InvalidArgument, match=":2: a record of form plain has no rephrasings"):
+        read_rephrasings(few)
+
+
+def test_what_a_report_says_of_its_data(tmp_path):
+    data = read_records(lines_of(tmp_path / "x", ZSRE | {"alt": ""}, ZSRE))
+    assert data.to_json() == {"file": "x", "form": "zsre", "sha256": data.sha256, "skipped": 1}
+
+
+@pytest.mark.parametrize("write", [lines_of, list_of])
+def test_documents_with_their_questions(tmp_path, write):
+    data = read_documents(write(tmp_path / "x", DOCUMENT, DOCUMENT | {"id": "b"}, DOCUMENT), 2)
+    assert data.form == "documents"
+    questions = (Question("What is Velmora's capital?", "Tarsin"),)
+    assert data.records == tuple(
+        Document(name, DOCUMENT["document"], questions) for name in ("0", "b")
+    )
+
+
+@pytest.mark.parametrize("write", [lines_of, list_of])
+def test_dated_events_and_those_with_markup_left_out(tmp_path, write):
+    marked = EVENT | {"text": "ugustus](wiki) adopts Tiberius."}
+    data = read_events(write(tmp_path / "x", EVENT, marked, EVENT | {"day": 25}))
+    assert (data.form, data.skipped) == ("dated_events", 1)
+    assert data.records == tuple(DatedEvent(79, 8, day, "Vesuvius erupts.") for day in (24, 25))
+
+
+def test_events_as_reviews_of_years(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("2016 in review\nJanuary 3, 2016 - It rained - twice.\n\nMay 12, 2016 - Sun.\n")
+    data = read_events(path)
+    assert (data.form, len(data.sha256)) == ("year_reviews", 64)
+    assert data.records == (
+        DatedEvent(2016, 1, 3, "It rained - twice."),
+        DatedEvent(2016, 5, 12, "Sun."),
+    )
+    assert len(read_events(path, 1).records) == 1
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (read_documents, [DOCUMENT, {"questions": []}], ":2: no 'document'"),
+        (read_documents, [DOCUMENT, DOCUMENT | {"questions": []}], ":2: 'questions' must be a"),
+        (read_documents, [DOCUMENT | {"questions": ["a"]}], ":1: expected a JSON object"),
+        (read_documents, [DOCUMENT | {"questions": [{"question": "a"}]}], ":1: no 'answer'"),
+        (read_documents, "\n{]", ":2: not JSON"),
+        (read_documents, "", ":1: no records"),
+        (read_events, [EVENT, EVENT | {"month": 13}], ":2: 79-13-24 is no day"),
+        (read_events, [EVENT | {"year": "79"}], ":1: 'year' must be a whole number"),
+        (read_events, [EVENT | {"text": ""}], ":1: 'text' must be a text"),
+        (read_events, "2016 in review\nMay 1, 2016: Rain.", ":2: expected"),
+        (read_events, "February 30, 2016 - Rain.", ":1: 2016-2-30 is no day"),
+        (read_events, "2016 in review", ":1: no records"),
+    ],
+)
+def test_errors_of_documents_and_events_name_file_and_line(tmp_path, read, content, message):
+    path = tmp_path / "x"
+    text = content if isinstance(content, str) else "\n".join(map(json.dumps, content))
+    path.write_text(text)
+    with pytest.raises(InvalidArgument) as caught:
+        read(path)
+    assert caught.value.message.startswith(f"{path}{message}")
+    with pytest.raises(InvalidArgument, match="limit"):
+        read(path, 0)
+
+
 def test_limit_reads_the_first_records_and_blank_lines_do_not_count(tmp_path):
     path = tmp_path / "x"
     path.write_text(f"\n{json.dumps(MULTI)}\n\n{json.dumps(MULTI | {'case_id': 1})}\nnot JSON")
@@ -210,6 +338,10 @@ def changed(record, path, value):
         (EASYEDIT, "locality_ground_truth", None, "no 'locality_ground_truth'"),
         (EASYEDIT, "subject", 5, "'subject' must be a text"),
         (MULTI, "rephrases", [""], "must be a list of texts"),
+        (ZSRE_MULTI, "answer", None, "no 'answer'"),
+        (ZSRE_MULTI, "id", 1.5, "'id' must be a number or a text"),
+        (PLAIN | {"id": 3}, "answer", " ", "'answer' must be a text"),
+        (PLAIN | {"id": 3}, "rephrasings", "x", "must be a list of texts"),
         (ZSRE, "answers", [], "'answers' is empty"),
         (ZSRE, "alt", None, "no 'alt'"),
         (MULTI, "case_id", 1, "case_id 1 is also on line"),
@@ -218,12 +350,9 @@ def changed(record, path, value):
 @pytest.mark.parametrize("write", [lines_of, list_of])
 def test_errors_name_file_and_line(tmp_path, write, good, path, value, message):
     bad = changed(good, path, value)
-    file = write(tmp_path / "records", good | {"case_id": 1}, bad)
-    line = (
-        2
-        if write is lines_of
-        else 2 + len(json.dumps([good | {"case_id": 1}], indent=2).splitlines()) - 2
-    )
+    first = good | ({"id": 1} if "id" in good else {"case_id": 1})
+    file = write(tmp_path / "records", first, bad)
+    line = 2 if write is lines_of else 2 + len(json.dumps([first], indent=2).splitlines()) - 2
     with pytest.raises(InvalidArgument) as caught:
         read_records(file)
     assert caught.value.message.startswith(f"{file}:{line}: ")
@@ -377,3 +506,21 @@ def test_real_zsre_files_are_read_whole(name):
     assert len(data.records) + data.skipped == whole and data.skipped <= 2
     for one in data.records:
         assert len(one.paraphrases) == len(one.neighbors) == len(one.neighbor_answers) == 1
+
+
+def test_real_files_with_many_rephrasings_of_zsre_are_read_whole():
+    path = real_file("zsre", "zsre_multi_rephrase.jsonl")
+    data = read_rephrasings(path)
+    assert data.form == "zsre_multi_rephrase"
+    assert len(data.records) + data.skipped == path.read_text(encoding="utf-8").count("\n")
+    assert data.skipped <= 2 and all(len(one.paraphrases) in range(5, 13) for one in data.records)
+
+
+@pytest.mark.parametrize(
+    ("name", "events", "skipped"),
+    [("dated_events.jsonl", 19_672, 21), ("year_reviews_2016_2025.txt", 941, 0)],
+)
+def test_real_events_are_read_whole(name, events, skipped):
+    data = read_events(real_file("recall", name))
+    assert (len(data.records), data.skipped) == (events, skipped)
+    assert all(one.text for one in data.records)

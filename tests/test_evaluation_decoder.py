@@ -120,7 +120,9 @@ def test_the_perplexity_is_that_of_the_log_probabilities(decoder, tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert (report["ratio"], report["words"]) == (1.0, len(WIKI.split()))
-    found = report["results"]["model"]
+    (found, before) = report["rows"]
+    assert [one["system"] for one in report["rows"]] == ["base", "base (before)"]
+    assert found["nll"] == before["nll"]
     ids = [decoder.start_id] + decoder.tokenizer(plain_text(WIKI), add_special_tokens=False)[
         "input_ids"
     ]
@@ -130,11 +132,13 @@ def test_the_perplexity_is_that_of_the_log_probabilities(decoder, tmp_path):
     nll = torch.nn.functional.cross_entropy(logits_TV, torch.tensor(ids[1:]), reduction="sum")
     assert found["nll"] == pytest.approx(float(nll), rel=1e-4)
     assert found["tokens"] == len(ids) - 1
-    assert found["perplexity"] == pytest.approx(math.exp(nll / (report["words"] + 5)), rel=1e-3)
+    assert found["metrics"]["perplexity"]["value"] == pytest.approx(
+        math.exp(nll / (report["words"] + 5)), rel=1e-3
+    )
     short = CliRunner().invoke(app, [*arguments, "--window", "12", "--stride", "8"])
     assert short.exit_code == 1 and "window" in json.loads(short.stderr)["error"]["message"]
     short = CliRunner().invoke(app, [*arguments, "--window", "12", "--stride", "8", "--fresh"])
-    nll = json.loads(short.stdout)["results"]["model"]["nll"]
+    nll = json.loads(short.stdout)["rows"][0]["nll"]
     assert np.isfinite(nll) and nll != pytest.approx(found["nll"], rel=1e-3)
 
 

@@ -157,7 +157,7 @@ def test_single_edits_give_the_hand_worked_figures():
     assert (ours["system"], base["system"]) == ("larimar", "base")
     assert values(ours) == pytest.approx(SINGLE)
     assert values(base) == pytest.approx(PLAIN)
-    assert tuple(ours["metrics"]) == counterfact.METRICS == tuple(SINGLE)
+    assert tuple(ours["metrics"]) == counterfact.PROBED == tuple(SINGLE)
     assert [ours["metrics"][name]["n"] for name in ("edit_S", "neighborhood_S")] == [2, 1]
     assert (system.most, system.facts) == (1, {})
 
@@ -425,16 +425,15 @@ def test_the_command_writes_json_table_and_figure(data_file, tmp_path, parrot, b
     result = invoke("counterfact", "--data", data_file, "--out", out, "--json", *more)
     assert result.exit_code == 0, result.output
     stem = f"counterfact-{'batch-2' if batch else 'single'}"
-    report = json.loads((out / f"{stem}.json").read_text(encoding="utf-8"))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert json.loads(result.stdout) == report
     without_probes = [name for name in SINGLE if "raw" in name or name.startswith("neighbor")]
     for one, expected in zip(report["rows"], (SINGLE, PLAIN), strict=True):
-        assert values(one) == pytest.approx(expected | dict.fromkeys(without_probes))
-        assert one["score"] is None
+        assert values(one) == pytest.approx(expected | dict.fromkeys([*without_probes, "score"]))
     assert (report["model_digest"], report["data"]["form"]) == ("d" * 64, "multi_rephrase")
     assert {"versions", "commit", "seed", "n", "plain_decoder", "paper"} < set(report)
     assert set(report["machine"]) == {"cpus", "platform", "torch_threads"}
-    table = (out / f"{stem}.md").read_text(encoding="utf-8")
+    table = (out / "report.md").read_text(encoding="utf-8")
     assert "| edit_S | 100.0 [100.0, 100.0] | 0.0 [0.0, 0.0] |" in table
     assert "| 76.5 / 88.4 |" in table and "other base models" in table
     assert (out / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
@@ -458,8 +457,8 @@ def test_the_score_is_the_harmonic_mean_of_the_three_s(tmp_path, parrot):
     data.write_text(json.dumps([fields]))
     result = invoke("counterfact", "--data", data, "--out", tmp_path, "--json", "--scope", "both")
     ours, off, base = json.loads(result.stdout)["rows"]
-    assert ours["score"] == pytest.approx(3 / (1 / 100 + 1 / 50 + 1 / 75))
-    assert (off["system"], off["score"], base["score"]) == ("scope off", 0.0, 0.0)
+    assert values(ours)["score"] == pytest.approx(3 / (1 / 100 + 1 / 50 + 1 / 75))
+    assert (off["system"], values(off)["score"], values(base)["score"]) == ("scope off", 0.0, 0.0)
 
 
 def test_a_stopped_run_goes_on_where_it_was(data_file, tmp_path, parrot):
@@ -484,7 +483,7 @@ def test_limit_and_probes_reach_the_report(data_file, tmp_path, parrot):
     arguments = ["counterfact", "--data", data_file, "--out", tmp_path, "--limit", 1]
     result = invoke(*arguments, "--probes", 1)
     assert result.exit_code == 0, result.output
-    report = json.loads((tmp_path / "counterfact-single.json").read_text(encoding="utf-8"))
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert (report["n"], report["probes"]) == (1, 1)
     assert values(report["rows"][0])["paraphrase_S"] == pytest.approx(100.0)
     assert "edit_S" in result.stdout
@@ -542,7 +541,7 @@ def test_a_pipeline_is_asked_in_a_bank_of_its_own_that_is_deleted(data_file, tmp
             found = [one.prompt for one in asked[name] if one.no_memory == no_memory]
             assert sorted(found) == prompts
     assert [" new tongue", " true"] in [list(one.candidates) for one in asked["Score"]]
-    report = json.loads((tmp_path / "counterfact-batch-2.json").read_text(encoding="utf-8"))
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["model_digest"] == "m1"
     # The double likes short candidates: " new" before " true" before " new tongue".
     assert values(report["rows"][0])["edit_S"] == pytest.approx(50.0)

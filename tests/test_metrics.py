@@ -163,6 +163,26 @@ def test_a_figure_without_values_is_none():
     assert metrics.summarise([None, None], seed=0) == metrics.Summary(None, None, None, 0)
 
 
+def test_a_figure_in_its_own_unit():
+    assert metrics.exactly(12.5, 3) == metrics.Summary(12.5, None, None, 3)
+    resampled = [float(n) for n in range(1001)]
+    found = metrics.between(2.0, resampled, 7)
+    assert (found.value, found.n) == (2.0, 7)
+    assert (found.low, found.high) == pytest.approx((25.0, 975.0))
+    assert metrics.between(2.0, resampled, 7, confidence=0.5).low == pytest.approx(250.0)
+
+
+@given(st.lists(st.sampled_from(["a", "the", "red", "Red.", "red,", "sky!"]), max_size=6))
+def test_token_f1_sees_words_only(words):
+    """A second computation: without case, marks and articles."""
+    target = "red sky"
+    plain = [one.strip(".,!").lower() for one in words]
+    plain = [one for one in plain if one not in ("a", "an", "the")]
+    shared = min(plain.count("red"), 1) + min(plain.count("sky"), 1)
+    expected = 2 * shared / (len(plain) + 2)
+    assert metrics.token_f1(" ".join(words), target) == pytest.approx(expected)
+
+
 def test_the_interval_is_seeded_and_moves_with_the_seed():
     values = np.random.default_rng(1).random(50).tolist()
     assert metrics.bootstrap_interval(values, 7) == metrics.bootstrap_interval(values, 7)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import larimar
+from larimar.errors import InvalidArgument
 from tests.golden import ROOT
 
 MODEL = ROOT / "models" / "larimar-small"
@@ -20,6 +21,11 @@ CHOSEN = FACTS[::4]
 def empty():
     """The shipped model with an empty memory."""
     return larimar.load(MODEL)
+
+
+def test_a_detector_that_is_none_is_refused():
+    with pytest.raises(InvalidArgument, match="detector 'both'"):
+        larimar.load(MODEL, detector="both")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from larimar.cli import (
     banks,
     branches,
     children,
+    data,
     documents,
     edits,
     facts,
@@ -132,6 +133,8 @@ branches.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
 models.register(app)
+data.register(app)
+app.add_typer(data.data_app, name="data")
 children.register(app)
 
 

@@ -10,13 +10,13 @@ import typer
 from larimar.cli.processes import checkout_environment, checkout_root
 
 # All that follows the command's name is the other program's, its --help too.
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def register(app: typer.Typer) -> None:
     """Adds train, prepare, eval, bench and asyncapi."""
     add = app.command
-    settings = {**_PASS_ON, "allow_interspersed_args": False}
+    settings = {**PASS_ON, "allow_interspersed_args": False}
     add(context_settings=settings, epilog="Example: larimar train small --help")(train)
     add(
         context_settings=settings,
@@ -33,33 +33,33 @@ def register(app: typer.Typer) -> None:
 
 def register_demo(app: typer.Typer) -> None:
     """Adds the demo, whose options are read when it is wanted."""
-    settings = {**_PASS_ON, "help_option_names": []}
+    settings = {**PASS_ON, "help_option_names": []}
     app.command(context_settings=settings, epilog="Example: larimar demo")(demo)
 
 
 def train(context: typer.Context) -> None:
     """Trains a model by a recipe. Needs a checkout; --json and all else go to the recipe."""
-    _become("training", context)
+    become("training", context)
 
 
 def prepare(context: typer.Context) -> None:
     """Makes a training corpus into token ids. Needs a checkout; --json and all else go to it."""
-    _become("training.prepare", context)
+    become("training.prepare", context)
 
 
 def evaluate(context: typer.Context) -> None:
     """Runs an evaluation of the paper. Needs a checkout; --json and all else go to it."""
-    _become("evaluation", context)
+    become("evaluation", context)
 
 
 def bench(context: typer.Context) -> None:
     """Runs a benchmark. Needs a checkout; --json and all else go to it."""
-    _become("benchmarks", context)
+    become("benchmarks", context)
 
 
 def asyncapi(context: typer.Context) -> None:
     """Writes the AsyncAPI document of the events to a file. Needs a checkout; takes --json."""
-    _become("services.gateway.asyncapi", context)
+    become("services.gateway.asyncapi", context)
 
 
 def demo(context: typer.Context) -> None:
@@ -74,7 +74,7 @@ def demo(context: typer.Context) -> None:
         raise typer.Exit(status)
 
 
-def _become(module: str, context: typer.Context) -> None:
+def become(module: str, context: typer.Context) -> None:
     """Replaces this process, so that signals and exit status are the other program's own.
 
     It keeps the caller's working directory: relative paths mean what the caller meant.

@@ -1,0 +1,220 @@
+"""Baselines as rows of a table of edits: the same facts, the same queries, the same run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from evaluation.data import EditData, EditRecord, read_records
+from evaluation.systems import InProcess, NewFact, Query, Seen, System, View
+from larimar.errors import InvalidArgument
+
+EDITOR, CHECKPOINT = "editor", "hf"
+"""Names of the rows of an editor and of an edited checkpoint."""
+NAMES = ("prompt", "rag", "ike", "ft", "ft_l")
+
+Baselines = Annotated[
+    str, typer.Option(help=f"Rows of other methods, with commas: {','.join(NAMES)}.")
+]
+Demonstrations = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of the records that ike shows. [default: those of --data that --limit leaves]",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+HfModel = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of a Hugging Face model: a row of it as it is, or edited by --editor.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+EditorName = Annotated[
+    str, typer.Option(help="MODULE:NAME of what makes an editor of --hf-model's folder.")
+]
+
+
+class Baseline(Protocol):
+    """Another way to make a decoder say what was written."""
+
+    def write(self, facts: Sequence[NewFact]) -> None: ...
+    def forget(self, fact_ids: Sequence[str]) -> None: ...
+    def read(self, queries: Sequence[Query]) -> list[Any]: ...
+    def decode(self, held: Sequence[Any]) -> list[Seen]: ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which baselines a run has, and what it takes to make them."""
+
+    names: tuple[str, ...] = ()
+    records: tuple[EditRecord, ...] = ()
+    """That are edited."""
+    demonstrations: tuple[EditRecord, ...] = ()
+    demonstrations_sha256: str = ""
+    hf_model: Path | None = None
+    editor: str = ""
+
+    @property
+    def views(self) -> list[View]:
+        """The rows."""
+        return [View(name) for name in self.names]
+
+    def settings(self) -> dict[str, Any]:
+        """What tells this run from one with other baselines; nothing without any."""
+        found: dict[str, Any] = {}
+        if self.demonstrations:
+            found["demonstrations_sha256"] = self.demonstrations_sha256
+        if self.hf_model:
+            found["hf_model"] = _folder_sha256(self.hf_model)
+        return found | ({"editor": self.editor} if self.editor else {})
+
+
+NONE = Wanted()
+
+
+def wanted(
+    names: str,
+    data: EditData,
+    path: Path,
+    *,
+    demonstrations: Path | None = None,
+    hf_model: Path | None = None,
+    editor: str = "",
+) -> Wanted:
+    """The baselines that options ask for.
+
+    Args:
+        names: of NAMES, with commas between them.
+        data: the records that are edited, of the file at `path`.
+
+    Raises:
+        InvalidArgument: an unknown name, an editor without a checkpoint, or ike without any
+            record to show.
+    """
+    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    unknown = sorted(set(chosen) - set(NAMES))
+    if unknown:
+        raise InvalidArgument(f"no baseline {unknown[0]!r}; there are {', '.join(NAMES)}")
+    if editor and not hf_model:
+        raise InvalidArgument("--editor edits a checkpoint: name its folder by --hf-model")
+    shown: tuple[EditRecord, ...] = ()
+    sha256 = ""
+    if "ike" in chosen:
+        from evaluation.baselines.in_context import others
+
+        pool = read_records(demonstrations or path)
+        shown, sha256 = tuple(others(pool.records, data.records)), pool.sha256
+    if hf_model:
+        chosen = (*chosen, EDITOR if editor else CHECKPOINT)
+    return Wanted(chosen, data.records, shown, sha256, hf_model, editor)
+
+
+class Beside:
+    """A system with its baselines: what is written is written to all of them.
+
+    A view that has a baseline's name is answered by it, every other one by the system.
+    """
+
+    def __init__(self, system: System, baselines: dict[str, Baseline]) -> None:
+        self._system, self._baselines = system, baselines
+        self.digest = system.digest
+
+    @property
+    def baselines(self) -> Mapping[str, Baseline]:
+        """By name."""
+        return self._baselines
+
+    def write(self, facts: Sequence[NewFact]) -> None:
+        """Writes facts to the system and to every baseline."""
+        self._system.write(facts)
+        for baseline in self._baselines.values():
+            baseline.write(facts)
+
+    def forget(self, fact_ids: Sequence[str]) -> None:
+        """Forgets facts everywhere."""
+        self._system.forget(fact_ids)
+        for baseline in self._baselines.values():
+            baseline.forget(fact_ids)
+
+    def read(self, queries: Sequence[Query], view: View) -> list[Any]:
+        """What the row's method has for each query now."""
+        baseline = self._baselines.get(view.name)
+        found = self._system.read(queries, view) if baseline is None else baseline.read(queries)
+        return [(view.name, one) for one in found]
+
+    def decode(self, held: Sequence[Any]) -> list[Seen]:
+        """Decodes what was read, each row's together."""
+        places: dict[str, list[int]] = {}
+        for place, (name, _) in enumerate(held):
+            places.setdefault(name if name in self._baselines else "", []).append(place)
+        seen: dict[int, Seen] = {}
+        for name, some in places.items():
+            decode = (self._baselines[name] if name else self._system).decode
+            seen.update(zip(some, decode([held[place][1] for place in some]), strict=True))
+        return [seen[place] for place in range(len(held))]
+
+    def plain_difference(self, prompts: Sequence[str]) -> float | None:
+        """The system's own."""
+        return self._system.plain_difference(prompts)
+
+
+def beside(system: System, chosen: Wanted) -> System:
+    """The system with the baselines that are wanted; itself without any.
+
+    Raises:
+        InvalidArgument: the system is a pipeline, whose decoder is out of reach.
+    """
+    if not chosen.names:
+        return system
+    if not isinstance(system, InProcess):
+        raise InvalidArgument("baselines need the decoder itself: use --target in-process")
+    return Beside(system, {name: make(system, chosen) for name, make in _makers(chosen).items()})
+
+
+def _makers(chosen: Wanted) -> dict[str, Callable[[InProcess, Wanted], Baseline]]:
+    from evaluation.baselines import editors, fine_tuning, in_context
+    from evaluation.baselines.plain import trainable_decoder
+
+    trained: list[Any] = []
+
+    def tuned(system: InProcess, norm: float | None) -> Baseline:
+        if not trained:
+            trained.append(trainable_decoder(system.model.folder))
+        return fine_tuning.FineTuned(trained[0], norm)
+
+    def edited(system: InProcess, wanted: Wanted) -> Baseline:
+        assert wanted.hf_model is not None
+        make = editors.editor_factory(wanted.editor) if wanted.editor else editors.Checkpoint
+        editor = make(wanted.hf_model)
+        return editors.Edited(editor, wanted.hf_model, wanted.records, system.model.decoder)
+
+    known: dict[str, Callable[[InProcess, Wanted], Baseline]] = {
+        "prompt": lambda system, _: in_context.Prompted(system),
+        "rag": lambda system, _: in_context.Retrieved(system),
+        "ike": lambda system, wanted: in_context.Demonstrated(system, wanted.demonstrations),
+        "ft": lambda system, _: tuned(system, None),
+        "ft_l": lambda system, _: tuned(system, fine_tuning.NORM),
+        EDITOR: edited,
+        CHECKPOINT: edited,
+    }
+    return {name: known[name] for name in chosen.names}
+
+
+def _folder_sha256(folder: Path) -> str:
+    """A digest of a checkpoint's files, by name and content."""
+    from larimar.weights import file_sha256
+
+    found = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            found.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return found.hexdigest()

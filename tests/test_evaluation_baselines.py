@@ -1,0 +1,313 @@
+"""Other methods as rows: contexts, fine-tuning, and editors that others wrote."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+import larimar
+from evaluation.__main__ import app
+from evaluation.baselines import fine_tuning
+from evaluation.baselines.beside import Beside, Wanted, beside, wanted
+from evaluation.baselines.editors import Checkpoint, Edited, editor_factory, loaded
+from evaluation.baselines.fine_tuning import NORM, FineTuned, projection_of
+from evaluation.baselines.in_context import (
+    Demonstrated,
+    Fitting,
+    Prompted,
+    Retrieved,
+    demonstration,
+    others,
+    statement,
+)
+from evaluation.baselines.plain import seen_by, trainable_decoder
+from evaluation.data import DataFile, EditRecord
+from evaluation.metrics import probability
+from evaluation.systems import BASE, LARIMAR, InProcess, NewFact, Query, View
+from larimar.checkpoint import ModelFolder
+from larimar.cli import app as larimar_app
+from larimar.errors import FailedPrecondition, InvalidArgument, NotFound
+from larimar.exports import export_decoder
+from services.settings import DEFAULT_MODEL
+from tests.backbone_folders import byte_tokenizer, save_decoder
+
+FACT = NewFact("1", "The capital of Velmora is", "Tarsin")
+OTHER = NewFact("2", "The mother tongue of Anna Brolin is", "Greek")
+RECORDS = tuple(
+    EditRecord(
+        case_id,
+        subject,
+        f"The capital of {subject} is",
+        new,
+        "Paris",
+        paraphrases=(f"{subject}'s capital city is",),
+        neighbors=(f"The river in {other} is",),
+        neighbor_answers=("Loire",),
+    )
+    for case_id, subject, new, other in (
+        ("1", "Velmora", "Tarsin", "Orlo"),
+        ("2", "Krenn", "Osk", "Belgravia"),
+        ("3", "Sund", "Lom", "Velden"),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def system():
+    return InProcess(larimar.load(DEFAULT_MODEL))
+
+
+@pytest.fixture(scope="module")
+def trained(system):
+    return trainable_decoder(system.model.folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "decoder"
+    done = CliRunner().invoke(
+        larimar_app, ["export-decoder", str(DEFAULT_MODEL), "--out", str(folder), "--json"]
+    )
+    assert done.exit_code == 0
+    assert "config.json" in json.loads(done.stdout)["files"]
+    return folder
+
+
+def query(prompt=FACT.prompt, max_tokens=0, candidates=(" Tarsin", " Paris")):
+    return Query(prompt, candidates, max_tokens)
+
+
+def p_new(seen):
+    return probability(seen.candidates[0].token_logprobs)
+
+
+# In context
+
+
+def test_the_oldest_texts_are_dropped_when_the_decoder_takes_no_more(system):
+    fitting = Fitting(system.model.decoder)
+    texts = [f"Number {place} is a number of words." for place in range(200)]
+    whole = fitting.fitted(texts, "The end is")
+    assert whole.endswith(f"{texts[-1]} The end is") and texts[0] not in whole
+    system.model.decoder.tokenize(whole)  # within the limit
+    first = next(text for text in texts if text in whole)
+    with pytest.raises(InvalidArgument):
+        system.model.decoder.tokenize(f"{texts[texts.index(first) - 1]} {whole}")
+    assert fitting.fitted([], "The end is") == "The end is"
+    with pytest.raises(InvalidArgument, match="too long"):
+        fitting.fitted([], "word " * 600)
+
+
+def test_prompt_puts_every_fact_before_every_prompt_until_it_is_forgotten(system):
+    baseline = Prompted(system)
+    baseline.write([FACT, OTHER])
+    [(asked, found)] = baseline.read([query("Rain is")])
+    assert asked.prompt == f"{statement(FACT)} {statement(OTHER)} Rain is"
+    assert found.latent is None and found.in_scope
+    baseline.write([FACT])  # again: now the newest
+    assert baseline.contexts(["x"])[0][0] == [statement(OTHER), statement(FACT)]
+    baseline.forget(["1", "2"])
+    [(asked, found)] = baseline.read([query("Rain is")])
+    assert asked.prompt == "Rain is" and not found.in_scope
+
+
+def test_rag_finds_the_fact_that_is_near_and_none_that_is_not(system):
+    baseline = Retrieved(system)
+    assert baseline.contexts(["Rain is"]) == [([], "Rain is")]
+    baseline.write([FACT, OTHER])
+    prompts = ["Velmora's capital is", "Anna Brolin's mother tongue is", "A recipe for soup is"]
+    assert baseline.contexts(prompts) == [
+        ([statement(FACT)], prompts[0]),
+        ([statement(OTHER)], prompts[1]),
+        ([], prompts[2]),
+    ]
+
+
+def test_ike_shows_other_edits_then_the_new_fact_and_never_an_evaluated_one(system):
+    record = RECORDS[0]
+    assert demonstration(RECORDS[1], "copy") == (
+        "New Fact: The capital of Krenn is Osk. Prompt: The capital of Krenn is Osk."
+    )
+    assert demonstration(RECORDS[1], "update").endswith("Prompt: Krenn's capital city is Osk.")
+    assert demonstration(RECORDS[1], "retain").endswith("The river in Belgravia is Loire.")
+    assert others(RECORDS, [record]) == list(RECORDS[1:])
+    baseline = Demonstrated(system, others(RECORDS, [record]))
+    baseline.write([FACT])
+    [(asked, _)] = baseline.read([query("Velmora is governed from")])
+    assert asked.prompt.count("New Fact:") == 3
+    assert asked.prompt.endswith(f"New Fact: {statement(FACT)} Prompt: Velmora is governed from")
+    with pytest.raises(InvalidArgument, match="--demonstrations"):
+        Demonstrated(system, others(RECORDS, RECORDS))
+
+
+# Fine-tuning
+
+
+def test_fine_tuning_says_the_fact_and_gives_every_weight_back(trained, monkeypatch):
+    before = {name: w.clone() for name, w in trained.network.state_dict().items()}
+    plain = p_new(seen_by(trained, [query()])[0])
+    free, bound = FineTuned(trained), FineTuned(trained, NORM)
+    for baseline in (free, bound):
+        baseline.write([FACT])
+        [seen] = baseline.decode(baseline.read([query(max_tokens=4)]))
+        assert p_new(seen) > 0.5 > 100 * plain
+        assert seen.in_scope and "tarsin" in seen.text.casefold()
+    for name, weight in trained.network.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    moved = [
+        max(float((new - own).abs().max()) for new, own in zip(one._tuned, one._own, strict=True))
+        for one in (free, bound)
+    ]
+    assert moved[1] <= NORM * 1.0001 < moved[0]
+    monkeypatch.setattr(fine_tuning, "STEPS", 1)
+    free.write([OTHER])
+    with pytest.raises(InvalidArgument, match="all facts at once"):
+        free.forget(["1"])
+    free.forget(["1", "2"])
+    assert p_new(free.read([query()])[0]) == plain
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gptj", "llama"])
+def test_the_projection_of_every_kind_of_decoder_is_found(kind, tmp_path):
+    lm = loaded(save_decoder(kind, tmp_path / kind, byte_tokenizer()))
+    weight = projection_of(lm)[0]
+    assert lm.config.hidden_size in weight.shape and weight.ndim == 2
+    with pytest.raises(InvalidArgument, match="ft_l"):
+        projection_of(torch.nn.Linear(2, 2))
+
+
+# Editors
+
+
+class Biased:
+    """As a third party would: makes the targets' tokens likelier everywhere, and undoes it."""
+
+    def __init__(self, folder):
+        self.lm = AutoModelForCausalLM.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    @contextmanager
+    def edit(self, records):
+        bias = self.lm.get_output_embeddings().bias
+        kept = bias.detach().clone()
+        with torch.no_grad():
+            for record in records:
+                ids = self.tokenizer(f" {record.target_new}", add_special_tokens=False)
+                bias[ids["input_ids"]] += 20.0
+        try:
+            yield self.lm
+        finally:
+            with torch.no_grad():
+                bias.copy_(kept)
+
+
+def test_the_exported_decoder_is_the_stock_model_to_the_bit(exported, trained, tmp_path):
+    lm = loaded(exported)
+    ids_1T = torch.tensor([trained.tokenize("The capital of Velmora is")])
+    with torch.inference_mode():
+        ours = trained.network.logits(
+            trained.network.hidden(ids_1T, torch.ones_like(ids_1T).bool())
+        )
+        assert torch.equal(lm(input_ids=ids_1T).logits, ours)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    assert tokenizer("Velmora")["input_ids"] == trained.tokenizer("Velmora")["input_ids"]
+    with pytest.raises(InvalidArgument, match="not an empty folder"):
+        export_decoder(ModelFolder.open(DEFAULT_MODEL), exported)
+
+
+def test_an_editor_of_others_is_scored_and_undone(exported, trained):
+    row = Edited(Biased(exported), exported, RECORDS, trained)
+    with pytest.raises(FailedPrecondition):
+        row.read([query()])
+    fact = NewFact("evaluation-1", RECORDS[0].prompt, "Tarsin")
+    row.write([fact])
+    [edited] = row.read([query()])
+    with pytest.raises(FailedPrecondition, match="forget it"):
+        row.write([fact])
+    row.forget(["evaluation-1"])
+    as_it_is = Edited(Checkpoint(exported), exported, RECORDS, trained)
+    as_it_is.write([fact])
+    [plain] = as_it_is.read([query()])
+    assert p_new(edited) > 0.9 > 0.1 > p_new(plain)
+    assert p_new(plain) == pytest.approx(p_new(seen_by(trained, [query()])[0]), rel=1e-5)
+
+
+def test_an_editor_or_a_checkpoint_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(NotFound, match="export-decoder"):
+        loaded(tmp_path / "none")
+    with pytest.raises(InvalidArgument, match="no causal language model"):
+        loaded(tmp_path)
+    for bad in ("nothing:here", "evaluation.data:nothing", "evaluation.data", ""):
+        with pytest.raises(InvalidArgument, match="MODULE:NAME"):
+            editor_factory(bad)
+
+
+# Rows
+
+
+def test_each_row_is_answered_by_its_own_method(system):
+    baseline = Prompted(system)
+    both = Beside(system, {"prompt": baseline})
+    both.write([FACT])
+    asked = [query(max_tokens=3), query("Rain is")]
+    views = (LARIMAR, View("prompt"), BASE)
+    seen = both.decode([one for view in views for one in both.read(asked, view)])
+    alone = [
+        *system.decode(system.read(asked, LARIMAR)),
+        *baseline.decode(baseline.read(asked)),
+        *system.decode(system.read(asked, BASE)),
+    ]
+    both.forget(["1"])
+    assert seen == alone
+    assert not baseline.facts and not list(system.model.facts())
+
+
+def test_what_cannot_stand_beside_is_refused(system):
+    data = DataFile("made.json", "plain", "0" * 64, RECORDS)
+    with pytest.raises(InvalidArgument, match="there are prompt"):
+        wanted("prompt,rome", data, None)
+    with pytest.raises(InvalidArgument, match="--hf-model"):
+        wanted("", data, None, editor="a:b")
+    assert wanted(" rag, prompt ,rag", data, None).names == ("rag", "prompt")
+    assert beside(system, Wanted()) is system
+    with pytest.raises(InvalidArgument, match="in-process"):
+        beside(object(), Wanted(("prompt",)))
+
+
+def test_the_command_has_a_row_for_every_baseline(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "STEPS", 12)
+    data = tmp_path / "records.jsonl"
+    lines = [
+        {
+            "case_id": int(record.case_id),
+            "requested_rewrite": {
+                "prompt": "The capital of {} is",
+                "subject": record.subject,
+                "target_new": {"str": record.target_new},
+                "target_true": {"str": record.target_true},
+            },
+            "paraphrase_prompts": list(record.paraphrases),
+            "neighborhood_prompts": list(record.neighbors),
+            "generation_prompts": [],
+        }
+        for record in RECORDS
+    ]
+    data.write_text("\n".join(map(json.dumps, lines)))
+    done = CliRunner().invoke(
+        app,
+        ["counterfact", "--data", str(data), "--limit", "1", "--max-tokens", "2", "--json",
+         "--out", str(tmp_path / "out"), "--baselines", "prompt,rag,ike,ft",
+         "--hf-model", str(exported), "--editor", f"{__name__}:Biased"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    body = json.loads(done.stdout)
+    rows = {row["system"]: row["metrics"] for row in body["rows"]}
+    assert list(rows) == ["larimar", "base", "prompt", "rag", "ike", "ft", "editor"]
+    assert rows["ft"]["edit_S"]["value"] == rows["editor"]["edit_S"]["value"] == 100.0
+    assert rows["ft"]["edit_M"]["value"] > rows["base"]["edit_M"]["value"]
+    assert body["editor"] == f"{__name__}:Biased" and len(body["hf_model"]) == 64
