@@ -193,6 +193,21 @@ async def test_a_bank_made_anew_under_a_name_has_not_met_the_other(which) -> Non
     assert (await banks.facts("two")).items() >= {"a": 1, "b": 2, "c": 3}.items()
 
 
+@pytest.mark.parametrize("facts", [{}, {"a": 1}])
+async def test_a_fork_made_anew_at_a_later_version_parted_there(facts) -> None:
+    banks = Banks()
+    await banks.make(**facts)
+    await banks.fork("root", "one")
+    await banks.merge("root", "one", merge_id="nothing to do")
+    await banks.log.drop_bank(TENANT, "one")
+    await banks.write("root", b=2)
+    await banks.fork("root", "one")
+    await banks.write("root", b=3)
+    merged = await banks.merge("root", "one", merge_id="again")
+    assert (merged.conflicts, merged.written) == ([], 1)
+    assert await banks.facts("one") == facts | {"b": 3}
+
+
 class CutOff:
     """A log whose appends fail from a certain one on, after or before they are done."""
 

@@ -197,12 +197,15 @@ class Brancher:
         return now.version
 
     async def _met(self, tenant: str, source: str, target: str) -> Met | None:
-        """Where two banks were last merged; None if they never were."""
+        """Where these two banks, not others under their names, were last merged; None if never."""
         kept = await self._log.record(tenant, target, _base_name(source, target))
         if kept is None:
             return None
         raw = json.loads(kept)
         met = Met(Point(**raw["base"]), tuple(Point(**end) for end in raw["ends"]))
+        family = await self._log.family(tenant, target)
+        if any(end.version < _first_version(family, end.bank) for end in met.ends):
+            return None  # a fork made anew shares what the one before it had, and parted later
         return met if await self._are_there(tenant, met.ends) else None
 
     async def _newest(self, tenant: str, bank: str) -> Point:
@@ -338,6 +341,12 @@ def lineage(family: dict[str, Origin | None], bank: str, version: int) -> dict[s
         found.append((origin.bank, shared))
         origin = family[origin.bank]
     return dict(reversed(found))
+
+
+def _first_version(family: dict[str, Origin | None], bank: str) -> int:
+    """The version that a bank began with."""
+    origin = family.get(bank)
+    return origin.version if origin else 0
 
 
 def changes(before: Facts, after: Facts) -> Iterable[tuple[str, Live | None, Live | None]]:
