@@ -129,7 +129,7 @@ class ScopeLayout:
     """Size of a sentence embedding."""
     detector: str = "esd"
     """One of `DETECTORS`; isd needs the model folder's scope.safetensors."""
-    isd_threshold: float = 0.35
+    isd_threshold: float = 0.4
     """Of isd: probability from which a query is in scope."""
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ class Products:
             low = number.to(torch.int8)
             halves[:, place : place + width] = number.sub_(low) >> 8
             halves[:, place + width : place + 2 * width] = low
-        products = torch._int_mm(halves[:, : 2 * k].t().contiguous(), halves)
+        products = torch.ops.aten._int_mm(halves[:, : 2 * k].t().contiguous(), halves)
         whole_KK = torch.from_numpy(self._kept("whole k", k, k, "<i8"))
         whole_KC = torch.from_numpy(self._kept("whole c", k, c, "<i8"))
         for whole, place in ((whole_KK, 0), (whole_KC, 2 * k)):

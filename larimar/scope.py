@@ -191,12 +191,13 @@ class ScopeDetector:
                 where not `reads_prompts`.
 
         Returns:
-            with the cosine as score, or the probability of isd; -1 in an empty bank.
+            with the cosine as score, or the probability of isd; -1 in an empty bank. A cosine that
+            is not above 0 is out of scope for either: passages of documents are written so.
         """
         score, fact_id = -1.0, ""
         for part, (cosine, nearest_id) in zip(parts, nearest, strict=True):
             found = cosine
-            if self._internal is not None and nearest_id:
+            if self._internal is not None and nearest_id and cosine > 0:
                 found = self._internal.score(part, cosine, prompts[nearest_id])
             if nearest_id and (found > score or not fact_id):
                 score, fact_id = found, nearest_id

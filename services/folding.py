@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
 from larimar.errors import DataLoss
 from larimar.memory import BankState, Payload
@@ -69,7 +69,7 @@ async def fold_tail(
 
 async def _ahead(
     page: Page, fetch: Callable[[int, str], Awaitable[Page]]
-) -> AsyncIterator[tuple[Page, list[Entry]]]:
+) -> AsyncGenerator[tuple[Page, list[Entry]]]:
     """A page and all after it, parsed, the last one empty; two are on their way at a time."""
     ready: asyncio.Queue[Page | Exception] = asyncio.Queue(1)
 

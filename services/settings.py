@@ -111,6 +111,7 @@ def quiet_environment(settings: Settings) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "KMP_BLOCKTIME": "0",
         "TRANSFORMERS_VERBOSITY": "error",
+        "GRPC_VERBOSITY": "ERROR",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",

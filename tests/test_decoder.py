@@ -92,6 +92,7 @@ def test_generation_makes_the_stock_models_logits_bit_for_bit(decoder, stock, mo
     prompt, steps = PROMPTS[0], 5
     decoder.batch()
     monkeypatch.setattr(decoder.network, "logits", noted)
+    monkeypatch.setattr(decoder, "_steps", LeanSteps(decoder.network, record=False))
     for _ in decoder.generate([prompt], [Sampling(steps, temperature=10.0)]):
         pass
     ids = decoder.tokenize(prompt)

@@ -342,7 +342,7 @@ def test_the_folder_of_a_run_loads_checks_and_refuses_damage(
     values = folder.encoder().values([Text("The capital of Velmora is", "Tarsin")])
     assert values.shape == (1, recipe.model.latent.value_size)
     trained = run.stage.parts.networks.decoder.lm.get_input_embeddings().weight
-    loaded = folder.decoder().network.lm.get_input_embeddings().weight
+    loaded = folder.decoder(torch.float32).network.lm.get_input_embeddings().weight
     assert torch.equal(trained, loaded)
     weights = folder.path / "encoder.safetensors"
     damaged = bytearray(weights.read_bytes())

@@ -157,7 +157,7 @@ def small_base() -> Pretraining:
 def small() -> Episodic:
     """The shipped default; from a model of `small_base`, or from MiniLM as it is."""
     return Episodic(
-        model=small_model(), warm_start=_MINILM, steps=1000, learning_rate=4e-4, plain_blocks=12
+        model=small_model(), warm_start=_MINILM, steps=2000, learning_rate=4e-4, plain_blocks=12
     )
 
 

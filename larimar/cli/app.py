@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -139,5 +140,6 @@ children.register(app)
 
 
 def main() -> None:
-    """The entry point."""
+    """The entry point. gRPC's own notices stay out of what a user reads, unless asked for."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app()
