@@ -52,6 +52,17 @@ def test_sentences_end_where_people_see_it(text: str, count: int) -> None:
     assert len(said(text)) == count, said(text)
 
 
+def test_a_text_that_the_library_fails_on_is_one_sentence(monkeypatch) -> None:
+    panic = type("PanicException", (BaseException,), {})
+
+    def fails(*_):
+        raise panic("not a char boundary")
+
+    assert said(" 1)\u00a0\"a A\u00a0.''\"1A") == ["1)\u00a0\"a A\u00a0.''\"1A"]
+    monkeypatch.setattr("larimar.sentences.get_sentence_boundaries", fails)
+    assert said("He came. She left.\n\nThey spoke.") == ["He came. She left.", "They spoke."]
+
+
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, st.integers(1, 9))
 def test_passages_cover_the_text_in_order(text: str, most_words: int) -> None:
