@@ -26,6 +26,8 @@ TRAINED_ROWS = 1 << 15
 """Rows that it is trained on, in 0.6 s at 384 numbers a row."""
 CODED_NUMBERS = 4
 """Numbers of a row that one code of half a byte stands for."""
+CENTROIDS = 16
+"""Values that such a code can have."""
 TAKEN_ROWS = 256
 """Rows taken in at a time; fewer wait, and are scanned."""
 MOST_TAKEN = 1024
@@ -286,6 +288,8 @@ def trained_index(vectors: np.ndarray) -> Any:
     width = vectors.shape[1]
     index = faiss.IndexPQFastScan(width, code_count(width), 4)
     index.pq.cp.min_points_per_centroid = 1  # it warns of small samples otherwise
+    if len(vectors) < CENTROIDS:  # rows may go while a worker waits, and fewer do not train
+        vectors = np.resize(vectors, (CENTROIDS, width))
     with one_thread():
         index.train(vectors)
     return index

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from larimar import blocks, index, rows
+from larimar.index import CENTROIDS, trained_index
 from larimar.memory import BankState
 from larimar.rows import CANDIDATES, Rows
 from tests.banks import config_of, folded, frozen, log_of, payload_of
@@ -333,3 +334,10 @@ def test_a_search_leaves_the_threads_of_torch_alone(small) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, CENTROIDS - 1, CENTROIDS])
+def test_an_index_is_trained_on_the_few_rows_that_are_left(count):
+    vectors = np.random.default_rng(0).standard_normal((count, WIDTH)).astype(np.float32)
+    index = trained_index(vectors)
+    assert index.is_trained and index.ntotal == 0
