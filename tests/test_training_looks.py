@@ -12,7 +12,7 @@ from larimar.checkpoint import ModelFolder
 from larimar.errors import InvalidArgument, NotFound
 from larimar.memory import FIXED_LIMIT
 from tests.training_runs import loop, tiny_episodic, write_corpus, write_warm_start
-from training import package
+from training import mix, package
 from training.__main__ import train
 from training.looks import CounterFact, read_probes, samples
 from training.progress import RunLog, forget_after
@@ -139,6 +139,33 @@ def test_a_packaged_model_fits_its_latents_and_keeps_its_weights(
     trained = run.stage.parts.networks.decoder.lm.get_input_embeddings().weight
     stored = folder.networks().decoder.lm.get_input_embeddings().weight
     torch.testing.assert_close(stored, trained, atol=2e-3, rtol=1e-2)
+
+
+def test_a_mix_is_between_two_decoders_with_the_connector_of_the_second(
+    warm_start, corpus, tmp_path, monkeypatch
+) -> None:
+    folders = []
+    for seed in (1, 2):
+        run = loop(dataclasses.replace(tiny_episodic(warm_start), seed=seed), corpus, tmp_path)
+        run.options.out.mkdir(exist_ok=True)
+        run.train_step()
+        run.save()
+        folders.append((tmp_path / "model").rename(tmp_path / f"m{seed}"))
+    monkeypatch.setattr(
+        "sys.argv", ["mix", *map(str, folders), str(tmp_path / "mixed"), "--share", "0.25"]
+    )
+    assert mix.main() == 0
+    first, second, mixed = (
+        ModelFolder.open(path).networks() for path in (*folders, tmp_path / "mixed")
+    )
+    old, new, found = (each.decoder.lm.state_dict() for each in (first, second, mixed))
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+    for name in old:
+        torch.testing.assert_close(found[name], 0.75 * old[name] + 0.25 * new[name])
+    for name, weight in second.decoder.connector.state_dict().items():
+        assert torch.equal(mixed.decoder.connector.state_dict()[name], weight)
+    with pytest.raises(InvalidArgument, match="from 0 to 1"):
+        mix.mix_decoders(first, second, 1.5)
 
 
 def test_a_terminal_gets_a_bar_with_speed_and_time_left(tmp_path, monkeypatch, capsys) -> None:

@@ -157,7 +157,21 @@ def small_base() -> Pretraining:
 def small() -> Episodic:
     """The shipped default; from a model of `small_base`, or from MiniLM as it is."""
     return Episodic(
-        model=small_model(), warm_start=_MINILM, steps=2000, learning_rate=4e-4, plain_blocks=12
+        model=small_model(), warm_start=_MINILM, steps=1000, learning_rate=4e-4, plain_blocks=12
+    )
+
+
+def small_settle() -> Episodic:
+    """The last steps of the shipped default, from a mix of `small_base` and `small`."""
+    return dataclasses.replace(
+        small(),
+        steps=400,
+        learning_rate=1e-4,
+        warmup_steps=20,
+        decay_share=0.8,
+        plain_blocks=8,
+        plain_length=256,
+        beta_cycles=4,
     )
 
 
@@ -310,6 +324,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     for recipe in (
         small_base,
         small,
+        small_settle,
         small_generic,
         small_shared_kv,
         small_embedding_add,
