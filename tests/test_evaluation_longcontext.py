@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 import larimar
 from evaluation.__main__ import app
 from evaluation.documents import DatedEvent
+from evaluation.long_readers import Reader, Said, observed
 from evaluation.long_texts import Hidden, LongText, long_text
-from evaluation.longcontext import Reader, Said, observed
 from larimar.errors import FailedPrecondition, InvalidArgument
 from larimar.local_documents import ingest, recall
 from services.settings import DEFAULT_MODEL
@@ -127,3 +127,31 @@ def test_the_command_reports_each_length_and_reader(tmp_path):
     assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".json", ".md", ".png"}
     refused = CliRunner().invoke(app, ["longcontext", "--data", str(data), "--lengths", "a"])
     assert refused.exit_code == 1 and "numbers of tokens" in refused.output
+
+
+def test_documents_with_questions_are_asked_each_by_itself(tmp_path):
+    documents = [
+        {
+            "id": "one",
+            "document": TEXT,
+            "questions": [
+                {"question": "Velmora's capital city is", "answer": "Tarsin"},
+                {"question": "The mayor of Orlo is", "answer": "Bendik Sund"},
+            ],
+        },
+        {
+            "document": "The capital of Velmora is Oskelund.\n\n" + "It snowed all winter. " * 20,
+            "questions": [{"question": "The capital of Velmora is", "answer": "Oskelund"}],
+        },
+    ]
+    data = tmp_path / "documents.jsonl"
+    data.write_text("\n".join(map(json.dumps, documents)))
+    options = ["longcontext", "--data", str(data), "--out", str(tmp_path / "out"), "--json"]
+    ran = CliRunner().invoke(app, options)
+    assert ran.exit_code == 0, ran.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["n"] == 3 and report["data"]["form"] == "documents"
+    rows = {row["system"]: row["metrics"] for row in report["rows"]}
+    assert rows["larimar"]["recall"]["n"] == 3
+    assert rows["larimar"]["provenance_hit"]["value"] == 100
+    assert rows["base"]["provenance_hit"]["value"] is None
