@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from larimar import __version__
 from larimar.cli import (
+    audit,
     banks,
     branches,
     children,
@@ -23,6 +24,7 @@ from larimar.cli import (
     edits,
     facts,
     keys,
+    mcp,
     models,
     pipeline,
     publish,
@@ -133,6 +135,8 @@ banks.register(app)
 branches.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
+audit.register(app)
+mcp.register(app)
 models.register(app)
 data.register(app)
 app.add_typer(data.data_app, name="data")

@@ -91,7 +91,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
                     )
             except LarimarError as error:
                 return _refusing(error)
-            set_tenant(key.tenant)
+            set_tenant(key.tenant, key.key_id)
         return await continuation(handler_call_details)
 
     async def _key(self, metadata: Sequence[tuple[str, Any]]) -> ApiKey:

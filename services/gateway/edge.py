@@ -105,6 +105,7 @@ class Edge:
         await asyncio.gather(*(server.stop(GRACE_S) for server in self._servers))
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
+        self._gateway.auditor.trail.close()
         for held in (self._gateway.inbox, self._keys):
             if held is not None:
                 with contextlib.suppress(Exception):

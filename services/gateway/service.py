@@ -43,6 +43,7 @@ class GatewayService(
         context = self._context(grpc_context)
         bank = named_bank(request.bank)
         check_text("prompt", request.prompt)
+        self.admission.asks(context.tenant)
         latent, provenance = await self._recollect(
             bank, request, context, _checked_noise(request.noise), request.noise_seed
         )
@@ -90,6 +91,7 @@ class GatewayService(
             )
         for candidate in request.candidates:
             check_text("candidate", candidate)
+        self.admission.asks(context.tenant)
         latent, provenance = await self._recollect(bank, request, context)
         call = decoder_pb2.ScoreCandidatesRequest(
             prompt=request.prompt, candidates=request.candidates, latent=latent, context=context
