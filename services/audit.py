@@ -70,10 +70,10 @@ class AuditTrail:
         """
         if self._folder is None:
             return
-        head = {"time": stamp(time.time()), "tenant": tenant, "key": key}
-        lines = "".join(json.dumps({**head, **entry}) + "\n" for entry in entries).encode()
         try:
-            with self._lock:
+            with self._lock:  # the time too, so that a file is in its order
+                head = {"time": stamp(time.time()), "tenant": tenant, "key": key}
+                lines = "".join(json.dumps({**head, **entry}) + "\n" for entry in entries).encode()
                 file = self._file_for(len(lines))
                 # What a write that failed has left of a line must not take the next with it.
                 whole = b"\n" + lines if self._failing else lines
@@ -110,7 +110,7 @@ class AuditTrail:
         assert self._folder is not None
         self._end()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"{time.time_ns() // 1000}-{socket.gethostname()}-{os.getpid()}.jsonl"
+        name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}.jsonl"
         self._file = open(  # noqa: SIM115
             self._folder / name, "xb", buffering=0, opener=_private
         )
