@@ -182,6 +182,10 @@ def serve(settings: Settings, use_ray: bool) -> None:
             "started_at": time.time(),
             "mode": "ray" if use_ray else "no-ray",
             "guarded": bool(settings.require_keys or settings.tls_cert),
+            "host": settings.host,
+            "require_keys": settings.require_keys,
+            "tls": bool(settings.tls_cert),
+            "model": settings.model,
             "store_pid": store.pid if store else None,
             "pids": pipeline.pids,
         }

@@ -20,6 +20,7 @@ from larimar.cli import (
     branches,
     children,
     data,
+    doctor,
     documents,
     edits,
     facts,
@@ -136,6 +137,7 @@ branches.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
 audit.register(app)
+doctor.register(app)
 mcp.register(app)
 models.register(app)
 data.register(app)

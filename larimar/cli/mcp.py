@@ -15,9 +15,10 @@ from larimar.cli.console import (
     Bank,
     Target,
     Timeout,
+    misused,
     security,
 )
-from larimar.errors import FailedPrecondition
+from larimar.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from larimar.transport import AsyncConnection
@@ -46,7 +47,10 @@ def mcp(
         ) from None
     from larimar.transport import AsyncConnection
 
-    connection = AsyncConnection(target, timeout, min(CONNECT_TIMEOUT_S, timeout), security())
+    try:
+        connection = AsyncConnection(target, timeout, min(CONNECT_TIMEOUT_S, timeout), security())
+    except InvalidArgument as error:
+        raise misused(error) from None
     asyncio.run(_serve(connection, bank))
 
 

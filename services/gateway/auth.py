@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from larimar.errors import LarimarError, PermissionDenied, Unauthenticated, Unavailable
+from services.audit import OPERATOR
 from services.gateway.tenancy import set_tenant
 from services.keys import ApiKey, Keys, split_key
 
@@ -52,6 +53,8 @@ METHOD_SCOPES: dict[str, str] = {
     "GetStatus": "read",
 }
 """The scope that each method of the public service needs; a method that is not here is refused."""
+TENANT_KEY = "larimar-tenant"
+"""Metadata that names whose call it is, on the private socket, which the operator alone reaches."""
 CACHE_S = 5.0
 """How long a key is taken to be as it was: a revocation takes effect within it."""
 OUTAGE_S = 60.0
@@ -152,6 +155,16 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
             except LarimarError as error:
                 return _refusing(error)
             set_tenant(key.tenant, key.key_id)
+        return await continuation(handler_call_details)
+
+
+class OperatorInterceptor(grpc.aio.ServerInterceptor):
+    """Binds a call on the private socket to the tenant that it names."""
+
+    async def intercept_service(self, continuation, handler_call_details):
+        """Looks at the metadata of a call."""
+        named = dict(handler_call_details.invocation_metadata or ()).get(TENANT_KEY, "")
+        set_tenant(str(named), OPERATOR)
         return await continuation(handler_call_details)
 
 

@@ -12,7 +12,7 @@ import grpc
 
 from larimar.errors import FailedPrecondition
 from services.contracts import add_servicer
-from services.gateway.auth import KeyInterceptor
+from services.gateway.auth import KeyInterceptor, OperatorInterceptor
 from services.gateway.consumer import InboxConsumer
 from services.keys import Keys
 from services.private import probe_socket
@@ -95,7 +95,9 @@ class Edge:
         if self._settings.http_port:
             await self._start_http(share_port)
         self._socket = probe_socket(self._settings.data_dir, os.getpid())
-        private, _ = await start_server(f"unix:{self._socket}", add)
+        private, _ = await start_server(
+            f"unix:{self._socket}", add, interceptors=[OperatorInterceptor()]
+        )
         self._servers.append(private)
         for tenant in self._settings.inbox_tenants:
             consumer = InboxConsumer(
@@ -123,7 +125,6 @@ class Edge:
         await asyncio.gather(*ending)
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
-        self._gateway.auditor.trail.close()
         for held in (self._gateway.inbox, self._keys):
             if held is not None:
                 with contextlib.suppress(Exception):
