@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from larimar.aio import AsyncClient
 from larimar.errors import InvalidArgument, LarimarError, ResourceExhausted
 from larimar.security import Security
 from larimar.v1 import larimar_pb2 as pb
+from services.audit import read
+from services.build import build_edge
 from services.contracts import add_servicer
 from services.gateway.admission import Admission, Bucket
 from services.gateway.auth import KeyInterceptor
 from services.gateway.consumer import InboxConsumer
+from services.gateway.http.app import build_app
 from services.gateway.tenancy import set_tenant
 from services.inbox import MemoryInbox
 from services.keys import MemoryKeys, new_key
@@ -190,6 +196,38 @@ async def test_a_client_is_told_when_to_come_again_and_another_tenant_is_not_hel
                 assert caught.value.retry_after_s == pytest.approx(10.0)
     finally:
         await server.stop(grace=0)
+
+
+async def test_http_answers_429_and_when_to_come_again(gateway, bank: str) -> None:
+    gateway._servicer.admission = limited(Clock(), edits_per_s=0.1, edit_burst=1)
+    app = build_app(gateway._servicer, None, Settings())
+    transport, body = httpx2.ASGITransport(app=app), {"prompt": PROMPT, "answer": ANSWER}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        assert (await http.post(f"/v1/banks/{bank}/facts", json=body)).status_code < 300
+        refused = await http.post(f"/v1/banks/{bank}/facts", json=body)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+    assert refused.json()["error"]["code"] == "RATE_LIMITED"
+
+
+async def test_a_pipelines_gateway_is_built_with_its_limits_and_its_audit_log(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    settings = Settings(
+        data_dir=str(tmp_path),
+        redis_url=f"unix://{tmp_path}/none",
+        limits=TenantLimits(edits_per_s=2, edit_burst=2),
+        tenant_limits={"acme": TenantLimits(edits_per_s=0)},
+    )
+    gateway = build_edge(settings, pipeline.doors, replicas=2)._gateway
+    gateway.admission.edits("acme", 1000)
+    gateway.admission.edits("other", 1)
+    with pytest.raises(ResourceExhausted):
+        gateway.admission.edits("other", 1)
+    gateway.auditor.trail.add("acme", "k", [{"action": "write"}])
+    assert [entry["key"] for entry in read(tmp_path / "audit")] == ["k"]
+    without = build_edge(dataclasses.replace(settings, audit_mb=0), pipeline.doors)._gateway
+    without.auditor.trail.add("acme", "k", [{"action": "write"}])
+    assert len(list(read(tmp_path / "audit"))) == 1
 
 
 async def known(admission: Admission) -> None:

@@ -161,12 +161,16 @@ class Admission:
         if limits.bank_facts:
             count = self._count((tenant, bank), held.in_bank, LOOK_S)
             if count.passes(limits.bank_facts, len(wanted)) and await _any_new(wanted, held):
-                raise _full(f"bank {bank!r}", limits.bank_facts, "BANK_QUOTA")
+                raise ResourceExhausted(
+                    _full(f"bank {bank!r}", limits.bank_facts), "BANK_QUOTA", FULL_RETRY_S
+                )
             counts.append(count)
         if limits.tenant_facts:
             count = self._count(tenant, held.in_tenant, TENANT_LOOK_S)
             if count.passes(limits.tenant_facts, len(wanted)) and await _any_new(wanted, held):
-                raise _full(f"tenant {tenant!r}", limits.tenant_facts, "TENANT_QUOTA")
+                raise ResourceExhausted(
+                    _full(f"tenant {tenant!r}", limits.tenant_facts), "TENANT_QUOTA", FULL_RETRY_S
+                )
             counts.append(count)
         for count in counts:
             count.written += len(wanted)
@@ -223,12 +227,8 @@ async def _any_new(fact_ids: Iterable[str], held: Holdings) -> bool:
     return False
 
 
-def _full(whose: str, most: int, reason: str) -> ResourceExhausted:
-    return ResourceExhausted(
-        f"{whose} is at its limit of {most} facts: forget some, or ask the operator for more",
-        reason,
-        FULL_RETRY_S,
-    )
+def _full(whose: str, most: int) -> str:
+    return f"{whose} is at its limit of {most} facts: forget some, or ask the operator for more"
 
 
 def _use(held: OrderedDict, key: Hashable) -> None:
