@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from larimar.errors import DataLoss
+from larimar.errors import DataLoss, Unavailable
 from larimar.security import Security
 from larimar.v1 import larimar_pb2 as pb
 from services.contracts import add_servicer
@@ -21,6 +21,7 @@ from services.doctor import host, store
 from services.doctor.findings import FAIL, OK, WARN, Finding, worst
 from services.doctor.pipeline import Pipeline, banks_of, check_followers, check_services
 from services.gateway.auth import OperatorInterceptor
+from services.gateway.edge import server_credentials
 from services.inbox import Death, Settled
 from services.keys import new_key
 from services.redis_inbox import RedisInbox
@@ -31,8 +32,8 @@ from services.settings import DEFAULT_MODEL, Settings
 from services.store import EmbeddedStore
 from tests.command_line import command
 from tests.gateway_calls import ANSWER, PROMPT, write
+from tests.in_process import Door, Weights
 from tests.in_process import Pipeline as InProcess
-from tests.in_process import Weights
 from tests.logs import CONFIG
 from tests.test_tls import pki  # noqa: F401
 
@@ -221,9 +222,6 @@ async def test_a_stopped_bank_is_named_with_what_to_do(running, raw, served) -> 
 
 
 async def test_a_service_that_is_down(weights: Weights, tmp_path: Path) -> None:
-    from larimar.errors import Unavailable
-    from tests.in_process import Door
-
     async def down(request: Any, call: Any) -> Any:
         raise Unavailable("the decoder service does not answer: retry", "SERVICE_DOWN")
 
@@ -294,16 +292,14 @@ def test_who_may_come_in(address: str, keys: bool, tls: bool, level: str) -> Non
 
 
 async def test_a_certificate_that_ends_soon(pki, monkeypatch) -> None:  # noqa: F811
-    from services.gateway.edge import server_credentials
-
     settings = Settings(tls_cert=str(pki.server.cert), tls_key=str(pki.server.key))
     server, port = await start_server("127.0.0.1:0", lambda _: [], server_credentials(settings))
     finding = await asked(host.check_certificate, "127.0.0.1", port)
     assert finding.check == "port.certificate" and "days" in finding.found
-    monkeypatch.setattr(host, "CERTIFICATE_WARN_DAYS", 10**6)
-    assert (await asked(host.check_certificate, "127.0.0.1", port)).level == WARN
-    monkeypatch.setattr(host, "CERTIFICATE_FAIL_DAYS", 10**6)
-    assert (await asked(host.check_certificate, "127.0.0.1", port)).level == FAIL
+    for warn, fail, level in ((0, -1, OK), (10**6, 0, WARN), (10**6, 10**6, FAIL)):
+        monkeypatch.setattr(host, "CERTIFICATE_WARN_DAYS", warn)
+        monkeypatch.setattr(host, "CERTIFICATE_FAIL_DAYS", fail)
+        assert (await asked(host.check_certificate, "127.0.0.1", port)).level == level
     await server.stop(grace=0)
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from larimar.checkpoint import ModelFolder
 from larimar.config import DETECTORS
 from larimar.errors import LarimarError
-from larimar.weights import file_sha256
+from larimar.manifest import Manifest
 from services.build import LEDGER_NAME, audit_folder
 from services.doctor.findings import FAIL, OK, WARN, Finding, graded, not_checked
 from services.settings import CHECKOUT, Settings
@@ -86,14 +85,10 @@ def check_model(settings: Settings, served_digest: str) -> list[Finding]:
         served_digest: of the model that the pipeline says it serves; empty when none said.
     """
     try:
-        folder = ModelFolder.open(settings.model)
-        damaged = [
-            name
-            for name, digest in folder.sha256.items()
-            if not (folder.path / name).is_file() or file_sha256(folder.path / name) != digest
-        ]
+        folder = Manifest.open(settings.model)
     except LarimarError as error:
         return [Finding("model.folder", FAIL, error.message, "give --model another folder")]
+    damaged = folder.damaged()
     if damaged:
         return [
             Finding(
