@@ -38,6 +38,8 @@ HISTORY_SIZE = 1000
 MAX_IN_FLIGHT = 256
 # Trailing metadata of an error: the reason, a word for programs.
 REASON_KEY = "larimar-reason"
+# The same for the milliseconds after which the call may succeed.
+RETRY_AFTER_KEY = "larimar-retry-after-ms"
 # What grpc.aio puts in the place of the status of a stream that ended during a write
 # (grpc issue 36066): the status itself is not known then.
 STATUS_LOST = "Internal error from Core"
@@ -117,7 +119,8 @@ def to_error(raised: Any, target: str, budget: Budget, event_id: str = "") -> La
     """
     code, name = raised.code().value[0], raised.code().name
     details = raised.details() or ""
-    reason = _reason(raised.trailing_metadata())
+    trailing = raised.trailing_metadata()
+    reason = _trailing(trailing, REASON_KEY)
     if details == STATUS_LOST and name == "INTERNAL":
         code = Unavailable.code
     if reason is None and code == Unavailable.code:
@@ -128,7 +131,12 @@ def to_error(raised: Any, target: str, budget: Budget, event_id: str = "") -> La
         details = f"{target} did not answer within {budget.timeout_s:g} s"
     elif name == "UNIMPLEMENTED":
         details = f"{target} does not know this call; is it a pipeline of this version?"
-    error = from_code(code, details or name, reason or (None if code in BY_CODE else name))
+    error = from_code(
+        code,
+        details or name,
+        reason or (None if code in BY_CODE else name),
+        retry_after_s(_trailing(trailing, RETRY_AFTER_KEY)),
+    )
     if event_id and isinstance(error, (Unavailable, DeadlineExceeded, Cancelled)):
         error = type(error)(
             f"{error.message} (whether the edit was made is unknown until it is "
@@ -138,8 +146,13 @@ def to_error(raised: Any, target: str, budget: Budget, event_id: str = "") -> La
     return error
 
 
-def _reason(metadata: Any) -> str | None:
+def retry_after_s(milliseconds: str | None) -> float | None:
+    """Seconds of what trailing metadata says; None when it says nothing that can be read."""
+    return int(milliseconds) / 1000 if milliseconds and milliseconds.isdecimal() else None
+
+
+def _trailing(metadata: Any, wanted: str) -> str | None:
     for key, value in metadata or ():
-        if key == REASON_KEY:
+        if key == wanted:
             return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
     return None

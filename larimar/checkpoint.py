@@ -35,9 +35,9 @@ from larimar.connector import Connector
 from larimar.decoder import Decoder, DecoderNetwork
 from larimar.encoder import Encoder, EncoderNetwork, encoder_network
 from larimar.errors import InvalidArgument, NotFound
-from larimar.weights import SHARD_BYTES, file_sha256, read_shards, shard_names, write_shards
+from larimar.manifest import FORMAT, Manifest, file_sha256
+from larimar.weights import SHARD_BYTES, read_shards, shard_names, write_shards
 
-FORMAT = "larimar-model/1"
 _EMBEDDINGS, _ENCODER, _DECODER = "embeddings", "encoder", "decoder"
 _EMBEDDING_KEY = "word_embeddings"
 _OWN_TOKENIZERS = {_ENCODER: "encoder_tokenizer", _DECODER: "decoder_tokenizer"}
@@ -167,44 +167,8 @@ def add_file(folder: Path, name: str) -> None:
     _write_config(folder, document)
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelFolder:
+class ModelFolder(Manifest):
     """A checked model folder, from which each service loads only its own part."""
-
-    path: Path
-    config: ModelConfig
-    sha256: dict[str, str]
-    recorded: dict[str, Any]
-    """The configuration as its file has it, which digests are made of."""
-
-    @classmethod
-    def open(cls, path: str | Path) -> ModelFolder:
-        """Reads the configuration; other files are checked when they are loaded.
-
-        Raises:
-            NotFound: there is no model folder at `path`.
-            InvalidArgument: it is not a model folder of this version.
-        """
-        folder = Path(path)
-        try:
-            document = json.loads((folder / "config.json").read_text())
-        except FileNotFoundError as error:
-            raise NotFound(
-                f"no model folder at {folder}: give --model a folder with a config.json, "
-                "or train one with `larimar train`",
-                "MODEL_NOT_FOUND",
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InvalidArgument(
-                f"{folder}/config.json is not JSON: {error}", "BAD_MODEL"
-            ) from error
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise InvalidArgument(_no_model(folder, document), "BAD_MODEL")
-        try:
-            config = ModelConfig.from_json(json.dumps(document["model"]))
-        except ValueError as error:
-            raise InvalidArgument(f"{folder}/config.json: {error}", "BAD_MODEL") from error
-        return cls(folder, config, document["sha256"], document["model"])
 
     @property
     def encoder_digest(self) -> str:
@@ -214,13 +178,6 @@ class ModelFolder:
         parts = [self.sha256.get(name, "") for name in names]
         layout = json.dumps(self.recorded["latent"], sort_keys=True)
         return hashlib.sha256("\n".join([*parts, layout]).encode()).hexdigest()
-
-    @property
-    def model_digest(self) -> str:
-        """Digest of the whole folder: configuration and every file."""
-        model = json.dumps(self.recorded, sort_keys=True, indent=1)
-        files = json.dumps(self.sha256, sort_keys=True)
-        return hashlib.sha256((model + files).encode()).hexdigest()
 
     def encoder_tokenizer(self) -> Any:
         """The encoder's tokenizer. Raises: NotFound, InvalidArgument, as `file`."""
@@ -362,13 +319,3 @@ def _write_config(folder: Path, document: dict[str, Any]) -> None:
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
     (folder / "config.json.tmp").write_text(text)
     os.replace(folder / "config.json.tmp", folder / "config.json")
-
-
-def _no_model(folder: Path, document: Any) -> str:
-    if isinstance(document, dict) and "model_type" in document:
-        return (
-            f"{folder} is a Hugging Face model of kind {document['model_type']}, which has no "
-            "encoder and no connector yet: train them for it with "
-            f"`larimar train any --decoder {folder}`"
-        )
-    return f"{folder}/config.json is not a {FORMAT} configuration"

@@ -14,19 +14,23 @@ class LarimarError(Exception):
         code: gRPC status code, as a number.
         reason: a stable word for programs, such as ``CONFLICT``.
         retry_safe: whether the same call may simply be made again.
+        retry_after_s: seconds after which it may succeed; None when nobody can say.
     """
 
     code = 13
     default_reason = "INTERNAL"
     retry_safe = False
 
-    def __init__(self, message: str, reason: str | None = None) -> None:
+    def __init__(
+        self, message: str, reason: str | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or self.default_reason
+        self.retry_after_s = retry_after_s
 
     def __reduce__(self):
-        return (type(self), (self.message, self.reason))
+        return (type(self), (self.message, self.reason, self.retry_after_s))
 
 
 class InvalidArgument(LarimarError):
@@ -126,6 +130,8 @@ _CLASSES: tuple[type[LarimarError], ...] = (
 BY_CODE: dict[int, type[LarimarError]] = {cls.code: cls for cls in _CLASSES}
 
 
-def from_code(code: int, message: str, reason: str | None = None) -> LarimarError:
+def from_code(
+    code: int, message: str, reason: str | None = None, retry_after_s: float | None = None
+) -> LarimarError:
     """The error of a gRPC status code; codes that are not in use become `LarimarError`."""
-    return BY_CODE.get(code, LarimarError)(message, reason or None)
+    return BY_CODE.get(code, LarimarError)(message, reason or None, retry_after_s)

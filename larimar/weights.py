@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,12 +68,6 @@ def read_shards(paths: Iterable[Path], dtype: torch.dtype) -> dict[str, torch.Te
         for key, tensor in raw.items()
         if not key.endswith(_SCALE)
     }
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _groups(

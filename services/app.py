@@ -116,7 +116,7 @@ class _Gateway:
         settings = Settings.from_json(settings_json)
         logging.basicConfig(level=logging.WARNING)
         stubs: dict[str, Any] = {name: HandleStub(handle, name) for name, handle in handles.items()}
-        self._edge = build_edge(settings, stubs)
+        self._edge = build_edge(settings, stubs, settings.gateway.replicas)
         # Replicas share the port; services/up.py keeps it for this pipeline.
         await self._edge.start(f"{settings.host}:{settings.port}", share_port=True)
 

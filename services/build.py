@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from larimar.errors import FailedPrecondition
+from services.audit import FOLDER, AuditTrail
 from services.settings import ServiceSettings, Settings
 
 WARM_EVERY_S = 0.5
@@ -104,18 +105,34 @@ def build_decoder(settings: Settings) -> Any:
     return DecoderService(folder, folder.decoder(device=device))
 
 
-def build_edge(settings: Settings, doors: dict[str, Any]) -> Any:
+def build_edge(settings: Settings, doors: dict[str, Any], replicas: int = 1) -> Any:
     """The gateway with its port and the consumers of the inboxes.
 
     Args:
         doors: by service, a stub of services/rpc.py.
+        replicas: gateways of the pipeline, which share its tenants' rates.
     """
+    from services.gateway.admission import Admission
+    from services.gateway.auditing import Auditor
     from services.gateway.edge import Edge
     from services.gateway.service import GatewayService
 
     gateway = GatewayService(**doors)
     gateway.inbox = _inbox(settings)
+    gateway.admission = Admission(settings.limits_of, replicas)
+    gateway.auditor = Auditor(audit_trail(settings))
     return Edge(gateway, settings, _keys(settings) if settings.require_keys else None)
+
+
+def audit_trail(settings: Settings) -> AuditTrail:
+    """Where a process of the pipeline writes its part of the audit log."""
+    folder = audit_folder(settings) if settings.audit_mb else None
+    return AuditTrail(folder, settings.audit_mb * 2**20)
+
+
+def audit_folder(settings: Settings) -> Path:
+    """Where the audit log of the pipeline is."""
+    return Path(settings.audit_dir or Path(settings.data_dir) / FOLDER)
 
 
 BUILDERS = {

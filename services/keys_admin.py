@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import Any
 from urllib.parse import quote
 
 from larimar.errors import InvalidArgument, LarimarError, NotFound, Unavailable
+from services.audit import OK, OPERATOR
+from services.build import audit_trail
 from services.keys import ApiKey, new_key
 from services.redis_calls import RedisCalls
 from services.redis_keys import RedisKeys
@@ -68,7 +71,16 @@ def shown(key: ApiKey) -> dict[str, Any]:
 
 
 async def perform(job: dict[str, Any], url: str) -> dict[str, Any]:
-    """Does what a job asks. Raises: LarimarError."""
+    """Does what a job asks, and writes it into the audit log. Raises: LarimarError."""
+    done = await _performed(job, url)
+    if job["action"] != "list":
+        settings = dataclasses.replace(default_settings(), data_dir=job["data_dir"])
+        entry = {"action": f"{job['action']} key", "key_id": done["id"], "result": OK}
+        audit_trail(settings).add(done["tenant"], OPERATOR, [entry], durable=True)
+    return done
+
+
+async def _performed(job: dict[str, Any], url: str) -> dict[str, Any]:
     keys = RedisKeys(url)
     try:
         if job["action"] == "create":

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ MAX_MESSAGE_BYTES = 8 * 2**20
 """Largest message on any socket: a batch of 256 facts with their vectors takes under 4 MiB."""
 REASON_KEY = "larimar-reason"
 """Trailing metadata that carries an error's reason."""
+RETRY_AFTER_KEY = "larimar-retry-after-ms"
+"""Trailing metadata that says after how many milliseconds a refused call may succeed."""
 MAX_CONCURRENT_RPCS = 256
 """Calls in progress at one server; one more is RESOURCE_EXHAUSTED."""
 MAX_STREAMS = 1024
@@ -116,7 +119,10 @@ async def _abort(context, error: BaseException) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     shown = domain_error(error)
-    context.set_trailing_metadata(((REASON_KEY, shown.reason),))
+    trailing = [(REASON_KEY, shown.reason)]
+    if shown.retry_after_s is not None:
+        trailing.append((RETRY_AFTER_KEY, str(math.ceil(1000 * shown.retry_after_s))))
+    context.set_trailing_metadata(tuple(trailing))
     codes = {code.value[0]: code for code in grpc.StatusCode}
     await context.abort(codes[shown.code], shown.message)
 

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from larimar.errors import InvalidArgument
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = CHECKOUT / "models" / "larimar-small"
 
@@ -29,15 +31,50 @@ class ServiceSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class TenantLimits:
+    """What one tenant may do and hold; 0 sets no limit of its own."""
+
+    edits_per_s: float = 5_000.0
+    """Edits a second, each of a batch counted: above what one machine's encoder takes."""
+    edit_burst: int = 50_000
+    """Edits at once after a pause: a file of facts."""
+    asks_per_s: float = 1_000.0
+    """Questions a second, scores, recalls and dreams too: above what one decoder answers."""
+    ask_burst: int = 10_000
+    """Questions at once after a pause."""
+    banks: int = 0
+    """Banks that it may have."""
+    bank_facts: int = 0
+    """Live facts of each of its banks."""
+    tenant_facts: int = 0
+    """Live facts of all its banks together."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                raise InvalidArgument(
+                    f"the limit {field.name} is negative: 0 sets none", "BAD_SETTINGS"
+                )
+        for kind in ("edit", "ask"):
+            if getattr(self, f"{kind}s_per_s") and not getattr(self, f"{kind}_burst"):
+                raise InvalidArgument(
+                    f"{kind}s_per_s is set and {kind}_burst is 0: no {kind} could be made",
+                    "BAD_SETTINGS",
+                )
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """A whole pipeline."""
 
     data_dir: str = ".larimar"
     """Folder of the embedded store, logs and process files."""
     host: str = "127.0.0.1"
-    """Interface of the public port."""
+    """Interface of the public ports."""
     port: int = 9000
     """Public gRPC port."""
+    http_port: int = 8000
+    """Public HTTP port; 0 opens none."""
     redis_url: str = ""
     """Store to use instead of the embedded one: redis://, rediss:// or unix://."""
     redis_replicas: int = 0
@@ -68,11 +105,23 @@ class Settings:
     """Tenants whose inbox is consumed."""
     inbox_max_tries: int = 20
     """Tries of an inbox event that meets transient errors before it is a dead letter."""
+    audit_dir: str = ""
+    """Folder of the audit log; empty: audit in data_dir. Gateways on several machines share one."""
+    audit_mb: int = 1024
+    """Size of that folder, in MiB, past which its oldest files go; 0 keeps no audit log."""
+    limits: TenantLimits = TenantLimits()
+    """What every tenant may do and hold."""
+    tenant_limits: dict[str, TenantLimits] = dataclasses.field(default_factory=dict)
+    """The same of single tenants, by name, where it differs."""
     encoder: ServiceSettings = ServiceSettings()
     scope: ServiceSettings = ServiceSettings()
     memory: ServiceSettings = ServiceSettings()
     decoder: ServiceSettings = ServiceSettings()
     gateway: ServiceSettings = ServiceSettings()
+
+    def limits_of(self, tenant: str) -> TenantLimits:
+        """What a tenant may do and hold."""
+        return self.tenant_limits.get(tenant, self.limits)
 
     def to_json(self) -> str:
         """As one line of JSON."""
@@ -89,7 +138,12 @@ class Settings:
             }
             if "inbox_tenants" in raw:
                 raw["inbox_tenants"] = tuple(raw["inbox_tenants"])
-            return cls(**raw, **services)
+            limits = TenantLimits(**raw.pop("limits", {}))
+            raw["tenant_limits"] = {
+                tenant: dataclasses.replace(limits, **given)
+                for tenant, given in raw.get("tenant_limits", {}).items()
+            }
+            return cls(**raw, limits=limits, **services)
         except TypeError as error:
             raise ValueError(f"bad settings: {error}") from error
 

@@ -87,18 +87,24 @@ class Starter:
                 result.set_exception(error)
 
 
+STORE_OPTIONS = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "save": "",
+    "rdbcompression": "no",
+    "stream-node-max-entries": "1",
+    "maxmemory-policy": "noeviction",
+}
+"""What the promises rest on, whoever starts the server; docs/operations.md says why."""
+
+
 def server_command(binary: Path, data_dir: Path, socket_path: Path) -> list[str]:
-    """The launcher and the server's options: the promises rest on each one of these."""
+    """The launcher and the server's options."""
     options = {
         "port": "0",
         "unixsocket": str(socket_path),
         "unixsocketperm": "700",
-        "appendonly": "yes",
-        "appendfsync": "always",
-        "save": "",
-        "rdbcompression": "no",
-        "stream-node-max-entries": "1",
-        "maxmemory-policy": "noeviction",
+        **STORE_OPTIONS,
         "dir": str(data_dir),
     }
     command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(binary)]

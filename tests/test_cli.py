@@ -69,6 +69,7 @@ def test_the_commands_are_these():
     assert sorted(" ".join(path) for path in COMMANDS) == [
         "ask",
         "asyncapi",
+        "audit",
         "bank create",
         "bank delete",
         "bank list",
@@ -83,6 +84,7 @@ def test_the_commands_are_these():
         "demo",
         "diff",
         "digest",
+        "doctor",
         "down",
         "dream",
         "edit",
@@ -101,6 +103,7 @@ def test_the_commands_are_these():
         "key list",
         "key revoke",
         "log",
+        "mcp",
         "merge",
         "prepare",
         "publish",

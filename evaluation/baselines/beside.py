@@ -211,7 +211,7 @@ def _makers(chosen: Wanted) -> dict[str, Callable[[InProcess, Wanted], Baseline]
 
 def _folder_sha256(folder: Path) -> str:
     """A digest of a checkpoint's files, by name and content."""
-    from larimar.weights import file_sha256
+    from larimar.manifest import file_sha256
 
     found = hashlib.sha256()
     for path in sorted(folder.iterdir()):

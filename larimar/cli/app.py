@@ -15,14 +15,17 @@ from typer.core import TyperGroup
 
 from larimar import __version__
 from larimar.cli import (
+    audit,
     banks,
     branches,
     children,
     data,
+    doctor,
     documents,
     edits,
     facts,
     keys,
+    mcp,
     models,
     pipeline,
     publish,
@@ -133,6 +136,9 @@ banks.register(app)
 branches.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
+audit.register(app)
+doctor.register(app)
+mcp.register(app)
 models.register(app)
 data.register(app)
 app.add_typer(data.data_app, name="data")

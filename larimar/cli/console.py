@@ -20,6 +20,7 @@ from larimar.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from larimar.client import Client
+    from larimar.security import Security
 
 DEFAULT_TARGET = "localhost:9000"
 # Exit statuses; 130 is what a shell expects after Ctrl-C.
@@ -60,18 +61,34 @@ def connect(target: str, timeout_s: float) -> Client:
     """A client for one command."""
     from larimar.client import connect
 
-    security = {name: os.environ.get(variable) or None for name, variable in SECURITY.items()}
     try:
         return connect(
             target,
             timeout_s=timeout_s,
             connect_timeout_s=min(CONNECT_TIMEOUT_S, timeout_s),
-            **security,
+            **shown_security(),
         )
     except InvalidArgument as error:
-        if error.reason in ("BAD_KEY", "BAD_TLS"):
-            raise
-        raise typer.BadParameter(error.message, param_hint="'--target' / LARIMAR_TARGET") from None
+        raise misused(error) from None
+
+
+def misused(error: InvalidArgument) -> Exception:
+    """What a connection that cannot be made becomes: a wrong target is a wrong command line."""
+    if error.reason in ("BAD_KEY", "BAD_TLS"):
+        return error
+    return typer.BadParameter(error.message, param_hint="'--target' / LARIMAR_TARGET")
+
+
+def security() -> Security:
+    """What a command shows and trusts. Raises: InvalidArgument, a file of TLS cannot be used."""
+    from larimar.security import Security
+
+    return Security(**shown_security())
+
+
+def shown_security() -> dict[str, str | None]:
+    """The fields of `larimar.security.Security` that the environment gives."""
+    return {name: os.environ.get(variable) or None for name, variable in SECURITY.items()}
 
 
 def console(stderr: bool = False) -> Console:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from larimar.cli.admin import DataDir, RedisUrl, perform
 from larimar.cli.console import AsJson, emit, note, print_table, say
-from larimar.cli.processes import checkout_environment, checkout_root
-from larimar.errors import LarimarError, from_code
 
 ADMIN_MODULE = "services.keys_admin"
 SCOPES = "read,edit,admin"
@@ -23,11 +19,6 @@ key_app = typer.Typer(
     help="API keys: make, list and revoke them. For the operator of the machine.",
     epilog="Example: larimar key create --tenant acme --scopes read,edit --name billing",
 )
-
-DataDir = Annotated[Path, typer.Option("--data-dir", file_okay=False, help="Of the pipeline.")]
-RedisUrl = Annotated[
-    str | None, typer.Option("--redis-url", help="The pipeline's store, when not the embedded one.")
-]
 
 
 @key_app.command(epilog="Example: larimar key create --tenant acme --scopes read --name dashboard")
@@ -99,22 +90,5 @@ def _time(time_ms: int) -> str:
 
 def _perform(data_dir: Path, redis_url: str | None, **job: Any) -> dict[str, Any]:
     """What the store's own program answers. Raises: LarimarError, as it said."""
-    root = checkout_root()
-    job |= {"data_dir": str(data_dir.resolve()), "redis_url": redis_url or ""}
-    done = subprocess.run(
-        [sys.executable, "-m", ADMIN_MODULE],
-        input=json.dumps(job) + "\n",
-        cwd=root,
-        env=checkout_environment(root),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        return json.loads(done.stdout)
-    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    try:
-        error = json.loads(last)
-    except ValueError:
-        raise LarimarError(f"the store's program ended: {last}") from None
-    raise from_code(error["code"], error["message"], error["reason"])
+    (answer,) = perform(ADMIN_MODULE, data_dir, redis_url=redis_url or "", **job)
+    return answer

@@ -47,9 +47,7 @@ class BankCalls(Calls):
     async def ListBanks(self, request, grpc_context):
         """All banks."""
         context = self._context(grpc_context)
-        call = memory_pb2.EnumerateBanksRequest(context=context)
-        listed = await self._call(lambda: self._memory.EnumerateBanks(call), context)
-        return larimar_pb2.ListBanksResponse(banks=listed.banks)
+        return larimar_pb2.ListBanksResponse(banks=await self._banks(context))
 
     async def DeleteBank(self, request, grpc_context):
         """Removes a bank and all it holds."""
@@ -57,9 +55,10 @@ class BankCalls(Calls):
         if not request.bank:
             raise InvalidArgument("delete needs the name of a bank", "EMPTY_ID")
         call = memory_pb2.DropBankRequest(bank=check_bank_name(request.bank), context=context)
-        dropped = await self._call(lambda: self._memory.DropBank(call), context)
-        if not dropped.existed:
-            raise unknown_bank(request.bank)
+        async with self.auditor.recorded(context.tenant, "delete bank", bank=request.bank):
+            dropped = await self._call(lambda: self._memory.DropBank(call), context)
+            if not dropped.existed:
+                raise unknown_bank(request.bank)
         return larimar_pb2.DeleteBankResponse()
 
     async def ListFacts(self, request, grpc_context):
@@ -103,9 +102,11 @@ class BankCalls(Calls):
                 "TOO_MANY_WATCHES",
             )
         self._watches += 1
+        wait_s = 0.0  # at first, so that what is wrong is said at once
         try:
             while True:
-                page = await self._look(bank, after, grpc_context)
+                page = await self._look(bank, after, wait_s, grpc_context)
+                wait_s = WATCH_WAIT_S
                 if page.version < after:
                     raise FailedPrecondition(
                         f"bank {bank!r} has {page.version} events, version {after} is not written: "
@@ -120,13 +121,13 @@ class BankCalls(Calls):
         finally:
             self._watches -= 1
 
-    async def _look(self, bank: str, after: int, grpc_context):
+    async def _look(self, bank: str, after: int, wait_s: float, grpc_context):
         context = self._context(grpc_context)
         call = memory_pb2.EnumerateEventsRequest(
             bank=bank,
             after_version=after,
             page_size=WATCH_PAGE,
-            wait_s=min(WATCH_WAIT_S, max(0.0, context.deadline_unix_s - time.time()) / 2),
+            wait_s=min(wait_s, max(0.0, context.deadline_unix_s - time.time()) / 2),
             context=context,
         )
         return await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)
@@ -196,7 +197,12 @@ class BankCalls(Calls):
             at_version=check_version("at_version", request.at_version),
             context=context,
         )
-        reply = await self._on_bank(bank, lambda: self._memory.BranchBank(call), context)
+        await self._admit_bank(call.new_bank, context)
+        async with self.auditor.recorded(
+            context.tenant, "fork", bank=bank, new_bank=call.new_bank
+        ) as entry:
+            reply = await self._on_bank(bank, lambda: self._memory.BranchBank(call), context)
+            entry["version"] = reply.info.version
         return larimar_pb2.ForkBankResponse(info=reply.info, created=reply.created)
 
     async def MergeBank(self, request, grpc_context):
@@ -219,7 +225,20 @@ class BankCalls(Calls):
         )
         for bank in (source, target):
             await self._describe_bank(bank, context)
-        reply = await self._call(lambda: self._memory.CombineBanks(call), context)
+        if call.dry_run:
+            reply = await self._call(lambda: self._memory.CombineBanks(call), context)
+            return larimar_pb2.MergeBankResponse(merge=reply)
+        self.admission.edits(context.tenant, 1)
+        async with self.auditor.recorded(
+            context.tenant, "merge", bank=target, source=source, merge_id=call.merge_id
+        ) as entry:
+            reply = await self._call(lambda: self._memory.CombineBanks(call), context)
+            entry |= {
+                "version": reply.version,
+                "written": reply.written,
+                "forgotten": reply.forgotten,
+            }
+        self.admission.owe_edits(context.tenant, reply.written + reply.forgotten)
         return larimar_pb2.MergeBankResponse(merge=reply)
 
     async def DiffBank(self, request, grpc_context):
@@ -267,6 +286,7 @@ class BankCalls(Calls):
                     raise InvalidArgument("an import begins with a header", "NO_HEADER")
                 header = request.header
                 bank = check_bank_name(request.header.config.bank)
+                await self._admit_bank(bank, context)
             for record in request.records:
                 if chunk and size + record.ByteSize() > MAX_LOAD_BYTES:
                     await self._load(bank, None if sent else header, chunk, False, context)
@@ -275,7 +295,9 @@ class BankCalls(Calls):
                 size += record.ByteSize()
         if header is None:
             raise InvalidArgument("an import begins with a header", "NO_HEADER")
-        loaded = await self._load(bank, header, chunk, True, context)
+        async with self.auditor.recorded(context.tenant, "import", bank=bank) as entry:
+            loaded = await self._load(bank, header, chunk, True, context)
+            entry |= {"version": loaded.info.version, "erased_again": loaded.erased_again}
         return larimar_pb2.ImportBankResponse(
             info=loaded.info, digest=loaded.digest, erased_again=loaded.erased_again
         )

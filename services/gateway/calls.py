@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from larimar.defaults import DEFAULT_BANK, bank_config
 from larimar.errors import FailedPrecondition, NotFound
 from larimar.v1 import common_pb2, decoder_pb2, encoder_pb2, memory_pb2, scope_pb2
 from larimar.wire import addressing_name, config_to_proto
+from services.audit import AuditTrail
+from services.gateway.admission import Admission
+from services.gateway.auditing import Auditor
 from services.gateway.tenancy import current_tenant
 from services.limits import check_bank_name
 from services.rpc import retried, until
+from services.settings import TenantLimits
 
 DEFAULT_DEADLINE_S = 30.0
 """Time of a call whose caller set no deadline."""
@@ -24,8 +29,16 @@ OTHER_MODEL = frozenset({"WRONG_ENCODER", "WRONG_SCOPE"})
 """Reasons of an append that show that another model serves than was described."""
 
 
+NO_LIMITS = TenantLimits(edits_per_s=0, asks_per_s=0)
+"""Of a gateway that was told none, as in tests."""
+
+
 class Calls:
     """The four doors of the gateway, and what every call through them shares.
+
+    Attributes:
+        admission: lets a tenant's calls in.
+        auditor: writes down who changed what.
 
     Args:
         encoder, scope, memory, decoder: stubs of one shape (services/rpc.py).
@@ -41,6 +54,8 @@ class Calls:
         self._decoder = decoder
         self._tenant = tenant
         self._described: tuple[float, tuple[Any, Any]] | None = None
+        self.admission = Admission(lambda tenant: NO_LIMITS)
+        self.auditor = Auditor(AuditTrail(None))
 
     async def _models(self, context) -> tuple[Any, Any]:
         """Descriptions of the encoder and of the scope model that serve."""
@@ -56,6 +71,7 @@ class Calls:
         return found
 
     async def _make_bank(self, bank: str, addressing: int, slots: int, context) -> bool:
+        await self._admit_bank(bank, context)
         encoder, scope = await self._models(context)
         config = bank_config(
             addressing_name(addressing),
@@ -70,7 +86,9 @@ class Calls:
             scope_digest=scope.scope_digest,
         )
         call = memory_pb2.MakeBankRequest(config=config_to_proto(bank, config), context=context)
-        made = await self._call(lambda: self._memory.MakeBank(call), context)
+        async with self.auditor.recorded(context.tenant, "create bank", bank=bank) as entry:
+            made = await self._call(lambda: self._memory.MakeBank(call), context)
+            entry["created"] = made.created
         return made.created
 
     async def _append(
@@ -85,11 +103,36 @@ class Calls:
         )
         try:
             reply = await self._on_bank(bank, lambda: self._memory.Append(call), context)
-        except FailedPrecondition as error:
-            if error.reason in OTHER_MODEL:
+        except BaseException as error:
+            if isinstance(error, FailedPrecondition) and error.reason in OTHER_MODEL:
                 self._described = None
+            self.auditor.edits(context.tenant, bank, items, error)
             raise
+        self.auditor.edits(context.tenant, bank, items, reply.results)
         return list(reply.results)
+
+    async def _admit_edits(self, bank: str, count: int, written: Iterable[str], context) -> None:
+        """Lets edits of a bank in, before anything is computed for them.
+
+        Args:
+            written: ids of the facts among them that are written.
+
+        Raises: ResourceExhausted.
+        """
+        self.admission.edits(context.tenant, count)
+        await self.admission.facts(context.tenant, bank, written, _Holdings(self, bank))
+
+    async def _admit_bank(self, bank: str, context) -> None:
+        """Lets a bank be made, or be there already. Raises: ResourceExhausted, TOO_MANY_BANKS."""
+        if self.admission.limits(context.tenant).banks:
+            names = {one.config.bank for one in await self._banks(context)}
+            if bank not in names:
+                self.admission.bank(context.tenant, len(names))
+
+    async def _banks(self, context) -> list[memory_pb2.BankInfo]:
+        call = memory_pb2.EnumerateBanksRequest(context=context)
+        listed = await self._call(lambda: self._memory.EnumerateBanks(call), context)
+        return list(listed.banks)
 
     async def _describe_bank(self, bank: str, context):
         call = memory_pb2.DescribeBankRequest(bank=bank, context=context)
@@ -126,6 +169,32 @@ class Calls:
             tenant=current_tenant(self._tenant),
             deadline_unix_s=time.time() + (default_s if left is None else left),
         )
+
+
+class _Holdings:
+    """What the tenant of a call holds, for its admission to a bank."""
+
+    def __init__(self, calls: Calls, bank: str) -> None:
+        self._calls = calls
+        self._bank = bank
+
+    async def in_bank(self) -> int:
+        """See services.gateway.admission.Holdings."""
+        context = self._calls._context(None)
+        return (await self._calls._describe_bank(self._bank, context)).info.facts
+
+    async def in_tenant(self) -> int:
+        """See services.gateway.admission.Holdings."""
+        return sum(one.facts for one in await self._calls._banks(self._calls._context(None)))
+
+    async def is_live(self, fact_id: str) -> bool:
+        """See services.gateway.admission.Holdings."""
+        context = self._calls._context(None)
+        call = memory_pb2.EnumerateFactsRequest(bank=self._bank, fact_id=fact_id, context=context)
+        page = await self._calls._on_bank(
+            self._bank, lambda: self._calls._memory.EnumerateFacts(call), context
+        )
+        return bool(page.facts)
 
 
 async def together(*calls) -> Any:

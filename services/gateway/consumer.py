@@ -16,6 +16,7 @@ from typing import Any
 from larimar.edit_events import EditEvent, bad_event, from_json, parse_edit
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1 import common_pb2
+from services.gateway.admission import RATE_LIMITED
 from services.gateway.applying import (
     BATCH_EVENTS,
     Outcome,
@@ -45,6 +46,8 @@ WAIT_MS = 500
 """How long one look at an empty inbox waits."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Pauses of a bank between tries of an event that met a transient error; they double."""
+INBOX = "inbox"
+"""Who makes the edits of an inbox, where the audit log names an API key."""
 RETRY_S = 1.0
 """Pause after the inbox itself did not answer, and between looks at another's lease."""
 MAX_TRIES = 20
@@ -99,7 +102,7 @@ class InboxConsumer:
 
     async def run(self) -> None:
         """Consumes until it is cancelled; then gives the lease back."""
-        set_tenant(self._tenant)
+        set_tenant(self._tenant, INBOX)
         try:
             while True:
                 try:
@@ -238,7 +241,8 @@ class InboxConsumer:
             if not isinstance(outcome, LarimarError):
                 settled.append(Settled(one.entry_id))
                 continue
-            one.tries += 1
+            if outcome.reason != RATE_LIMITED:  # which says nothing of the event
+                one.tries += 1
             if not is_transient(outcome) or one.tries >= self._max_tries:
                 settled.append(_dead(one.entry_id, one.raw or b"", outcome, one.tries))
                 continue

@@ -40,7 +40,7 @@ class EditCalls(Calls):
         """Removes a fact's contribution exactly."""
         context = self._context(grpc_context)
         bank = named_bank(request.bank)
-        appended = await self._append(bank, [prepared_forget(request)], context)
+        appended = await self.write_prepared(bank, [prepared_forget(request)], context)
         return larimar_pb2.ForgetResponse(bank=bank, **_accepted(appended[0]))
 
     async def Censor(self, request, grpc_context):
@@ -103,7 +103,16 @@ class EditCalls(Calls):
             event_id=check_id("event id", request.event_id) or uuid.uuid4().hex,
             context=context,
         )
-        reply = await self._on_bank(bank, lambda: self._memory.EraseFacts(call), context)
+        await self._admit_edits(bank, len(call.fact_ids), (), context)
+        async with self.auditor.recorded(
+            context.tenant,
+            "erase",
+            bank=bank,
+            fact_ids=list(call.fact_ids),
+            event_id=call.event_id,
+        ) as entry:
+            reply = await self._on_bank(bank, lambda: self._memory.EraseFacts(call), context)
+            entry["versions"] = {one.bank: list(one.versions) for one in reply.receipt.banks}
         return larimar_pb2.EraseResponse(receipt=reply.receipt)
 
     async def GetErase(self, request, grpc_context):
@@ -135,6 +144,7 @@ class EditCalls(Calls):
         Raises: any domain error that concerns all items; a text that the encoder refuses is one.
         """
         writes = [item for item in items if _is_write(item)]
+        await self._admit_edits(bank, len(items), (item.fact_id for item in writes), context)
         digests = ("", "")
         if writes:
             digests = await self._add_vectors(writes, context, encoder_digest)

@@ -107,16 +107,16 @@ class PublishCalls(Calls):
 
     async def RequeueDeadLetters(self, request, grpc_context):
         """Puts dead letters back into the inbox."""
-        moved = await self._inbox().requeue(
-            current_tenant(self._tenant), _checked(request.letter_ids)
-        )
+        tenant, letter_ids = current_tenant(self._tenant), _checked(request.letter_ids)
+        async with self.auditor.recorded(tenant, "requeue", letter_ids=letter_ids) as entry:
+            moved = entry["letters"] = await self._inbox().requeue(tenant, letter_ids)
         return larimar_pb2.RequeueDeadLettersResponse(requeued=moved)
 
     async def DropDeadLetters(self, request, grpc_context):
         """Throws dead letters away."""
-        dropped = await self._inbox().drop(
-            current_tenant(self._tenant), _checked(request.letter_ids)
-        )
+        tenant, letter_ids = current_tenant(self._tenant), _checked(request.letter_ids)
+        async with self.auditor.recorded(tenant, "drop", letter_ids=letter_ids) as entry:
+            dropped = entry["letters"] = await self._inbox().drop(tenant, letter_ids)
         return larimar_pb2.DropDeadLettersResponse(dropped=dropped)
 
     def _inbox(self) -> Inbox:

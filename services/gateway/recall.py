@@ -114,6 +114,7 @@ class RecallCalls(Calls):
         bank = named_bank(request.bank)
         check_text("prompt", request.prompt)
         document = check_document(request.document) if request.document else ""
+        self.admission.asks(context.tenant)
         encode = encoder_pb2.EncodeRequest(
             items=[encoder_pb2.EncodeItem(prompt=request.prompt)], context=context
         )
@@ -148,6 +149,7 @@ class RecallCalls(Calls):
                 f"{count} dreams in a call, it gives 1 to {MAX_DREAMS}: split it", "TOO_MANY_ITEMS"
             )
         prompt = check_text("prompt", request.prompt) if request.prompt else DREAM_PROMPT
+        self.admission.asks(context.tenant, count)
         sample = memory_pb2.SampleLatentsRequest(
             bank=bank,
             count=count,
@@ -198,6 +200,8 @@ class RecallCalls(Calls):
 
         Raises: the first error of a passage; those before it may be written, and a retry is safe.
         """
+        written = [passage_id(place.document, one.offset) for one in passages]
+        await self._admit_edits(place.bank, len(passages), written, place.context)
         waiting = await self._passage_items(place, passages)
         results = []
         while waiting:
@@ -276,6 +280,7 @@ class RecallCalls(Calls):
                 )
                 for fact_id in fact_ids[start : start + MAX_APPEND_ITEMS]
             ]
+            await self._admit_edits(place.bank, len(items), (), place.context)
             for result in await self._append(place.bank, items, place.context):
                 status = result.status
                 if status.code and status.reason not in CHANGED_BY_OTHERS:
