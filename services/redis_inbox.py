@@ -25,7 +25,9 @@ from services.redis_scripts import Script
 GROUP = "larimar"
 """The consumer group; its one consumer has the same name, whoever holds the lease."""
 
-HOLD = Script("""#!lua
+HOLD = Script(
+    "hold",
+    """#!lua
 -- Takes or renews a lease. KEYS: lease. ARGV: holder, milliseconds. Returns 1 or 0.
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then
@@ -33,15 +35,21 @@ if held and held ~= ARGV[1] then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
-""")
-RELEASE = Script("""#!lua
+""",
+)
+RELEASE = Script(
+    "release",
+    """#!lua
 -- Gives a lease back. KEYS: lease. ARGV: holder.
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('DEL', KEYS[1])
 end
 return 0
-""")
-TAKEN = Script("""#!lua
+""",
+)
+TAKEN = Script(
+    "taken",
+    """#!lua
 -- Claims entries that were taken and not settled. KEYS: inbox. ARGV: group, first id, count.
 -- Returns for each its id, its fields, and how often it was delivered before.
 local found = {}
@@ -54,8 +62,11 @@ for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], '+', ARGV
   end
 end
 return found
-""")
-SETTLE = Script("""#!lua
+""",
+)
+SETTLE = Script(
+    "settle",
+    """#!lua
 -- Takes entries out of the inbox; those that died become dead letters.
 -- KEYS: inbox, dead letters. ARGV: group, then five for each entry: id, reason (empty: it was
 -- applied), message, tries, event. Returns how many were still there.
@@ -74,8 +85,11 @@ for i = 2, #ARGV, 5 do
   end
 end
 return settled
-""")
-REQUEUE = Script("""#!lua
+""",
+)
+REQUEUE = Script(
+    "requeue",
+    """#!lua
 -- Moves dead letters back to the inbox. KEYS: inbox, dead letters. ARGV: letter ids.
 local moved = 0
 for _, id in ipairs(ARGV) do
@@ -87,8 +101,11 @@ for _, id in ipairs(ARGV) do
   end
 end
 return moved
-""")
-REMOVE = Script("""#!lua
+""",
+)
+REMOVE = Script(
+    "remove",
+    """#!lua
 -- Deletes entries, acknowledged or not. KEYS: stream. ARGV: group, or empty; ids.
 local removed = 0
 for i = 2, #ARGV do
@@ -98,7 +115,8 @@ for i = 2, #ARGV do
   removed = removed + redis.call('XDEL', KEYS[1], ARGV[i])
 end
 return removed
-""")
+""",
+)
 
 
 class _Keys:

@@ -68,6 +68,14 @@ class Settings:
     """Tenants whose inbox is consumed."""
     inbox_max_tries: int = 20
     """Tries of an inbox event that meets transient errors before it is a dead letter."""
+    log_level: str = "warning"
+    """Least level of what is logged: debug, info (every call of the gateway), warning or error."""
+    otlp_endpoint: str = ""
+    """Collector that spans go to by OTLP over HTTP, such as one at port 4318; empty sends none."""
+    traces_file: str = ""
+    """File that spans are appended to, a JSON line each, for `larimar trace`; empty keeps none."""
+    trace_sample: float = 1.0
+    """Share of the traces that begin here which are recorded; a caller's decision is kept."""
     encoder: ServiceSettings = ServiceSettings()
     scope: ServiceSettings = ServiceSettings()
     memory: ServiceSettings = ServiceSettings()
@@ -92,6 +100,11 @@ class Settings:
             return cls(**raw, **services)
         except TypeError as error:
             raise ValueError(f"bad settings: {error}") from error
+
+    @property
+    def metrics_folder(self) -> Path:
+        """Where the processes of this machine keep their metrics while the pipeline runs."""
+        return Path(self.data_dir) / "metrics"
 
 
 def default_settings() -> Settings:
@@ -118,5 +131,6 @@ def quiet_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(8 * 2**20),
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PROMETHEUS_MULTIPROC_DIR": str(settings.metrics_folder),
         "PYTHONPATH": str(CHECKOUT),
     }

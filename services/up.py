@@ -26,6 +26,7 @@ from larimar.errors import InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.v1 import larimar_pb2, larimar_pb2_grpc
 from services.gateway.edge import server_credentials
 from services.local import Pipeline, end_strays
+from services.observability.logs import start_logging
 from services.private import port_held, probe_sockets
 from services.settings import Settings, default_settings, quiet_environment
 from services.store import EmbeddedStore
@@ -146,8 +147,9 @@ def serve(settings: Settings, use_ray: bool) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(port_held(settings.port))
         store = None
+        data_dir.mkdir(parents=True, exist_ok=True)
+        start_logging("supervisor", settings, plain=True)
         if not settings.redis_url:
-            data_dir.mkdir(parents=True, exist_ok=True)
             store = EmbeddedStore(data_dir, settings.redis_server or None)
             store.start(lambda share: say(f"the store loads its log: {share:.0%}"))
             stack.callback(store.stop)

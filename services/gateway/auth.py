@@ -12,6 +12,7 @@ import grpc
 from larimar.errors import LarimarError, PermissionDenied, Unauthenticated, Unavailable
 from services.gateway.tenancy import set_tenant
 from services.keys import ApiKey, Keys, split_key
+from services.observability.metrics import REFUSED_CALLS
 
 SERVICE = "larimar.v1.Larimar"
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"})
@@ -90,6 +91,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
                         "MISSING_SCOPE",
                     )
             except LarimarError as error:
+                REFUSED_CALLS.labels(error.reason).inc()
                 return _refusing(error)
             set_tenant(key.tenant)
         return await continuation(handler_call_details)

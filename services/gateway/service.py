@@ -23,6 +23,7 @@ from services.gateway.edits import EditCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
 from services.limits import MAX_CANDIDATES, check_text, check_version
+from services.observability.metrics import SCOPE_DECISIONS
 from services.rpc import domain_error, until
 
 STATUS_WAIT_S = 3.0
@@ -145,13 +146,21 @@ class GatewayService(
     async def _recollect(
         self, bank: str, request, context, noise: float = 0.0, noise_seed: int = 0
     ) -> tuple[bytes, larimar_pb2.Provenance]:
-        """The latent that answers a prompt (empty when out of scope), and where it came from.
+        """The latent that answers a prompt (empty when out of scope), and where it came from."""
+        if request.no_memory:
+            return b"", larimar_pb2.Provenance(bank=bank)
+        latent, provenance = await self._found(bank, request, context, noise, noise_seed)
+        SCOPE_DECISIONS.labels("in" if provenance.in_scope else "out").inc()
+        return latent, provenance
+
+    async def _found(
+        self, bank: str, request, context, noise: float, noise_seed: int
+    ) -> tuple[bytes, larimar_pb2.Provenance]:
+        """The same with memory.
 
         Scope and memory answer at one version. Where the bank moved on between them and the fact
         is no longer what memory finds, scope is asked again.
         """
-        if request.no_memory:
-            return b"", larimar_pb2.Provenance(bank=bank)
         detect = scope_pb2.DetectRequest(
             bank=bank,
             queries=[request.prompt],
