@@ -125,12 +125,14 @@ def build_edge(settings: Settings, doors: dict[str, Any]) -> Any:
     Args:
         doors: by service, a stub of services/rpc.py.
     """
+    from services.gateway.condition import Condition
     from services.gateway.edge import Edge
     from services.gateway.service import GatewayService
     from services.observability.serving import Observed
 
     gateway = GatewayService(**doors)
     gateway.inbox = _inbox(settings)
+    gateway.condition = Condition(gateway, gateway.inbox, settings)
     keys = _keys(settings) if settings.require_keys else None
     return Edge(Observed("gateway", gateway), settings, keys)
 

@@ -112,6 +112,7 @@ class Follower:
         self._tasks: set[asyncio.Task] = set()
         self._warmer: asyncio.Task | None = None
         self._lag = metrics.FOLLOWER_LAG.labels(self.part)
+        metrics.OTHER_HISTORIES.labels(self.part)
         self._tell_what_is_held()
 
     @contextlib.asynccontextmanager

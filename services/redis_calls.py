@@ -140,7 +140,7 @@ class RedisCalls:
         try:
             with self._as_ours():
                 yield
-        except LarimarError as error:
+        except (Unavailable, ResourceExhausted) as error:
             STORE_ERRORS.labels(error.reason).inc()
             raise
         finally:

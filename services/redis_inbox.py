@@ -12,12 +12,13 @@ An entry that is settled is deleted, so that neither stream keeps texts that the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from larimar.edit_events import concerns
 from larimar.errors import InvalidArgument, LarimarError
-from services.inbox import MAX_PAGE, Entry, Letter, Settled, cut
+from services.inbox import MAX_PAGE, Entry, Letter, Settled, cut, order
 from services.log_rules import check_names
 from services.redis_calls import TIMEOUT_S, RedisCalls
 from services.redis_scripts import Script
@@ -147,6 +148,14 @@ class RedisInbox:
     async def length(self, tenant: str) -> int:
         """See Inbox."""
         return await self._calls.call("XLEN", _Keys(tenant).inbox)
+
+    async def waited_s(self, tenant: str) -> float:
+        """See Inbox."""
+        rows = _rows(await self._calls.call("XRANGE", _Keys(tenant).inbox, "-", "+", "COUNT", 1))
+        if not rows:
+            return 0.0
+        came_ms, _ = order(rows[0][0].decode())
+        return max(0.0, time.time() - came_ms / 1000)
 
     async def hold(self, tenant: str, holder: str, lease_ms: int) -> bool:
         """See Inbox."""

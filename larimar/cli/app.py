@@ -26,6 +26,7 @@ from larimar.cli import (
     models,
     pipeline,
     publish,
+    traces,
 )
 from larimar.cli.console import FAILED, INTERRUPTED, USAGE, emit_error
 from larimar.errors import LarimarError
@@ -134,6 +135,7 @@ branches.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
 models.register(app)
+traces.register(app)
 data.register(app)
 app.add_typer(data.data_app, name="data")
 children.register(app)

@@ -91,7 +91,6 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
                         "MISSING_SCOPE",
                     )
             except LarimarError as error:
-                REFUSED_CALLS.labels(error.reason).inc()
                 return _refusing(error)
             set_tenant(key.tenant)
         return await continuation(handler_call_details)
@@ -146,6 +145,7 @@ def _shown_key(metadata: Sequence[tuple[str, Any]]) -> str | None:
 
 def _refusing(error: LarimarError) -> Any:
     """A handler that answers with an error without waiting for a request."""
+    REFUSED_CALLS.labels(error.reason).inc()
 
     async def refuse(request_iterator, grpc_context):
         raise error

@@ -26,7 +26,7 @@ from services.gateway.tenancy import set_tenant
 from services.inbox import WARN_LENGTH, Death, Entry, Inbox, Settled
 from services.observability.logs import get_logger
 from services.observability.metrics import INBOX_EVENTS
-from services.observability.traces import name_trace
+from services.observability.traces import name_trace, serving
 from services.rpc import domain_error
 
 log = get_logger("larimar.inbox")
@@ -218,7 +218,8 @@ class InboxConsumer:
                     continue
                 events = [one.event for one in batch if one.event is not None]
                 try:
-                    outcomes = await apply_edits(self._gateway, bank, events, self._context)
+                    with serving("inbox"):
+                        outcomes = await apply_edits(self._gateway, bank, events, self._context)
                 except Exception as error:
                     if len(batch) > 1:  # one at a time, to find the event that it is about
                         most = 1

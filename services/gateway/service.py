@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING
 
 from larimar import __version__
 from larimar.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -26,6 +27,9 @@ from services.limits import MAX_CANDIDATES, check_text, check_version
 from services.observability.metrics import SCOPE_DECISIONS
 from services.rpc import domain_error, until
 
+if TYPE_CHECKING:
+    from services.gateway.condition import Condition
+
 STATUS_WAIT_S = 3.0
 """Time after which a service that does not answer is called not ready."""
 MAX_RESCOPES = 3
@@ -38,6 +42,9 @@ class GatewayService(
     EditCalls, BankCalls, PublishCalls, RecallCalls, larimar_pb2_grpc.LarimarServicer
 ):
     """Implements larimar.v1.Larimar over four doors."""
+
+    condition: Condition | None = None
+    """Tells the metrics of the pipeline; None where the gateway was given no store."""
 
     async def Ask(self, request, grpc_context) -> AsyncIterator:
         """Answers a prompt; the last message says from where."""

@@ -49,8 +49,17 @@ CALLS_IN_PROGRESS = Gauge(
 )
 REFUSED_CALLS = Counter(
     "larimar_refused_calls",
-    "Calls of the public port that were refused for their API key, by reason.",
+    "Calls of the gRPC port that were refused for their API key, by reason.",
     ["reason"],
+)
+HTTP_RESPONSES = Counter(
+    "larimar_http_responses", "Answers of the HTTP port.", ["method", "route", "status"]
+)
+HTTP_SECONDS = Histogram(
+    "larimar_http_seconds",
+    "Time of a request over HTTP; of a stream until its end.",
+    ["method", "route"],
+    buckets=SECONDS,
 )
 EDITS = Counter(
     "larimar_edits",
@@ -171,6 +180,18 @@ MODEL_INFO = Gauge(
     ["service", "digest"],
     multiprocess_mode="livemax",
 )
+
+
+_KNOWN: dict[Counter, tuple[str, ...]] = {
+    DIGEST_MISMATCHES: ("log", "checkpoint", "replay"),
+    STORE_ERRORS: ("STORE_DOWN", "STORE_REFUSES", "STORE_FULL", "NOT_CONFIRMED"),
+    INBOX_EVENTS: ("applied", "died", "retried"),
+    SCOPE_DECISIONS: ("in", "out"),
+}
+"""What these begin at 0 for: of a series that begins at 1 Prometheus sees no increase."""
+for _counter, _labels in _KNOWN.items():
+    for _label in _labels:
+        _counter.labels(_label)
 
 
 def process_started(service: str, version: str) -> None:

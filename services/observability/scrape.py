@@ -20,13 +20,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STARTED = "larimar_process_start_time_seconds"
 
 
-def exposition(folder: Path, more: Iterable[Metric] = ()) -> bytes:
+def exposition(folder: Path | None = None, more: Iterable[Metric] = ()) -> bytes:
     """All metrics in Prometheus' text format.
 
     Where this process keeps its numbers to itself, these are all.
 
     Args:
-        folder: where the processes of the pipeline keep theirs.
+        folder: where the processes of the pipeline keep theirs; None takes this process alone.
         more: metrics that were just looked up.
     """
     registry = CollectorRegistry()
@@ -37,7 +37,7 @@ def exposition(folder: Path, more: Iterable[Metric] = ()) -> bytes:
 class _Ours:
     """Our metrics and no others."""
 
-    def __init__(self, folder: Path, more: Iterable[Metric]) -> None:
+    def __init__(self, folder: Path | None, more: Iterable[Metric]) -> None:
         self._folder = folder
         self._more = more
 
@@ -47,7 +47,7 @@ class _Ours:
 
     def collect(self) -> Iterator[Metric]:
         """See Collector of prometheus_client."""
-        if values.ValueClass is values.MutexValue:
+        if self._folder is None or values.ValueClass is values.MutexValue:
             found: Iterable[Metric] = REGISTRY.collect()
         else:
             _forget_the_dead(self._folder)

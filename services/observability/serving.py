@@ -16,6 +16,8 @@ from services.observability.logs import get_logger
 from services.observability.metrics import CALL_SECONDS, CALLS, CALLS_IN_PROGRESS
 
 NAME = "larimar.calls"
+PROBE = "GetStatus"
+"""What supervisors and probes ask all the time: no trace begins with it."""
 log, levels = get_logger(NAME), logging.getLogger(NAME)
 
 
@@ -69,7 +71,7 @@ class _Measured:
     def __init__(self, service: str, method: str) -> None:
         self._service, self._method = service, method
         self._span = span_name(service, method)
-        self._seconds = CALL_SECONDS.labels(service, method)
+        self._begins = service == "gateway" and method != PROBE
         self._in_progress = CALLS_IN_PROGRESS.labels(service)
 
     @contextlib.contextmanager
@@ -78,7 +80,8 @@ class _Measured:
         ending, failure = _Ending(), None
         started = time.monotonic()
         self._in_progress.inc()
-        with traces.serving(self._span, *_caller(request, grpc_context)) as span:
+        caller = _caller(request, grpc_context)
+        with traces.serving(self._span, *caller, begins=self._begins) as span:
             try:
                 yield ending
             except BaseException as error:
@@ -87,14 +90,14 @@ class _Measured:
             finally:
                 self._in_progress.dec()
                 code, seconds = code_of(failure), time.monotonic() - started
-                self._seconds.observe(seconds)
+                CALL_SECONDS.labels(self._service, self._method).observe(seconds)
                 CALLS.labels(self._service, self._method, code).inc()
                 if failure is not None:
                     traces.end_with_error(span, code)
                 self._say(code, seconds, failure)
 
     def _say(self, code: str, seconds: float, failure: BaseException | None) -> None:
-        level = logging.INFO if self._service == "gateway" else logging.DEBUG
+        level = logging.INFO if self._begins else logging.DEBUG
         if levels.isEnabledFor(level):
             reason = {"reason": failure.reason} if isinstance(failure, LarimarError) else {}
             fields = {"method": self._method, "code": code, "time_ms": round(1000 * seconds, 3)}
@@ -107,7 +110,8 @@ def _caller(request: Any, grpc_context: Any) -> tuple[str, str]:
     if inner is not None:
         return inner.traceparent, inner.tracestate
     found = {"traceparent": "", "tracestate": ""}
-    for key, value in (grpc_context.invocation_metadata() if grpc_context else None) or ():
+    metadata = getattr(grpc_context, "invocation_metadata", tuple)()
+    for key, value in metadata or ():
         if key in found:
             found[key] = value
     return found["traceparent"], found["tracestate"]

@@ -119,8 +119,13 @@ def span_json(span: ReadableSpan) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serving(name: str, traceparent: str, tracestate: str) -> Iterator[Span | None]:
+def serving(
+    name: str, traceparent: str = "", tracestate: str = "", begins: bool = True
+) -> Iterator[Span | None]:
     """Around a call that is served: its span, below the caller's where the caller has named one.
+
+    Args:
+        begins: whether a trace begins here where there is none yet.
 
     What runs in the block belongs to that span. The context is put back and not reset: the end of
     a stream may run in another task than its beginning.
@@ -132,7 +137,7 @@ def serving(name: str, traceparent: str, tracestate: str) -> Iterator[Span | Non
     if traceparent:
         parent = _W3C.extract({"traceparent": traceparent, "tracestate": tracestate})
     span = None
-    if _tracer is not None:
+    if _tracer is not None and (begins or _is_in_trace(parent)):
         span = _started(name, SpanKind.SERVER, parent)
         parent = trace.set_span_in_context(span, parent)
     context.attach(parent)
@@ -147,10 +152,11 @@ def serving(name: str, traceparent: str, tracestate: str) -> Iterator[Span | Non
 @contextlib.contextmanager
 def calling(name: str, request: Any) -> Iterator[Span | None]:
     """Around a call of another service: its span, which the request's context then names."""
-    if _tracer is None:
+    current = context.get_current()
+    if _tracer is None or not _is_in_trace(current):
         yield None
         return
-    span = _started(name, SpanKind.CLIENT, context.get_current())
+    span = _started(name, SpanKind.CLIENT, current)
     below = trace.set_span_in_context(span)
     name_trace(request.context, below)
     try:
@@ -195,6 +201,10 @@ def trace_ids() -> tuple[str, str] | None:
     if not own.is_valid:
         return None
     return trace.format_trace_id(own.trace_id), trace.format_span_id(own.span_id)
+
+
+def _is_in_trace(of: context.Context) -> bool:
+    return trace.get_current_span(of).get_span_context().is_valid
 
 
 def _started(name: str, kind: SpanKind, parent: context.Context) -> Span:
