@@ -113,6 +113,8 @@ class Follower:
         self._warmer: asyncio.Task | None = None
         self._lag = metrics.FOLLOWER_LAG.labels(self.part)
         metrics.OTHER_HISTORIES.labels(self.part)
+        for outcome in ("saved", "failed", "skipped"):
+            metrics.CHECKPOINTS.labels(self.part, outcome)
         self._tell_what_is_held()
 
     @contextlib.asynccontextmanager

@@ -187,6 +187,7 @@ _KNOWN: dict[Counter, tuple[str, ...]] = {
     STORE_ERRORS: ("STORE_DOWN", "STORE_REFUSES", "STORE_FULL", "NOT_CONFIRMED"),
     INBOX_EVENTS: ("applied", "died", "retried"),
     SCOPE_DECISIONS: ("in", "out"),
+    REFUSED_CALLS: ("NO_KEY", "BAD_KEY", "MISSING_SCOPE", "UNKNOWN_METHOD"),
 }
 """What these begin at 0 for: of a series that begins at 1 Prometheus sees no increase."""
 for _counter, _labels in _KNOWN.items():

@@ -16,7 +16,7 @@ router = APIRouter(tags=["operation"])
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Counters and times of all processes of this machine, in Prometheus' text format."""
-    condition: Any = request.app.state.service.condition
+    condition: Any = getattr(request.app.state.service, "condition", None)
     if condition is None:
         text = await asyncio.to_thread(exposition)
     else:
