@@ -25,6 +25,7 @@ import larimar
 from larimar.cli import app
 from larimar.v1 import common_pb2, larimar_pb2, larimar_pb2_grpc
 from services.observability import logs, traces
+from services.observability.process import check_observing
 from services.settings import Settings
 from tests.command_line import ROOT
 from tests.document_checks import cells
@@ -281,6 +282,16 @@ def test_prometheus_takes_the_configuration_and_the_rules() -> None:
     assert f"{len(alerts())} rules found" in checked.stdout
 
 
+def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    queries = [one.replace("$__rate_interval", "5m") for one in expressions()]
+    rules = [{"record": f"panel:{n}", "expr": query} for n, query in enumerate(queries)]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    checked = promtool("check", "rules", str(file))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{len(rules)} rules found" in checked.stdout and len(rules) > 60
+
+
 def test_prometheus_finds_nothing_to_say_about_the_metrics(running: RunningPipeline) -> None:
     checked = promtool("check", "metrics", text=get(running, "/metrics"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -348,6 +359,14 @@ def test_an_errors_text_is_not_logged(tmp_path: Path) -> None:
     assert PROMPT not in line
     assert (said["event"], said["bank"], said["error"]) == ("unexpected failure", "b", "ValueError")
     assert any("test_an_errors_text" in place for place in said["raised_at"])
+
+
+@pytest.mark.parametrize("wrong", [{"log_level": "loud"}, {"trace_sample": 1.5}])
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(larimar.InvalidArgument, match=next(iter(wrong))) as refused:
+        check_observing(Settings(**wrong))
+    assert refused.value.reason == "BAD_SETTINGS"
+    check_observing(Settings())
 
 
 def test_a_long_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

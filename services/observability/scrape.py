@@ -65,7 +65,8 @@ def _forget_the_dead(folder: Path) -> None:
     pids = {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}
     for pid in pids:
         if not alive(int(pid)):
-            mark_process_dead(pid, str(folder))
+            with contextlib.suppress(FileNotFoundError):  # another gateway was faster
+                mark_process_dead(pid, str(folder))
 
 
 def _processes(started: Metric) -> Iterator[Metric]:

@@ -17,7 +17,9 @@ from services.observability.metrics import CALL_SECONDS, CALLS, CALLS_IN_PROGRES
 
 NAME = "larimar.calls"
 PROBE = "GetStatus"
-"""What supervisors and probes ask all the time: no trace begins with it."""
+"""What supervisors and probes ask all the time: no news in the log."""
+UNTRACED = frozenset({PROBE, "Watch"})
+"""What no trace begins with: probes, and a stream that may go on for days."""
 log, levels = get_logger(NAME), logging.getLogger(NAME)
 
 
@@ -71,7 +73,7 @@ class _Measured:
     def __init__(self, service: str, method: str) -> None:
         self._service, self._method = service, method
         self._span = span_name(service, method)
-        self._begins = service == "gateway" and method != PROBE
+        self._begins = service == "gateway" and method not in UNTRACED
         self._in_progress = CALLS_IN_PROGRESS.labels(service)
 
     @contextlib.contextmanager
@@ -97,7 +99,8 @@ class _Measured:
                 self._say(code, seconds, failure)
 
     def _say(self, code: str, seconds: float, failure: BaseException | None) -> None:
-        level = logging.INFO if self._begins else logging.DEBUG
+        news = self._service == "gateway" and self._method != PROBE
+        level = logging.INFO if news else logging.DEBUG
         if levels.isEnabledFor(level):
             reason = {"reason": failure.reason} if isinstance(failure, LarimarError) else {}
             fields = {"method": self._method, "code": code, "time_ms": round(1000 * seconds, 3)}
