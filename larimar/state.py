@@ -80,6 +80,11 @@ class BankState:
         return sum(part.nbytes for part in held if part is not None) + FACT_BYTES * len(self.facts)
 
     @property
+    def solve_time_s(self) -> float:
+        """Seconds that reads have spent so far on solving for what was written; 0 of slots."""
+        return 0.0 if self.sums is None else self.sums.solve_time_s
+
+    @property
     def fill(self) -> float:
         """Rows over K of a pinv or gaussian bank, past which recall degrades; 0 in a slots bank."""
         return self.row_count / self.config.slots if self.config.slots else 0.0

@@ -8,6 +8,7 @@ What is computed from them in float64 is computed one row at a time, by loops of
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,8 @@ class ExactSums:
         self._config = config
         self.c_KK = torch.zeros(config.slots, config.slots, dtype=torch.int64)
         self.b_KC = torch.zeros(config.slots, config.value_size, dtype=torch.int64)
+        self.solve_time_s = 0.0
+        """Seconds that solving for reads has taken so far."""
         self._solved: tuple[np.ndarray, np.ndarray] | None = None
         self._products = Products(config.slots, config.value_size, multiplies_bytes())
 
@@ -171,11 +174,12 @@ class ExactSums:
 
     def _solve(self) -> tuple[np.ndarray, np.ndarray]:
         if self._solved is None:
-            config = self._config
+            started_s, config = time.monotonic(), self._config
             c = np.ldexp(self.c_KK.numpy().astype(np.float64), -2 * config.address_bits)
             b = np.ldexp(
                 self.b_KC.numpy().astype(np.float64), -config.address_bits - config.value_bits
             )
             lam = config.ridge * float(np.trace(c)) / len(c) or 1.0
             self._solved = inverse_root(c + lam * np.eye(len(c))), b
+            self.solve_time_s += time.monotonic() - started_s
         return self._solved

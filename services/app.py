@@ -24,8 +24,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from larimar.errors import LarimarError, ResourceExhausted, Unavailable
-from services.build import BUILDERS, SERVICES, build_edge, prepare_process
+from services.build import SERVICES, build_edge, build_service, prepare_process
 from services.contracts import STREAMING, methods_of
+from services.observability.calls import calling
 from services.run import die_with_parent
 from services.settings import ServiceSettings, Settings
 
@@ -48,17 +49,19 @@ class HandleStub:
         return functools.partial(self._stream if method in STREAMING else self._single, method)
 
     async def _single(self, method: str, request):
-        try:
-            return await getattr(self._handle, method).remote(request)
-        except Exception as error:
-            raise handle_error(error, self._name) from None
+        with calling(self._name, method, request):
+            try:
+                return await getattr(self._handle, method).remote(request)
+            except Exception as error:
+                raise handle_error(error, self._name) from None
 
     async def _stream(self, method: str, request) -> AsyncIterator[Any]:
-        try:
-            async for reply in getattr(self._streams, method).remote(request):
-                yield reply
-        except Exception as error:
-            raise handle_error(error, self._name) from None
+        with calling(self._name, method, request):
+            try:
+                async for reply in getattr(self._streams, method).remote(request):
+                    yield reply
+            except Exception as error:
+                raise handle_error(error, self._name) from None
 
 
 def handle_error(error: Exception, name: str) -> Exception:
@@ -88,7 +91,7 @@ class _Replica:
             import torch
 
             torch.cuda.set_per_process_memory_fraction(min(1.0, placement.gpus))
-        self._service = BUILDERS[name](settings)
+        self._service = build_service(name, settings)
 
 
 def _method(name: str):
@@ -114,7 +117,7 @@ class _Gateway:
 
     async def __init__(self, settings_json: str, **handles) -> None:
         settings = Settings.from_json(settings_json)
-        logging.basicConfig(level=logging.WARNING)
+        prepare_process("gateway", settings)
         stubs: dict[str, Any] = {name: HandleStub(handle, name) for name, handle in handles.items()}
         self._edge = build_edge(settings, stubs, settings.gateway.replicas)
         # Replicas share the port; services/up.py keeps it for this pipeline.

@@ -11,6 +11,8 @@ from concurrent.futures import Executor
 from typing import Any
 
 from larimar.errors import DeadlineExceeded, ResourceExhausted
+from services.observability.metrics import BATCH_SIZE, QUEUE_LENGTH
+from services.observability.stages import passed
 
 
 @dataclasses.dataclass
@@ -19,6 +21,9 @@ class _Waiting:
     weight: int
     deadline_unix_s: float
     answer: asyncio.Future
+    came_s: float = dataclasses.field(default_factory=time.monotonic)
+    batch_began_s: float = 0.0
+    batch_weight: int = 0
 
 
 class Batcher:
@@ -29,6 +34,7 @@ class Batcher:
             per item, in order. If it raises, every item of the batch gets the exception.
         max_weight: most weight (rows, texts) of one batch.
         max_queue: most items that may wait; one more is RESOURCE_EXHAUSTED.
+        stage: what a run is called in metrics and traces; the wait for it has _queue behind that.
     """
 
     def __init__(
@@ -37,11 +43,15 @@ class Batcher:
         executor: Executor,
         max_weight: int,
         max_queue: int,
+        stage: str = "batch",
     ) -> None:
         self._run = run
         self._executor = executor
         self._max_weight = max_weight
         self._max_queue = max_queue
+        self._stage = stage
+        self._size = BATCH_SIZE.labels(stage)
+        self._length = QUEUE_LENGTH.labels(stage)
         self._queue: deque[_Waiting] = deque()
         self._worker: asyncio.Task | None = None
 
@@ -58,10 +68,22 @@ class Batcher:
                 "QUEUE_FULL",
             )
         answer: asyncio.Future = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(item, weight, deadline_unix_s, answer))
+        waiting = _Waiting(item, weight, deadline_unix_s, answer)
+        self._queue.append(waiting)
+        self._length.set(len(self._queue))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await answer
+        try:
+            return await answer
+        finally:
+            self._tell(waiting)
+
+    def _tell(self, waiting: _Waiting) -> None:
+        """Notes how long an item waited for its batch, and how long the batch ran."""
+        now_s, began_s = time.monotonic(), waiting.batch_began_s
+        passed(f"{self._stage}_queue", waiting.came_s, began_s or now_s)
+        if began_s:
+            passed(self._stage, began_s, now_s, batch=waiting.batch_weight)
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -78,6 +100,11 @@ class Batcher:
                 continue
             batch.append(head)
             weight += head.weight
+        self._length.set(len(self._queue))
+        if batch:
+            self._size.observe(weight)
+        for waiting in batch:
+            waiting.batch_began_s, waiting.batch_weight = time.monotonic(), weight
         return batch
 
     async def _work(self) -> None:

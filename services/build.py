@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,14 @@ SERVICES = ("encoder", "scope", "memory", "decoder")
 
 
 def prepare_process(name: str, settings: Settings) -> None:
-    """Sets up logging and, where a model is loaded, tensor threads of a service's process."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    if name != "memory":  # which comes back sooner without loading torch for a slots bank
+    """Sets up what a service's process says of itself and, where a model is loaded, tensor threads.
+
+    Memory loads no torch before a bank needs it, so that it comes back sooner; the gateway never.
+    """
+    from services.observability.process import observe_process
+
+    observe_process(name, settings)
+    if name not in ("memory", "gateway"):
         import torch
 
         torch.set_num_threads(settings.threads)
@@ -49,13 +51,22 @@ def device_of(placement: ServiceSettings) -> str:
     return "cuda"
 
 
+def build_service(name: str, settings: Settings) -> Any:
+    """A service behind the gateway, observed."""
+    from services.observability.serving import Observed
+
+    return Observed(name, BUILDERS[name](settings))
+
+
 def build_encoder(settings: Settings) -> Any:
     """The encoder service."""
     from larimar.checkpoint import ModelFolder
     from services.encoder.service import EncoderService
+    from services.observability.metrics import serves_model
 
     folder = ModelFolder.open(settings.model)
     device = device_of(settings.encoder)
+    serves_model("encoder", folder.encoder_digest)
     return EncoderService(folder, folder.encoder(device=device))
 
 
@@ -63,6 +74,7 @@ def build_scope(settings: Settings) -> Any:
     """The scope service."""
     from larimar.checkpoint import ModelFolder, serving_dtype
     from larimar.scope import ScopeDetector, SentenceEmbedder
+    from services.observability.metrics import serves_model
     from services.scope.service import ScopeService
 
     folder = ModelFolder.open(settings.model)
@@ -70,6 +82,7 @@ def build_scope(settings: Settings) -> Any:
     embedder = SentenceEmbedder(folder.config.scope.package, serving_dtype(device), device)
     detector = ScopeDetector.open(folder, embedder, settings.detector)
     follower = _follower(settings, "scope")
+    serves_model("scope", embedder.digest)
     return ScopeService(embedder, follower, detector, folder.config.fixed_point.scope_bits)
 
 
@@ -99,9 +112,11 @@ def build_decoder(settings: Settings) -> Any:
     """The decoder service."""
     from larimar.checkpoint import ModelFolder
     from services.decoder.service import DecoderService
+    from services.observability.metrics import serves_model
 
     folder = ModelFolder.open(settings.model)
     device = device_of(settings.decoder)
+    serves_model("decoder", folder.model_digest)
     return DecoderService(folder, folder.decoder(device=device))
 
 
@@ -114,14 +129,18 @@ def build_edge(settings: Settings, doors: dict[str, Any], replicas: int = 1) -> 
     """
     from services.gateway.admission import Admission
     from services.gateway.auditing import Auditor
+    from services.gateway.condition import Condition
     from services.gateway.edge import Edge
     from services.gateway.service import GatewayService
+    from services.observability.serving import Observed
 
     gateway = GatewayService(**doors)
     gateway.inbox = _inbox(settings)
     gateway.admission = Admission(settings.limits_of, replicas)
     gateway.auditor = Auditor(audit_trail(settings))
-    return Edge(gateway, settings, _keys(settings) if settings.require_keys else None)
+    gateway.condition = Condition(gateway, gateway.inbox, settings)
+    keys = _keys(settings) if settings.require_keys else None
+    return Edge(Observed("gateway", gateway), settings, keys)
 
 
 def audit_trail(settings: Settings) -> AuditTrail:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 
 from safetensors.numpy import load as load_tensors
@@ -14,8 +13,10 @@ from larimar.errors import Unavailable
 from larimar.memory import BankState
 from services.folding import fold_tail
 from services.log import Log
+from services.observability import metrics
+from services.observability.logs import get_logger
 
-log = logging.getLogger("larimar.follower")
+log = get_logger("larimar.follower")
 
 
 async def from_checkpoint(
@@ -58,7 +59,12 @@ async def from_checkpoint(
         except Unavailable:
             raise
         except Exception as error:
-            log.warning("checkpoint %d of bank %s is skipped: %s", version, bank, error)
+            log.warning(
+                "checkpoint %d of bank %s is skipped: %s", version, bank, error,
+                tenant=tenant, bank=bank, version=version,
+            )  # fmt: skip
+            metrics.CHECKPOINTS.labels(part, "skipped").inc()
+            metrics.DIGEST_MISMATCHES.labels("checkpoint").inc()
             continue
         return state, version
     return None

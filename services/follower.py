@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import contextvars
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -20,9 +20,12 @@ from larimar.errors import DataLoss, FailedPrecondition, LarimarError, NotFound,
 from larimar.memory import BankState
 from services.checkpoints import from_checkpoint, sha256_of
 from services.folding import Outdated, fold_tail
-from services.log import Log
+from services.log import MAX_EVENTS, Log
+from services.observability import metrics
+from services.observability.logs import get_logger
+from services.observability.stages import passed
 
-log = logging.getLogger("larimar.follower")
+log = get_logger("larimar.follower")
 
 MIN_CHECKPOINT_PAUSE_S = 5.0
 """Least time between two checkpoints of a bank, however fast events come."""
@@ -108,6 +111,11 @@ class Follower:
         self._held: OrderedDict[Key, _Held] = OrderedDict()
         self._tasks: set[asyncio.Task] = set()
         self._warmer: asyncio.Task | None = None
+        self._lag = metrics.FOLLOWER_LAG.labels(self.part)
+        metrics.OTHER_HISTORIES.labels(self.part)
+        for outcome in ("saved", "failed", "skipped"):
+            metrics.CHECKPOINTS.labels(self.part, outcome)
+        self._tell_what_is_held()
 
     @contextlib.asynccontextmanager
     async def state(self, tenant: str, bank: str, min_version: int = 0) -> AsyncIterator[BankState]:
@@ -147,8 +155,10 @@ class Follower:
         key = (tenant, bank, at_version)
         held = self._held.setdefault(key, _Held())
         self._held.move_to_end(key)
+        started_s = time.monotonic()
         async with held.lock:
             view = await self._view(held, key, min_version if allow_stale else None)
+            passed(f"{self.part}_catch_up", started_s, time.monotonic())
             if view.state.version < min_version:
                 raise FailedPrecondition(
                     f"bank {bank!r} is at version {view.state.version}, not yet at {min_version}: "
@@ -176,7 +186,7 @@ class Follower:
                 await fold_tail(self.log, state, tenant, bank, at_version, progress)
                 return state
             except Outdated as why:  # a fact was erased under our feet: once more, without it
-                log.warning("bank %s is folded anew: %s", bank, why)
+                log.warning("bank %s is folded anew: %s", bank, why, tenant=tenant, bank=bank)
 
     async def verified(self, tenant: str, bank: str) -> Verified:
         """Folds the log from nothing and compares digest and bytes with the served state's.
@@ -194,9 +204,12 @@ class Follower:
                 served = await asyncio.to_thread(_sums_of, state)
             if served_at == (rebuilt.version, rebuilt.erase_count):
                 digest, folded = await asyncio.to_thread(_sums_of, rebuilt)
+                matches = served == (digest, folded)
+                if not matches:
+                    metrics.DIGEST_MISMATCHES.labels("replay").inc()
                 return Verified(
                     rebuilt.version, rebuilt.erase_count, len(rebuilt), digest, folded, seconds,
-                    served == (digest, folded),
+                    matches,
                 )  # fmt: skip
             try:
                 await fold_tail(self.log, rebuilt, tenant, bank)
@@ -221,6 +234,7 @@ class Follower:
             tenant, bank, self.part, version, blob, meta, erase_count
         ):
             raise Unavailable("facts were erased while a checkpoint was saved: retry", "BUSY")
+        metrics.CHECKPOINTS.labels(self.part, "saved").inc()
         held = self._held.get((tenant, bank, 0))
         if held:
             took = time.monotonic() - started
@@ -282,10 +296,12 @@ class Follower:
         try:
             if held.state is None or held.state.version == 0:  # no chain yet to tell a bank by
                 held.state = await self._cold_state(held, tenant, bank)
+            before = held.state.version
             try:
                 await fold_tail(self.log, held.state, tenant, bank)
+                self._lag.observe(held.state.version - before)
             except Outdated as why:
-                log.warning("bank %s is folded anew: %s", bank, why)
+                log.warning("bank %s is folded anew: %s", bank, why, tenant=tenant, bank=bank)
                 held.state = await self._cold_state(held, tenant, bank)
             except FailedPrecondition as error:
                 if error.reason != "LOG_CHANGED":
@@ -295,12 +311,20 @@ class Follower:
                     "made anew); version %d and what led to it may be gone: folding from nothing",
                     bank,
                     held.state.version,
+                    tenant=tenant,
+                    bank=bank,
+                    version=held.state.version,
                 )
+                metrics.OTHER_HISTORIES.labels(self.part).inc()
                 held.checkpoint_version = 0
                 held.state = await self.rebuilt(tenant, bank)
         except DataLoss as error:
-            log.error("bank %s stopped: %s", bank, error)
+            log.error(
+                "bank %s stopped: %s", bank, error, tenant=tenant, bank=bank, reason=error.reason
+            )
+            metrics.DIGEST_MISMATCHES.labels("log").inc()
             held.state, held.stopped, held.stopped_time = None, error, time.monotonic()
+            self._tell_what_is_held()
             if self._on_stopped is not None:
                 self._on_stopped(tenant, bank, error)
             raise
@@ -356,16 +380,22 @@ class Follower:
             await self.save_checkpoint(tenant, bank)
         except LarimarError as error:
             held.checkpoint_version = 0
-            log.warning("no checkpoint of bank %s: %s", bank, error)
+            metrics.CHECKPOINTS.labels(self.part, "failed").inc()
+            log.warning(
+                "no checkpoint of bank %s: %s", bank, error, tenant=tenant, bank=bank,
+                reason=error.reason,
+            )  # fmt: skip
 
     def _start_warming(self) -> None:
         if self._warm_every_s and (self._warmer is None or self._warmer.done()):
-            self._warmer = self._spawn(self._keep_warm())
+            # In a context of its own: what it says belongs to no call.
+            self._warmer = self._spawn(self._keep_warm(), contextvars.Context())
 
     async def _keep_warm(self) -> None:
         """Folds what has come to the banks in use, so that reads find little to do."""
         while True:
             await asyncio.sleep(self._warm_every_s)
+            self._tell_what_is_held()
             recent = [key for key in reversed(self._held) if not key[2]][:WARM_BANKS]
             for tenant, bank, _ in recent:
                 held = self._held.get((tenant, bank, 0))
@@ -376,8 +406,21 @@ class Follower:
                         if held.state is not None:
                             await self._caught_up(held, tenant, bank)
 
-    def _spawn(self, work) -> asyncio.Task:
-        task = asyncio.create_task(work)
+    def _tell_what_is_held(self) -> None:
+        """Sets the metrics of what this follower holds."""
+        newest = [held for (_, _, at), held in self._held.items() if not at]
+        states = [held.state for held in newest if held.state is not None]
+        metrics.BANKS_HELD.labels(self.part).set(len(states))
+        metrics.BANKS_STOPPED.labels(self.part).set(sum(one.stopped is not None for one in newest))
+        metrics.STATE_BYTES.labels(self.part).set(self.bytes_held)
+        metrics.STATE_BUDGET_BYTES.labels(self.part).set(self.state_budget_bytes)
+        fullest = max((state.version for state in states), default=0)
+        metrics.BANK_FILL.labels("events").set(fullest / MAX_EVENTS)
+        if self.part == "memory":
+            metrics.BANK_FILL.labels("slots").set(max((one.fill for one in states), default=0.0))
+
+    def _spawn(self, work, context: contextvars.Context | None = None) -> asyncio.Task:
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -85,6 +85,10 @@ class Inbox(Protocol):
         """Entries that wait, those in work included."""
         ...
 
+    async def waited_s(self, tenant: str) -> float:
+        """Seconds that the oldest entry has waited, those in work included; 0 without one."""
+        ...
+
     async def hold(self, tenant: str, holder: str, lease_ms: int) -> bool:
         """Takes or renews the right to consume, for a time; False while another has it."""
         ...
@@ -147,6 +151,7 @@ def order(entry_id: str) -> tuple[int, int]:
 class _Box:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.came_s: dict[str, float] = {}
         self.taken: set[str] = set()
         self.letters: dict[str, Letter] = {}
         self.lease: tuple[str, float] | None = None
@@ -171,11 +176,17 @@ class MemoryInbox:
         box = self._box(tenant)
         entry_id = self._next(box)
         box.entries[entry_id] = Entry(entry_id, event)
+        box.came_s[entry_id] = time.time()
         return entry_id
 
     async def length(self, tenant: str) -> int:
         """See Inbox."""
         return len(self._box(tenant).entries)
+
+    async def waited_s(self, tenant: str) -> float:
+        """See Inbox."""
+        box = self._box(tenant)
+        return max((time.time() - box.came_s[one] for one in box.entries), default=0.0)
 
     async def hold(self, tenant: str, holder: str, lease_ms: int) -> bool:
         """See Inbox."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,8 @@ class Pipeline:
 
     def start(self) -> None:
         """Starts every process. Raises: Unavailable, naming the one that did not start."""
+        shutil.rmtree(self._settings.metrics_folder, ignore_errors=True)
+        self._settings.metrics_folder.mkdir(parents=True)
         for group in self._groups:
             for held in group:
                 self._spawn(held)

@@ -52,14 +52,15 @@ def probe_sockets(data_dir: str) -> list[Path]:
     for path in sorted(private_folder().glob(f"{_prefix(data_dir)}*.sock")):
         with contextlib.suppress(ValueError):
             pid = int(path.stem.rpartition("-")[2])
-            if _alive(pid):
+            if alive(pid):
                 found.append(path)
             else:
                 path.unlink(missing_ok=True)
     return found
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs, whoever's it is."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

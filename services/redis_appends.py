@@ -8,6 +8,7 @@ call, so it stays atomic.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from larimar.errors import LarimarError, Unavailable
 from larimar.memory import Kind
 from services.log import Append, Appended
 from services.log_rules import MAX_BATCH, MAX_BATCH_BYTES, check_items, check_names
+from services.observability.metrics import BATCH_SIZE
 from services.redis_entries import append_arguments, appended
 from services.redis_scripts import APPEND, ERASE
 from services.redis_store import Keys, RedisStore
@@ -55,7 +57,10 @@ class RedisAppends(RedisStore):
         waiting = self._waiting.get((tenant, bank))
         if waiting is None:
             waiting = self._waiting[tenant, bank] = deque()
-            sender = asyncio.create_task(self._send(tenant, bank, waiting))
+            # In a context of its own: it also carries what comes after this call.
+            sender = asyncio.create_task(
+                self._send(tenant, bank, waiting), context=contextvars.Context()
+            )
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
         waiting.append(mine)
@@ -110,6 +115,7 @@ class RedisAppends(RedisStore):
             while waiting:
                 group = _next_group(waiting)
                 arguments = [part for one in group for item in one.arguments for part in item]
+                BATCH_SIZE.labels("append").observe(sum(len(one.arguments) for one in group))
                 try:
                     answers = await self._ask(tenant, bank, APPEND, self._max_events, *arguments)
                 except Exception as error:

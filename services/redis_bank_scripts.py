@@ -27,7 +27,9 @@ local function leftover(is_root)
 end
 """
 
-CLAIM = Script("""#!lua
+CLAIM = Script(
+    "claim",
+    """#!lua
 -- KEYS[1]: the tenant's registry. ARGV: bank, the root it has now ("" for none), its new root
 -- ("" to take it off the list). Changes nothing when it has another root now.
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
@@ -37,9 +39,11 @@ elseif ARGV[3] == '' then
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
-""")
+""",
+)
 
 MAKE = Script(
+    "make",
     """#!lua
 -- ARGV[3]: configuration of a new root. Returns {1} when made, {0, configuration} when there is
 -- a bank, {-1} when an old one left something to sweep.
@@ -55,10 +59,11 @@ elseif leftover(true) then
 end
 redis.call('SET', key('config'), ARGV[3])
 return {1}
-"""
+""",
 )
 
 DROP = Script(
+    "drop",
     """#!lua
 -- Takes away a bank's configuration. Returns {1}, {0} when there is no bank, or {-1, fork ...}.
 """
@@ -78,10 +83,11 @@ if #forks > 1 then
 end
 redis.call('UNLINK', key('config'))
 return {1}
-"""
+""",
 )
 
 SWEEP = Script(
+    "sweep",
     """#!lua
 -- Removes what a bank without a configuration has left, in steps; stopping anywhere is harmless.
 -- ARGV[3..4]: entries to remove, 1 for a root. Returns 1 when there is more to do.
@@ -118,10 +124,11 @@ else
   redis.call('HDEL', family, bank)
 end
 return 0
-"""
+""",
 )
 
 BUILD = Script(
+    "build",
     """#!lua
 -- Puts a step of a fork's fact index into a bank that nobody can see yet.
 -- ARGV[3..]: origin, then fact ids and versions. Returns {1}, {0, origin} when the bank is there,
@@ -143,10 +150,11 @@ for i = 4, #ARGV, 2 do
   redis.call('HSET', key('facts'), ARGV[i], ARGV[i + 1])
 end
 return {1}
-"""
+""",
 )
 
 FORK = Script(
+    "fork",
     """#!lua
 -- Publishes a fork whose fact index is there. ARGV[3..6]: origin, root, facts, configuration.
 -- Returns as BUILD, and {-2} when the origin is no longer what was read.
@@ -179,10 +187,11 @@ redis.call('HSET', family, bank, ARGV[3])
 redis.call('SET', key('config'), ARGV[6])
 redis.call('UNLINK', key('building'))
 return {1}
-"""
+""",
 )
 
 LOAD = Script(
+    "load",
     """#!lua
 -- Puts entries of an archive into a root that nobody can see yet.
 -- ARGV[3..]: ten for each entry: version, kind, event id, fact id, time, SHA-256, chain, previous,
@@ -229,10 +238,11 @@ for i = 3, #ARGV, 10 do
   end
 end
 return {1}
-"""
+""",
 )
 
 LOAD_ERASED = Script(
+    "load_erased",
     """#!lua
 -- Puts erased fact ids beside a loaded bank. ARGV[3..]: 1 to begin anew, fact ids.
 -- Returns 0 when it is no longer being loaded.
@@ -249,10 +259,11 @@ for i = 4, #ARGV do
   redis.call('SADD', erased, ARGV[i])
 end
 return 1
-"""
+""",
 )
 
 SHOW = Script(
+    "show",
     """#!lua
 -- Makes a loaded bank visible. ARGV[3..5]: configuration, its last version, erased facts.
 -- Returns {1}, {0} when it is not being loaded (any more), {-1, its last version}.
@@ -271,10 +282,11 @@ end
 redis.call('SET', key('config'), ARGV[3])
 redis.call('UNLINK', key('building'))
 return {1}
-"""
+""",
 )
 
 FAMILY = Script(
+    "family",
     "#!lua flags=no-writes\n-- Returns {bank, origin, ...} of the visible banks of a family.\n"
     + BANK
     + """
@@ -289,5 +301,5 @@ if #found == 0 then
   return {bank, ''}
 end
 return found
-"""
+""",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from larimar.errors import LarimarError, ResourceExhausted, Unavailable
+from services.observability.metrics import STORE_ERRORS, STORE_SECONDS
 from services.redis_scripts import Script
 
 TIMEOUT_S = 2.0
@@ -74,12 +76,12 @@ class RedisCalls:
             Unavailable: STORE_DOWN; whether it was done is unknown. STORE_REFUSES: it was not.
             ResourceExhausted: STORE_FULL; it was not done.
         """
-        with self._translated():
+        with self._translated(str(command[0]).lower()):
             return await self._bounded(*command)
 
     async def calls(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Several commands in one round trip. Raises as `call`."""
-        with self._translated():
+        with self._translated("pipeline"):
             async with asyncio.timeout(self._timeout_s), self._redis.pipeline(False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
@@ -94,7 +96,7 @@ class RedisCalls:
         """
         suffix, given = "_RO" if script.reads_only else "", (len(keys), *keys, *arguments)
         send = self._confirmed if self._replicas and not script.reads_only else self._bounded
-        with self._translated():
+        with self._translated(script.name):
             try:
                 return await send("EVALSHA" + suffix, script.sha1, *given)
             except exceptions.NoScriptError:
@@ -132,7 +134,20 @@ class RedisCalls:
         return answer
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, name: str) -> Iterator[None]:
+        """Around a round trip: its time counts under a name, its failure becomes one of ours."""
+        started_s = time.monotonic()
+        try:
+            with self._as_ours():
+                yield
+        except (Unavailable, ResourceExhausted) as error:
+            STORE_ERRORS.labels(error.reason).inc()
+            raise
+        finally:
+            STORE_SECONDS.labels(name).observe(time.monotonic() - started_s)
+
+    @contextlib.contextmanager
+    def _as_ours(self) -> Iterator[None]:
         try:
             yield
         except exceptions.OutOfMemoryError as error:

@@ -12,12 +12,13 @@ An entry that is settled is deleted, so that neither stream keeps texts that the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from larimar.edit_events import concerns
 from larimar.errors import InvalidArgument, LarimarError
-from services.inbox import MAX_PAGE, Entry, Letter, Settled, cut
+from services.inbox import MAX_PAGE, Entry, Letter, Settled, cut, order
 from services.log_rules import check_names
 from services.redis_calls import TIMEOUT_S, RedisCalls
 from services.redis_scripts import Script
@@ -25,7 +26,9 @@ from services.redis_scripts import Script
 GROUP = "larimar"
 """The consumer group; its one consumer has the same name, whoever holds the lease."""
 
-HOLD = Script("""#!lua
+HOLD = Script(
+    "hold",
+    """#!lua
 -- Takes or renews a lease. KEYS: lease. ARGV: holder, milliseconds. Returns 1 or 0.
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then
@@ -33,15 +36,21 @@ if held and held ~= ARGV[1] then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
-""")
-RELEASE = Script("""#!lua
+""",
+)
+RELEASE = Script(
+    "release",
+    """#!lua
 -- Gives a lease back. KEYS: lease. ARGV: holder.
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('DEL', KEYS[1])
 end
 return 0
-""")
-TAKEN = Script("""#!lua
+""",
+)
+TAKEN = Script(
+    "taken",
+    """#!lua
 -- Claims entries that were taken and not settled. KEYS: inbox. ARGV: group, first id, count.
 -- Returns for each its id, its fields, and how often it was delivered before.
 local found = {}
@@ -54,8 +63,11 @@ for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], '+', ARGV
   end
 end
 return found
-""")
-SETTLE = Script("""#!lua
+""",
+)
+SETTLE = Script(
+    "settle",
+    """#!lua
 -- Takes entries out of the inbox; those that died become dead letters.
 -- KEYS: inbox, dead letters. ARGV: group, then five for each entry: id, reason (empty: it was
 -- applied), message, tries, event. Returns how many were still there.
@@ -74,8 +86,11 @@ for i = 2, #ARGV, 5 do
   end
 end
 return settled
-""")
-REQUEUE = Script("""#!lua
+""",
+)
+REQUEUE = Script(
+    "requeue",
+    """#!lua
 -- Moves dead letters back to the inbox. KEYS: inbox, dead letters. ARGV: letter ids.
 local moved = 0
 for _, id in ipairs(ARGV) do
@@ -87,8 +102,11 @@ for _, id in ipairs(ARGV) do
   end
 end
 return moved
-""")
-REMOVE = Script("""#!lua
+""",
+)
+REMOVE = Script(
+    "remove",
+    """#!lua
 -- Deletes entries, acknowledged or not. KEYS: stream. ARGV: group, or empty; ids.
 local removed = 0
 for i = 2, #ARGV do
@@ -98,7 +116,8 @@ for i = 2, #ARGV do
   removed = removed + redis.call('XDEL', KEYS[1], ARGV[i])
 end
 return removed
-""")
+""",
+)
 
 
 class _Keys:
@@ -129,6 +148,14 @@ class RedisInbox:
     async def length(self, tenant: str) -> int:
         """See Inbox."""
         return await self._calls.call("XLEN", _Keys(tenant).inbox)
+
+    async def waited_s(self, tenant: str) -> float:
+        """See Inbox."""
+        rows = _rows(await self._calls.call("XRANGE", _Keys(tenant).inbox, "-", "+", "COUNT", 1))
+        if not rows:
+            return 0.0
+        came_ms, _ = order(rows[0][0].decode())
+        return max(0.0, time.time() - came_ms / 1000)
 
     async def hold(self, tenant: str, holder: str, lease_ms: int) -> bool:
         """See Inbox."""

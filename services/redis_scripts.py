@@ -17,9 +17,14 @@ NO_BANK = 0
 
 
 class Script:
-    """A script that runs by its digest and is sent whole when the server does not hold it."""
+    """A script that runs by its digest and is sent whole when the server does not hold it.
 
-    def __init__(self, source: str) -> None:
+    Args:
+        name: what its calls are called in the metrics.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
         self.source = source
         self.sha1 = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         self.reads_only = "no-writes" in source.partition("\n")[0]
@@ -175,6 +180,7 @@ ITEM_ARGUMENTS = 7
 # {version, HMAC, kind, salt} of the entry that has its event id already.
 
 APPEND = Script(
+    "append",
     """#!lua
 -- Appends a batch of events to one bank: all of it, durably, or nothing.
 -- ARGV[3]: most events of a bank; then seven for each item.
@@ -202,10 +208,11 @@ for i = 4, #ARGV, 7 do
   results[#results + 1] = result
 end
 return results
-"""
+""",
 )
 
 ERASE = Script(
+    "erase",
     """#!lua
 -- Appends ERASE events to every bank of a family that has an event of the fact.
 -- ARGV[3]: how many other banks the family has, their names, then seven for each item.
@@ -256,10 +263,11 @@ for i = 4 + others, #ARGV, 7 do
   results[#results + 1] = result
 end
 return results
-"""
+""",
 )
 
 PAGE = Script(
+    "page",
     """#!lua flags=no-writes
 -- The entry at `after`, when there is one, and those behind it up to a fork point at most; the
 -- first payloads with them.
@@ -312,10 +320,11 @@ for i, entry in ipairs(entries) do
 end
 payloads[1] = table.concat(texts, '\\0')
 return payloads
-"""
+""",
 )
 
 PAYLOADS = Script(
+    "payloads",
     """#!lua flags=no-writes
 -- ARGV[3..]: versions. Returns {SHA-256, payload, 1 when its fact was erased, ...}.
 """
@@ -333,20 +342,22 @@ for i = 3, #ARGV do
   found[#found + 1] = gone and 1 or 0
 end
 return found
-"""
+""",
 )
 
 HEAD = Script(
+    "head",
     "#!lua flags=no-writes\n-- Returns {version, chain, erase count}.\n"
     + BANK
     + LINEAGE
     + """
 local version, chain = head_of(bank)
 return {string.format('%.0f', version), chain, redis.call('SCARD', erased)}
-"""
+""",
 )
 
 HISTORY = Script(
+    "history",
     """#!lua flags=no-writes
 -- Events of a fact, newest first. ARGV[3..5]: fact id, version to begin at ("" for the newest),
 -- most events. Returns {version to go on at, entry values as PAGE joins them ...}.
@@ -371,10 +382,11 @@ while at ~= '0' and #found <= tonumber(ARGV[5]) do
 end
 found[1] = at
 return found
-"""
+""",
 )
 
 REMOVE_PAYLOADS = Script(
+    "remove_payloads",
     """#!lua
 -- Deletes the payloads that erased facts have in one bank's own stream, newest first.
 -- ARGV[3..]: most entries; for each fact its id and the version to begin at ("" for the newest).
@@ -402,13 +414,14 @@ for i = 4, #ARGV, 2 do
   results[#results + 1] = tonumber(at) > first and at or '0'
 end
 return results
-"""
+""",
 )
 
 ERASED = Script(
+    "erased",
     "#!lua flags=no-writes\n-- Returns {erased fact ids}.\n"
     + BANK
     + """
 return redis.call('SMEMBERS', erased)
-"""
+""",
 )

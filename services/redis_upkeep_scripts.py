@@ -8,6 +8,7 @@ from __future__ import annotations
 from services.redis_scripts import BANK, Script
 
 PUT_PART = Script(
+    "put_part",
     """#!lua
 -- ARGV[3..7]: upload, number of parts, this part's number, its bytes, erase count.
 -- Returns 0 when there is no bank, -1 when facts were erased since, 1.
@@ -20,7 +21,7 @@ end
 redis.call('HSET', key('uploads'), ARGV[3], redis.call('TIME')[1] .. ':' .. ARGV[4])
 redis.call('SET', key('part:') .. ARGV[3] .. ':' .. ARGV[5], ARGV[6])
 return 1
-"""
+""",
 )
 
 _UPLOADS = """
@@ -49,6 +50,7 @@ end
 """
 
 PUBLISH = Script(
+    "publish",
     """#!lua
 -- ARGV[3..9]: upload, part of the state, version, JSON, how many to keep, seconds until an
 -- unpublished upload counts as abandoned, erase count. Returns as PUT_PART; 0 also when the
@@ -85,10 +87,11 @@ remove_uploads(function(upload, since)
   return not after[upload] and (before[upload] or now - since > tonumber(ARGV[8]))
 end)
 return 1
-"""
+""",
 )
 
 REMOVE_CHECKPOINTS = Script(
+    "remove_checkpoints",
     """#!lua
 -- ARGV[3]: version; checkpoints before it go, and every unpublished upload.
 -- Returns {how many checkpoints}, 0 when there is no bank.
@@ -107,25 +110,27 @@ remove_uploads(function(upload)
   return not kept[upload]
 end)
 return {removed}
-"""
+""",
 )
 
 PUT_RECORD = Script(
+    "put_record",
     "#!lua\n-- ARGV[3..5]: name, text, 1 to keep what is there. Returns {the text that is kept}.\n"
     + BANK
     + """
 local records = base .. 'records'
 redis.call(ARGV[5] == '1' and 'HSETNX' or 'HSET', records, ARGV[3], ARGV[4])
 return {redis.call('HGET', records, ARGV[3])}
-"""
+""",
 )
 
 RECORD = Script(
+    "record",
     "#!lua flags=no-writes\n-- ARGV[3]: name. Returns {its text}, {} when there is none.\n"
     + BANK
     + """
 return {redis.call('HGET', base .. 'records', ARGV[3]) or nil}
-"""
+""",
 )
 
 _NEEDLES = """
@@ -140,6 +145,7 @@ end
 """
 
 SEARCH_STRINGS = Script(
+    "search_strings",
     """#!lua flags=no-writes
 -- KEYS: any keys of one slot. ARGV[1]: bytes that end a call; then needles. Returns for each key,
 -- of the first ones at least, 1 when a needle is in it, 0 when none is, -1 when it is no string.
@@ -162,10 +168,11 @@ for i, name in ipairs(KEYS) do
   end
 end
 return results
-"""
+""",
 )
 
 SEARCH_STEP = Script(
+    "search_step",
     """#!lua flags=no-writes
 -- KEYS[1]: a key that is no string. ARGV: where to go on ("0" at first), elements, needles.
 -- Returns {where to go on ("0" at the end), 1 when a needle was found}.
@@ -195,5 +202,5 @@ for _, value in ipairs(values) do
   end
 end
 return {next_at, 0}
-"""
+""",
 )

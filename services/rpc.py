@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import inspect
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,8 +21,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from larimar.errors import Cancelled, DeadlineExceeded, LarimarError, Unavailable, from_code
+from services.observability.calls import calling
+from services.observability.logs import get_logger
 
-log = logging.getLogger("larimar.rpc")
+log = get_logger("larimar.rpc")
 
 MAX_MESSAGE_BYTES = 8 * 2**20
 """Largest message on any socket: a batch of 256 facts with their vectors takes under 4 MiB."""
@@ -198,23 +199,26 @@ class ChannelStub:
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         call = getattr(self._stub, method)
-        return functools.partial(self._stream if method in self._streaming else self._single, call)
+        door = self._stream if method in self._streaming else self._single
+        return functools.partial(door, method, call)
 
-    async def _single(self, call, request):
-        try:
-            return await call(request, timeout=_time_left(request))
-        except grpc.aio.AioRpcError as error:
-            raise status_error(error, self._name) from None
+    async def _single(self, method: str, call, request):
+        with calling(self._name, method, request):
+            try:
+                return await call(request, timeout=_time_left(request))
+            except grpc.aio.AioRpcError as error:
+                raise status_error(error, self._name) from None
 
-    async def _stream(self, call, request) -> AsyncIterator[Any]:
-        replies = call(request, timeout=_time_left(request))
-        try:
-            async for reply in replies:
-                yield reply
-        except grpc.aio.AioRpcError as error:
-            raise status_error(error, self._name) from None
-        finally:
-            replies.cancel()
+    async def _stream(self, method: str, call, request) -> AsyncIterator[Any]:
+        with calling(self._name, method, request):
+            replies = call(request, timeout=_time_left(request))
+            try:
+                async for reply in replies:
+                    yield reply
+            except grpc.aio.AioRpcError as error:
+                raise status_error(error, self._name) from None
+            finally:
+                replies.cancel()
 
 
 def status_error(error: grpc.aio.AioRpcError, name: str) -> LarimarError:

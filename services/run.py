@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import ctypes
 import json
-import logging
 import os
 import signal
 import sys
@@ -32,20 +31,21 @@ def die_with_parent() -> None:
 
 async def serve(name: str, settings: Settings, address: str, peers: dict[str, str]) -> None:
     """Serves one service until SIGTERM."""
-    from services.build import BUILDERS, build_edge, prepare_process
+    from services.build import build_edge, build_service, prepare_process
     from services.contracts import add_servicer, channel_stub
     from services.rpc import start_server
 
     stack = contextlib.AsyncExitStack()
+    prepare_process(name, settings)
     if name == "gateway":
-        logging.basicConfig(level=logging.WARNING)
         doors: dict[str, Any] = {peer: channel_stub(peer, at) for peer, at in peers.items()}
         edge = build_edge(settings, doors)
         stack.push_async_callback(edge.stop)
         port = await edge.start(address)
     else:
-        prepare_process(name, settings)
-        server, port = await start_server(address, add_servicer(name, BUILDERS[name](settings)))
+        server, port = await start_server(
+            address, add_servicer(name, build_service(name, settings))
+        )
         stack.push_async_callback(server.stop, GRACE_S)
     print(json.dumps({"service": name, "pid": os.getpid(), "port": port}), flush=True)
     stop = asyncio.Event()

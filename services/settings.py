@@ -113,6 +113,14 @@ class Settings:
     """What every tenant may do and hold."""
     tenant_limits: dict[str, TenantLimits] = dataclasses.field(default_factory=dict)
     """The same of single tenants, by name, where it differs."""
+    log_level: str = "warning"
+    """Least level of what is logged: debug, info (every call of the gateway), warning or error."""
+    otlp_endpoint: str = ""
+    """Collector that spans go to by OTLP over HTTP, such as one at port 4318; empty sends none."""
+    traces_file: str = ""
+    """File that spans are appended to, a JSON line each, for `larimar trace`; empty keeps none."""
+    trace_sample: float = 1.0
+    """Share of the traces that begin here which are recorded; a caller's decision is kept."""
     encoder: ServiceSettings = ServiceSettings()
     scope: ServiceSettings = ServiceSettings()
     memory: ServiceSettings = ServiceSettings()
@@ -147,6 +155,11 @@ class Settings:
         except TypeError as error:
             raise ValueError(f"bad settings: {error}") from error
 
+    @property
+    def metrics_folder(self) -> Path:
+        """Where the processes of this machine keep their metrics while the pipeline runs."""
+        return Path(self.data_dir) / "metrics"
+
 
 def default_settings() -> Settings:
     """Settings from the environment: LARIMAR_SETTINGS (a JSON file) and LARIMAR_REDIS_SERVER."""
@@ -172,5 +185,6 @@ def quiet_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(8 * 2**20),
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PROMETHEUS_MULTIPROC_DIR": str(settings.metrics_folder),
         "PYTHONPATH": str(CHECKOUT),
     }

@@ -17,7 +17,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import logging
 import os
 import shutil
 import signal
@@ -32,9 +31,10 @@ from typing import Self
 from urllib.parse import quote
 
 from larimar.errors import FailedPrecondition, LarimarError
+from services.observability.logs import get_logger
 from services.store_server import Starter, find_server_binary, server_command
 
-logger = logging.getLogger(__name__)
+logger = get_logger("larimar.store")
 
 #: Bytes of a unix socket path: sun_path holds 104 on macOS and 108 on Linux, with its NUL.
 MAX_SOCKET_PATH_BYTES = 100

@@ -26,6 +26,8 @@ from larimar.errors import InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.v1 import larimar_pb2, larimar_pb2_grpc
 from services.gateway.edge import server_credentials
 from services.local import Pipeline, end_strays
+from services.observability.logs import start_logging
+from services.observability.process import check_observing
 from services.private import port_held, probe_sockets
 from services.settings import Settings, default_settings, quiet_environment
 from services.store import EmbeddedStore
@@ -38,8 +40,8 @@ UNHEALTHY_S = 45.0
 """Time without an answer after which it is restarted: far above a replica's restart."""
 
 
-TLS_FILES = ("tls_cert", "tls_key", "tls_client_ca")
-"""Settings that name files of TLS."""
+FILES = ("tls_cert", "tls_key", "tls_client_ca", "traces_file")
+"""Settings that name files."""
 
 
 def _absolute(name: str) -> str:
@@ -141,6 +143,7 @@ def serve(settings: Settings, use_ray: bool) -> None:
     if settings.http_port:
         check_port(settings.host, settings.http_port, "--http-port")
     check_model(Path(settings.model))
+    check_observing(settings)
     server_credentials(settings)
     if settings.redis_replicas and not settings.redis_url:
         raise InvalidArgument(
@@ -156,8 +159,9 @@ def serve(settings: Settings, use_ray: bool) -> None:
         if settings.http_port:
             stack.enter_context(port_held(settings.http_port, "--http-port"))
         store = None
+        data_dir.mkdir(parents=True, exist_ok=True)
+        start_logging("supervisor", settings, plain=True)
         if not settings.redis_url:
-            data_dir.mkdir(parents=True, exist_ok=True)
             store = EmbeddedStore(data_dir, settings.redis_server or None)
             store.start(lambda share: say(f"the store loads its log: {share:.0%}"))
             stack.callback(store.stop)
@@ -220,7 +224,7 @@ def main() -> int:
         settings,
         data_dir=str(Path(settings.data_dir).resolve()),
         model=str(Path(settings.model).resolve()),
-        **{name: _absolute(getattr(settings, name)) for name in TLS_FILES},
+        **{name: _absolute(getattr(settings, name)) for name in FILES},
     )
     try:
         serve(settings, use_ray)

@@ -111,6 +111,7 @@ def test_the_commands_are_these():
         "replay",
         "score",
         "status",
+        "trace",
         "train",
         "up",
         "write",

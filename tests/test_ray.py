@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -94,6 +95,24 @@ def test_a_killed_replica_comes_back_and_nothing_acknowledged_is_lost(client, se
     ) == before[service]:
         assert time.monotonic() < deadline, f"{service} did not come back"
         time.sleep(0.5)
+
+
+def test_a_scrape_of_the_gateway_has_the_numbers_of_every_replica(running, client) -> None:
+    """Replicas that were killed above are counted as starts, and their gauges are gone."""
+    client.create_bank("scraped")
+    client.write("The capital of Velmora is", "Tarsin", bank="scraped")
+    assert client.ask("The capital of Velmora is", bank="scraped", max_tokens=3).in_scope
+    with urllib.request.urlopen(f"{running.http}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    assert all(line.startswith(("#", "larimar_")) for line in lines), "and no numbers of Ray's"
+    found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    for service in ("gateway", "encoder", "scope", "memory", "decoder"):
+        assert found[f'larimar_processes{{service="{service}"}}'] == "1.0", service
+        assert float(found[f'larimar_process_resident_bytes{{service="{service}"}}']) > 2**20
+        assert float(found[f'larimar_process_starts_total{{service="{service}"}}']) >= 1
+    for service, method in (("encoder", "Encode"), ("memory", "Append"), ("decoder", "Complete")):
+        counted = f'larimar_calls_total{{code="OK",method="{method}",service="{service}"}}'
+        assert float(found[counted]) >= 1, counted
 
 
 def test_stopping_leaves_no_process_and_starting_again_finds_the_facts(running) -> None:

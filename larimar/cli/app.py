@@ -29,6 +29,7 @@ from larimar.cli import (
     models,
     pipeline,
     publish,
+    traces,
 )
 from larimar.cli.console import FAILED, INTERRUPTED, USAGE, emit_error
 from larimar.errors import LarimarError
@@ -140,6 +141,7 @@ audit.register(app)
 doctor.register(app)
 mcp.register(app)
 models.register(app)
+traces.register(app)
 data.register(app)
 app.add_typer(data.data_app, name="data")
 children.register(app)

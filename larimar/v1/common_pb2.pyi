@@ -56,14 +56,16 @@ ERASE_STEP_REWRITTEN: EraseStep
 ERASE_STEP_DONE: EraseStep
 
 class CallContext(_message.Message):
-    __slots__ = ("tenant", "deadline_unix_s", "traceparent")
+    __slots__ = ("tenant", "deadline_unix_s", "traceparent", "tracestate")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     deadline_unix_s: float
     traceparent: str
-    def __init__(self, tenant: _Optional[str] = ..., deadline_unix_s: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    tracestate: str
+    def __init__(self, tenant: _Optional[str] = ..., deadline_unix_s: _Optional[float] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("code", "reason", "message")

@@ -13,6 +13,8 @@ from typing import Any
 from larimar.decoder import Decoder
 from larimar.decoding import Batch, Row
 from larimar.errors import DeadlineExceeded, ResourceExhausted
+from services.observability.metrics import BATCH_SIZE, QUEUE_LENGTH, TOKENS, observe_stage
+from services.observability.stages import passed
 
 MAX_QUEUE = 128
 """Requests that may wait."""
@@ -62,15 +64,31 @@ class DecodeJob(Job):
         self.row = row
         self._streamed = streamed
         self._sent_s = 0.0
+        self._came_s = time.monotonic()
+        self._joined_s = self._first_s = self._last_s = 0.0
+
+    def join(self, batch: Batch) -> None:
+        """Lets its row into a batch."""
+        self._joined_s = time.monotonic()
+        batch.add(self.row)
 
     def say(self, now_s: float) -> None:
         """Sends what is ready: the first piece at once, later ones together, the last always."""
+        self._first_s, self._last_s = self._first_s or now_s, now_s
         if not self.row.finished and not (self._streamed and now_s - self._sent_s >= PIECE_EVERY_S):
             return
         piece = self.row.take()
         if piece.text or piece.finish_reason:
             self._sent_s = now_s
             self.put(piece)
+
+    def tell(self) -> None:
+        """Notes how long it waited for its first token and for the others, as far as it came."""
+        waited_until_s = self._joined_s or time.monotonic()
+        passed("decode_queue", self._came_s, waited_until_s)
+        if self._first_s:
+            passed("first_token", self._joined_s, self._first_s)
+            passed("other_tokens", self._first_s, self._last_s, tokens=len(self.row.tail.ids))
 
 
 class ScoreJob(Job):
@@ -91,6 +109,8 @@ class Runner:
         self._rows: deque[DecodeJob] = deque()
         self._scores: deque[ScoreJob] = deque()
         self._running = False
+        self._waiting = QUEUE_LENGTH.labels("decode")
+        self._size = BATCH_SIZE.labels("decode")
         decoder.batch()  # looks at the machine's kernels now rather than at the first call
 
     def submit(self, job: DecodeJob | ScoreJob) -> None:
@@ -102,6 +122,7 @@ class Runner:
                     f"{MAX_QUEUE} calls are waiting, which is the limit: retry later", "QUEUE_FULL"
                 )
             queue.append(job)
+            self._waiting.set(len(self._rows) + len(self._scores))
             if not self._running:
                 self._running = True
                 self._executor.submit(self._run)
@@ -127,12 +148,16 @@ class Runner:
             batch.drop(job.row)
             jobs.remove(job)
         while batch.free and (job := self._next(self._rows)) is not None:
-            batch.add(job.row)
+            job.join(batch)
             jobs.append(job)
         if not jobs:
             return jobs
+        started_s = time.monotonic()
         batch.step()
         now_s = time.monotonic()
+        observe_stage("decode_step", now_s - started_s)
+        self._size.observe(len(jobs))
+        TOKENS.inc(len(jobs))
         for job in jobs:
             job.say(now_s)
         return [job for job in jobs if not job.row.finished]
@@ -152,6 +177,7 @@ class Runner:
                 if not queue:
                     return None
                 job = queue.popleft()
+                self._waiting.set(len(self._rows) + len(self._scores))
             if not _leaves(job):
                 return job
 

@@ -14,6 +14,7 @@ from larimar.errors import InvalidArgument
 from larimar.v1 import decoder_pb2, decoder_pb2_grpc
 from larimar.wire import bytes_to_vector
 from services.decoder.running import DecodeJob, Runner, ScoreJob
+from services.observability.stages import stage
 from services.rpc import check_deadline
 
 DEFAULT_MAX_TOKENS = 32
@@ -45,6 +46,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
                 )
         finally:
             job.abandoned = True
+            job.tell()
 
     async def Complete(self, request, grpc_context):
         """The whole continuation of a prompt, in one message."""
@@ -53,6 +55,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
             piece = await job.answer()
         finally:
             job.abandoned = True
+            job.tell()
         return decoder_pb2.CompleteResponse(
             text=piece.text,
             finish_reason=piece.finish_reason,
@@ -75,7 +78,8 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
         )
         self._runner.submit(job)
         try:
-            scores = await job.answer()
+            with stage("score", candidates=len(candidates)):
+                scores = await job.answer()
         finally:
             job.abandoned = True
         return decoder_pb2.ScoreCandidatesResponse(

@@ -28,7 +28,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
         self._folder = folder
         self._encoder = encoder
         self._batcher = Batcher(
-            self._run, ThreadPoolExecutor(1, "encoder"), MAX_BATCH_ITEMS, MAX_QUEUE
+            self._run, ThreadPoolExecutor(1, "encoder"), MAX_BATCH_ITEMS, MAX_QUEUE, "encode"
         )
 
     async def Encode(self, request, grpc_context):

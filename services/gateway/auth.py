@@ -13,6 +13,7 @@ from larimar.errors import LarimarError, PermissionDenied, Unauthenticated, Unav
 from services.audit import OPERATOR
 from services.gateway.tenancy import set_tenant
 from services.keys import ApiKey, Keys, split_key
+from services.observability.metrics import REFUSED_CALLS
 
 SERVICE = "larimar.v1.Larimar"
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"})
@@ -181,6 +182,7 @@ def _shown_key(headers: Iterable[tuple[str, Any]]) -> str | None:
 
 def _refusing(error: LarimarError) -> Any:
     """A handler that answers with an error without waiting for a request."""
+    REFUSED_CALLS.labels(error.reason).inc()
 
     async def refuse(request_iterator, grpc_context):
         raise error

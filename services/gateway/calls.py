@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from larimar.defaults import DEFAULT_BANK, bank_config
@@ -16,6 +17,9 @@ from services.gateway.admission import Admission
 from services.gateway.auditing import Auditor
 from services.gateway.tenancy import current_tenant
 from services.limits import check_bank_name
+from services.observability.calls import code_name, code_of
+from services.observability.metrics import DUPLICATE_EDITS, EDITS
+from services.observability.traces import name_trace
 from services.rpc import retried, until
 from services.settings import TenantLimits
 
@@ -101,14 +105,19 @@ class Calls:
             scope_digest=scope_digest,
             context=context,
         )
+        kinds = [kind_of(item.kind) for item in items]
         try:
-            reply = await self._on_bank(bank, lambda: self._memory.Append(call), context)
+            with counted_when_they_fail(kinds):
+                reply = await self._on_bank(bank, lambda: self._memory.Append(call), context)
         except BaseException as error:
             if isinstance(error, FailedPrecondition) and error.reason in OTHER_MODEL:
                 self._described = None
             self.auditor.edits(context.tenant, bank, items, error)
             raise
         self.auditor.edits(context.tenant, bank, items, reply.results)
+        for kind, result in zip(kinds, reply.results, strict=True):
+            EDITS.labels(kind, code_name(result.status.code)).inc()
+        DUPLICATE_EDITS.inc(sum(result.duplicate for result in reply.results))
         return list(reply.results)
 
     async def _admit_edits(self, bank: str, count: int, written: Iterable[str], context) -> None:
@@ -165,10 +174,11 @@ class Calls:
         self, grpc_context: Any, default_s: float = DEFAULT_DEADLINE_S
     ) -> common_pb2.CallContext:
         left = grpc_context.time_remaining() if grpc_context is not None else None
-        return common_pb2.CallContext(
+        context = common_pb2.CallContext(
             tenant=current_tenant(self._tenant),
             deadline_unix_s=time.time() + (default_s if left is None else left),
         )
+        return name_trace(context)
 
 
 class _Holdings:
@@ -206,6 +216,22 @@ async def together(*calls) -> Any:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+def kind_of(kind: int) -> str:
+    """The kind of an event as the metrics name it: write, forget or erase."""
+    return common_pb2.EventKind.Name(kind).removeprefix("EVENT_KIND_").lower()
+
+
+@contextlib.contextmanager
+def counted_when_they_fail(kinds: Sequence[str]) -> Iterator[None]:
+    """Counts edits of these kinds, all of them, when the block fails."""
+    try:
+        yield
+    except BaseException as error:
+        for kind in kinds:
+            EDITS.labels(kind, code_of(error)).inc()
         raise
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
 import uuid
@@ -26,9 +25,12 @@ from services.gateway.applying import (
 )
 from services.gateway.tenancy import set_tenant
 from services.inbox import WARN_LENGTH, Death, Entry, Inbox, Settled
+from services.observability.logs import get_logger
+from services.observability.metrics import INBOX_EVENTS
+from services.observability.traces import name_trace, serving
 from services.rpc import domain_error
 
-log = logging.getLogger("larimar.inbox")
+log = get_logger("larimar.inbox")
 
 LEASE_S = 15.0
 """Time after which a consumer that died is replaced; nothing is applied past the end of a lease."""
@@ -109,7 +111,7 @@ class InboxConsumer:
                     if await self._renewed():
                         await self._consume()
                 except LarimarError as error:
-                    log.warning("inbox of %s: %s", self._tenant, error.reason)
+                    log.warning("inbox of %s: %s", self._tenant, error.reason, tenant=self._tenant)
                 except Exception as error:
                     domain_error(error)  # which logs it
                 await asyncio.sleep(min(RETRY_S, self._lease_s / 3))
@@ -131,7 +133,9 @@ class InboxConsumer:
                     return
                 waiting = await self._inbox.length(self._tenant)
                 if waiting > WARN_LENGTH:
-                    log.warning("inbox of %s: %d entries wait", self._tenant, waiting)
+                    log.warning(
+                        "inbox of %s: %d entries wait", self._tenant, waiting, tenant=self._tenant
+                    )
             except LarimarError:
                 if time.time() > self._lease_ends:
                     return
@@ -145,7 +149,7 @@ class InboxConsumer:
             await asyncio.wait({lease, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-            log.warning("inbox of %s: the lease was lost", self._tenant)
+            log.warning("inbox of %s: the lease was lost", self._tenant, tenant=self._tenant)
         finally:
             for task in (lease, work):
                 task.cancel()
@@ -217,7 +221,8 @@ class InboxConsumer:
                     continue
                 events = [one.event for one in batch if one.event is not None]
                 try:
-                    outcomes = await apply_edits(self._gateway, bank, events, self._context)
+                    with serving("inbox"):
+                        outcomes = await apply_edits(self._gateway, bank, events, self._context)
                 except Exception as error:
                     if len(batch) > 1:  # one at a time, to find the event that it is about
                         most = 1
@@ -247,12 +252,16 @@ class InboxConsumer:
                 settled.append(_dead(one.entry_id, one.raw or b"", outcome, one.tries))
                 continue
             again = True
+            INBOX_EVENTS.labels("retried").inc()
             log.info(
                 "inbox of %s: entry %s met %s, try %d",
                 self._tenant,
                 one.entry_id,
                 outcome.reason,
                 one.tries,
+                tenant=self._tenant,
+                entry_id=one.entry_id,
+                reason=outcome.reason,
             )
         if settled:
             await self._settle(settled)
@@ -274,11 +283,13 @@ class InboxConsumer:
         return [one for one in batch if one.event is not None]
 
     def _context(self) -> common_pb2.CallContext:
-        return common_pb2.CallContext(tenant=self._tenant, deadline_unix_s=self._lease_ends)
+        context = common_pb2.CallContext(tenant=self._tenant, deadline_unix_s=self._lease_ends)
+        return name_trace(context)
 
     async def _settle(self, outcomes: list[Settled]) -> None:
         await self._inbox.settle(self._tenant, outcomes)
         for outcome in outcomes:
+            INBOX_EVENTS.labels("applied" if outcome.death is None else "died").inc()
             if outcome.death is not None:
                 log.warning(
                     "inbox of %s: entry %s is dead after %d tries: %s",
@@ -286,6 +297,9 @@ class InboxConsumer:
                     outcome.entry_id,
                     outcome.death.tries,
                     outcome.death.reason,
+                    tenant=self._tenant,
+                    entry_id=outcome.entry_id,
+                    reason=outcome.death.reason,
                 )
 
 

@@ -125,7 +125,7 @@ class Edge:
         await asyncio.gather(*ending)
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
-        for held in (self._gateway.inbox, self._keys):
+        for held in (self._gateway.inbox, self._gateway.condition, self._keys):
             if held is not None:
                 with contextlib.suppress(Exception):
                     await held.close()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from larimar.errors import FailedPrecondition, InvalidArgument, from_code
 from larimar.v1 import common_pb2, encoder_pb2, larimar_pb2, memory_pb2, scope_pb2
 from services.gateway.bulk import BulkWriter
-from services.gateway.calls import Calls, named_bank, together
+from services.gateway.calls import Calls, counted_when_they_fail, named_bank, together
 from services.gateway.requests import (
     prepared_censor,
     prepared_edit,
@@ -17,6 +17,7 @@ from services.gateway.requests import (
     prepared_write,
 )
 from services.limits import MAX_APPEND_ITEMS, MAX_EDIT_TEXTS, MAX_ERASE_FACTS, check_id
+from services.observability.metrics import EDITS
 
 
 class EditCalls(Calls):
@@ -111,8 +112,10 @@ class EditCalls(Calls):
             fact_ids=list(call.fact_ids),
             event_id=call.event_id,
         ) as entry:
-            reply = await self._on_bank(bank, lambda: self._memory.EraseFacts(call), context)
+            with counted_when_they_fail(["erase"] * len(call.fact_ids)):
+                reply = await self._on_bank(bank, lambda: self._memory.EraseFacts(call), context)
             entry["versions"] = {one.bank: list(one.versions) for one in reply.receipt.banks}
+        EDITS.labels("erase", "OK").inc(len(call.fact_ids))
         return larimar_pb2.EraseResponse(receipt=reply.receipt)
 
     async def GetErase(self, request, grpc_context):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING
 
 from larimar import __version__
 from larimar.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -23,7 +24,11 @@ from services.gateway.edits import EditCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
 from services.limits import MAX_CANDIDATES, check_text, check_version
+from services.observability.metrics import SCOPE_DECISIONS
 from services.rpc import domain_error, until
+
+if TYPE_CHECKING:
+    from services.gateway.condition import Condition
 
 STATUS_WAIT_S = 3.0
 """Time after which a service that does not answer is called not ready."""
@@ -37,6 +42,9 @@ class GatewayService(
     EditCalls, BankCalls, PublishCalls, RecallCalls, larimar_pb2_grpc.LarimarServicer
 ):
     """Implements larimar.v1.Larimar over four doors."""
+
+    condition: Condition | None = None
+    """Tells the metrics of the pipeline; None where the gateway was given no store."""
 
     async def Ask(self, request, grpc_context) -> AsyncIterator:
         """Answers a prompt; the last message says from where."""
@@ -150,13 +158,21 @@ class GatewayService(
     async def _recollect(
         self, bank: str, request, context, noise: float = 0.0, noise_seed: int = 0
     ) -> tuple[bytes, larimar_pb2.Provenance]:
-        """The latent that answers a prompt (empty when out of scope), and where it came from.
+        """The latent that answers a prompt (empty when out of scope), and where it came from."""
+        if request.no_memory:
+            return b"", larimar_pb2.Provenance(bank=bank)
+        latent, provenance = await self._found(bank, request, context, noise, noise_seed)
+        SCOPE_DECISIONS.labels("in" if provenance.in_scope else "out").inc()
+        return latent, provenance
+
+    async def _found(
+        self, bank: str, request, context, noise: float, noise_seed: int
+    ) -> tuple[bytes, larimar_pb2.Provenance]:
+        """The same with memory.
 
         Scope and memory answer at one version. Where the bank moved on between them and the fact
         is no longer what memory finds, scope is asked again.
         """
-        if request.no_memory:
-            return b"", larimar_pb2.Provenance(bank=bank)
         detect = scope_pb2.DetectRequest(
             bank=bank,
             queries=[request.prompt],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import contextvars
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,13 +24,17 @@ from services.log import Append, Log
 from services.memory.evidence import Evidence
 from services.memory.jobs import Job, record_name
 from services.memory.ledger import EraseLedger, Erasure, hashed
+from services.observability import metrics
+from services.observability.logs import get_logger
 
-log = logging.getLogger("larimar.erasure")
+log = get_logger("larimar.erasure")
 
 MAX_FACTS = 256
 """Facts of one erasure: one script call over the family."""
 PAUSE_S = 5.0
 """Between two looks for work that was left; also how often a worker says that it is at work."""
+STEP = "ERASE_STEP_"
+"""What the names of the steps begin with."""
 LEFT_S = 20.0
 """After which silence a worker counts as gone, and another takes its work up."""
 
@@ -161,6 +165,9 @@ class Eraser:
                 bank,
                 newest,
                 max(entry.version for entry in due),
+                tenant=tenant,
+                bank=bank,
+                version=newest,
             )
         ids: set[str] = set()
         after = 0
@@ -189,7 +196,8 @@ class Eraser:
     def keep(self) -> None:
         """Sees to it that left work is taken up, from now on; safe to call again."""
         if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep())
+            # In a context of its own: what it says belongs to no call.
+            self._keeper = asyncio.create_task(self._keep(), context=contextvars.Context())
 
     async def close(self) -> None:
         """Ends what runs; another worker, or the next start, takes it up."""
@@ -205,7 +213,7 @@ class Eraser:
                 await self.restored()
                 await self.take_up()
             except LarimarError as error:
-                log.warning("erasures wait: %s", error)
+                log.warning("erasures wait: %s", error, reason=error.reason)
             await asyncio.sleep(PAUSE_S)
 
     async def take_up(self, left_s: float = LEFT_S) -> int:
@@ -215,7 +223,9 @@ class Eraser:
 
     async def _take_up(self, left_s: float) -> int:
         started = 0
-        for tenant, bank, name in await self._log.jobs():
+        jobs = await self._log.jobs()
+        metrics.ERASE_JOBS.set(sum(name.startswith("erase:") for _, _, name in jobs))
+        for tenant, bank, name in jobs:
             if not name.startswith("erase:") or (tenant, name) in self._running:
                 continue
             text = await self._log.record(tenant, bank, name)
@@ -235,7 +245,10 @@ class Eraser:
             for bank in await self._log.banks(tenant):
                 again = await self.erase_again(tenant, bank)
                 if again:
-                    log.warning("%d erased facts were back in bank %s: erased again", again, bank)
+                    log.warning(
+                        "%d erased facts were back in bank %s: erased again", again, bank,
+                        tenant=tenant, bank=bank,
+                    )  # fmt: skip
 
     async def _known(self, tenant: str, bank: str, event_id: str) -> Job | None:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))
@@ -272,7 +285,11 @@ class Eraser:
         except Exception as error:
             known = isinstance(error, LarimarError)
             job.receipt.failure = str(error) if known else f"unexpected {type(error).__name__}"
-            log.warning("erasure %s waits: %s", job.receipt.event_id, job.receipt.failure)
+            log.warning(
+                "erasure %s waits: %s", job.receipt.event_id, job.receipt.failure,
+                tenant=job.tenant, bank=job.receipt.bank, event_id=job.receipt.event_id,
+            )  # fmt: skip
+            metrics.ERASE_FAILURES.inc()
             with contextlib.suppress(LarimarError):
                 await self._keep_record(job)
         finally:
@@ -310,6 +327,7 @@ class Eraser:
         if step == common_pb2.ERASE_STEP_DONE:
             job.receipt.finished_ms = time.time_ns() // 10**6
         await self._keep_record(job)
+        metrics.ERASE_STEPS.labels(common_pb2.EraseStep.Name(step).removeprefix(STEP)).inc()
         if self._on_step is not None:
             await self._on_step(job.receipt)
 
@@ -408,6 +426,8 @@ class Eraser:
             affected.version, affected.digest = verified.version, verified.digest
             affected.erase_count = verified.erase_count
             affected.replay_matches = verified.matches
+        if scan.found or not all(one.replay_matches for one in self._affected(job)):
+            metrics.ERASE_INCOMPLETE.inc()
         await self._reached(job, common_pb2.ERASE_STEP_DONE)
 
     def _affected(self, job: Job) -> list[Any]:

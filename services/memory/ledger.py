@@ -9,13 +9,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-log = logging.getLogger("larimar.ledger")
+from services.observability.logs import get_logger
+
+log = get_logger("larimar.ledger")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ import uuid
 import numpy as np
 
 from larimar.errors import FailedPrecondition, InvalidArgument, LarimarError
-from larimar.memory import BankConfig, BankState, Kind, Payload, make_payload, request_body
+from larimar.memory import (
+    BankConfig,
+    BankState,
+    Kind,
+    Payload,
+    ReadOut,
+    make_payload,
+    request_body,
+)
 from larimar.v1 import common_pb2, memory_pb2
 from larimar.wire import (
     bytes_to_vector,
@@ -26,6 +34,7 @@ from services.memory.erasure import NoQueues, Queues
 from services.memory.events import KINDS, event_to_proto, fact_to_proto
 from services.memory.ledger import EraseLedger
 from services.memory.operations import Operations, page_size, tenant_of, without_erased
+from services.observability.stages import passed, stage
 from services.rpc import check_deadline
 
 MAX_READS = 1024
@@ -98,9 +107,11 @@ class MemoryService(Operations):
         if any(item.kind == common_pb2.EVENT_KIND_WRITE for item in request.items):
             _check_digest("encoder", request.encoder_digest, config.encoder_digest)
             _check_digest("scope", request.scope_digest, config.scope_digest)
-        made = await asyncio.to_thread(_appends, config, list(request.items))
+        with stage("payloads", items=len(request.items)):
+            made = await asyncio.to_thread(_appends, config, list(request.items))
         good = [append for append in made if isinstance(append, Append)]
-        answers = iter(await self._log.append(tenant, request.bank, good))
+        with stage("append", items=len(good)):
+            answers = iter(await self._log.append(tenant, request.bank, good))
         results = []
         for item, append in zip(request.items, made, strict=True):
             result = memory_pb2.AppendResult(event_id=item.event_id, fact_id=item.fact_id)
@@ -140,9 +151,7 @@ class MemoryService(Operations):
                 bytes_to_vector(raw, state.config.prompt_size, "prompt latent")
                 for raw in request.prompt_latents
             ]
-            readouts = (
-                state.read(np.stack(queries), request.noise, request.noise_seed) if queries else []
-            )
+            readouts = self._readouts(state, queries, request)
             version = state.version
         return memory_pb2.ReadResponse(
             readouts=[
@@ -154,6 +163,18 @@ class MemoryService(Operations):
             version=version,
             stale=view.stale,
         )
+
+    def _readouts(self, state: BankState, queries: list[np.ndarray], request) -> list[ReadOut]:
+        """What is read at each query; what a bank with K slots must solve first is a stage too."""
+        if not queries:
+            return []
+        started_s, solved_s = time.monotonic(), state.solve_time_s
+        found = state.read(np.stack(queries), request.noise, request.noise_seed)
+        solving_s = state.solve_time_s - solved_s
+        if solving_s:
+            passed("solve", started_s, started_s + solving_s)
+        passed("read", started_s + solving_s, time.monotonic(), queries=len(queries))
+        return found
 
     async def EnumerateFacts(self, request, grpc_context):
         """A page of live facts, in order of fact id."""

@@ -15,6 +15,7 @@ from larimar.v1 import scope_pb2, scope_pb2_grpc
 from larimar.wire import vector_to_bytes
 from services.batching import Batcher
 from services.follower import Follower
+from services.observability.stages import stage
 from services.rpc import check_deadline
 
 MAX_TEXTS = 1024
@@ -42,7 +43,7 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
         self._detector = detector
         self._scope_bits = scope_bits
         self._batcher = Batcher(
-            self._run, ThreadPoolExecutor(1, "scope"), MAX_BATCH_TEXTS, MAX_QUEUE
+            self._run, ThreadPoolExecutor(1, "scope"), MAX_BATCH_TEXTS, MAX_QUEUE, "embed"
         )
 
     async def Embed(self, request, grpc_context):
@@ -94,7 +95,8 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
             at_version=request.at_version,
             allow_stale=request.allow_stale,
         ) as view:
-            nearest = view.state.detect(vectors) if len(vectors) else []
+            with stage("detect", queries=len(vectors)):
+                nearest = view.state.detect(vectors) if len(vectors) else []
             facts = {fact_id for _, fact_id in nearest if fact_id}
             versions = {fact_id: view.state.facts[fact_id][0] for fact_id in sorted(facts)}
             return nearest, versions, view.state.version, view.stale
@@ -112,7 +114,8 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
             return self._detector.by_cosine(), {}
         log, tenant = self._follower.log, _tenant(request)
         try:
-            found = await log.payloads(tenant, request.bank, list(versions.values()))
+            with stage("prompts", facts=len(versions)):
+                found = await log.payloads(tenant, request.bank, list(versions.values()))
         except Unavailable:
             if not request.allow_stale:
                 raise

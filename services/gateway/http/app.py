@@ -13,16 +13,17 @@ from starlette.routing import Route
 from larimar import __version__
 from larimar.errors import LarimarError
 from services.gateway.auth import KeyGate
-from services.gateway.http import banks, cloud_events, completions, facts, health, letters
+from services.gateway.http import banks, cloud_events, completions, facts, health, letters, metrics
 from services.gateway.http.door import KEY, Door
 from services.gateway.http.errors import error_response, http_error
+from services.gateway.http.observing import ObservedHttp
 from services.gateway.http.routes import METHOD_FIELD
 from services.gateway.mcp import McpEndpoint
 from services.keys import Keys
 from services.settings import Settings
 
 DESCRIPTION = "Knowledge that can be edited in a serving language model."
-ROUTERS = (facts, banks, letters, completions, cloud_events, health)
+ROUTERS = (facts, banks, letters, completions, cloud_events, health, metrics)
 
 
 def build_app(service: Any, keys: Keys | None, settings: Settings) -> FastAPI:
@@ -50,6 +51,7 @@ def build_app(service: Any, keys: Keys | None, settings: Settings) -> FastAPI:
     for kind in (LarimarError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(Door, gate=None if keys is None else KeyGate(keys), settings=settings)
+    app.add_middleware(ObservedHttp)
     if keys is not None:
         _declare_keys(app)
     return app

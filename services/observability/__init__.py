@@ -1,0 +1,1 @@
+"""What a pipeline says of itself: metrics, traces and logs. Ids only, never a text or a key."""
