@@ -1,20 +1,22 @@
 /** The pieces that every view is made of. */
-import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { type ComponentChildren, type VNode, cloneElement } from "preact";
+import { useEffect, useId, useRef } from "preact/hooks";
 import { ApiError } from "./http";
 import { count, short } from "./format";
 import { openKeys } from "./keys";
 
 type Children = { children?: ComponentChildren };
 
-/** A labelled control; the hint is part of what a screen reader says. */
-export function Field(props: { label: string; hint?: string } & Children) {
+/** A control with its label, and a hint that describes it. */
+export function Field(props: { label: string; hint?: string; children: VNode<object> }) {
+  const id = useId();
+  const hintId = props.hint && `${id}-hint`;
   return (
-    <label class="field">
-      <span class="label">{props.label}</span>
-      {props.children}
-      {props.hint && <span class="hint">{props.hint}</span>}
-    </label>
+    <div class="field">
+      <label class="label" for={id}>{props.label}</label>
+      {cloneElement(props.children, { id, "aria-describedby": hintId })}
+      {props.hint && <span class="hint" id={hintId}>{props.hint}</span>}
+    </div>
   );
 }
 
