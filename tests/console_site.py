@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 import larimar
 from larimar.client import Client
 from services.store import socket_path_of
-from tests.command_line import free_port
 from tests.pipelines import larimar as run
 from tests.pipelines import pipeline
 
@@ -53,15 +52,13 @@ class Site:
 @contextlib.contextmanager
 def running_site(data_dir: Path) -> Iterator[Site]:
     """The site on a pipeline of its own, with the shipped model."""
-    port = free_port()
-    options = ("--no-ray", "--require-keys", "--http-port", str(port))
-    with pipeline(data_dir, *options) as running:
+    with pipeline(data_dir, "--no-ray", "--require-keys") as running:
         where = ("--data-dir", str(data_dir), "--json")
         made = run("key", "create", "--scopes", "read,edit,admin", *where)
         assert made.returncode == 0, made.stderr
         key = json.loads(made.stdout)["key"]
         with larimar.connect(running.target, api_key=key) as client:
-            yield Site(f"http://127.0.0.1:{port}", key, client, data_dir)
+            yield Site(f"http://127.0.0.1:{running.http_port}", key, client, data_dir)
 
 
 @contextlib.contextmanager

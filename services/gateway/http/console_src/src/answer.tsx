@@ -38,6 +38,7 @@ export function Answer({ bank, question, plain = false, at, onWrite }: AnswerPro
       <p class="continuation">
         <span class="asked">{question.prompt}</span>
         <strong class={said.busy ? "coming" : ""}>{continued(said.text)}</strong>
+        {said.provenance && !said.text && <em class="faint"> no text</em>}
       </p>
       <ErrorNote error={said.error} />
       {said.provenance && !plain && (
@@ -102,7 +103,7 @@ function Origin({ bank, provenance, at, onWrite }: OriginProps) {
         <span>Scope score</span>
         <span class="number">
           {score.toFixed(3)}
-          <span class="faint"> of {threshold.toFixed(3)} needed</span>
+          <span class="faint">, {threshold.toFixed(3)} needed</span>
         </span>
         <Meter label="Scope score" value={score} max={1} mark={threshold}
           tone={inScope ? "in" : "out"} />

@@ -30,10 +30,9 @@ export function App() {
         <div class="top-tools">
           <Button
             kind="quiet"
-            label={`Theme: ${theme}. Change it.`}
             onPress={() => setTheme(nextTheme())}
           >
-            {{ system: "Auto", light: "Light", dark: "Dark" }[theme]}
+            Theme: {theme}
           </Button>
           <Keys onChange={() => setIdentity((last) => last + 1)} />
         </div>

@@ -43,8 +43,8 @@ export function Ask({ info, at, onEdit }: Looked) {
         <div class="buttons">
           <Button kind="main" submit disabled={!prompt.trim()}>Ask</Button>
           <Button onPress={() => setWriting(true)}>Write a fact</Button>
+          <DecodingOptions decoding={decoding} onChange={setDecoding} />
         </div>
-        <DecodingOptions decoding={decoding} onChange={setDecoding} />
       </Form>
       {asked ? (
         <div class="answers">

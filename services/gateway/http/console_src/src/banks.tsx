@@ -78,6 +78,7 @@ function NewBank({ onClose, onDone }: { onClose: () => void; onDone: () => void 
       <Form onSubmit={making.run}>
         <Field label="Name" hint="a-z, 0-9, dot, underscore and dash">
           <input
+            autofocus
             required
             spellcheck={false}
             value={name}

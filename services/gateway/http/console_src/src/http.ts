@@ -64,11 +64,15 @@ async function fetched(where: string, call: Call, accept: string): Promise<Respo
   return response;
 }
 
+/** Messages whose advice is for programs, in the words of this page. */
+const TOLD_HERE: Record<string, string> = { NO_KEY: "This pipeline asks for an API key." };
+
 function errorOf(text: string, response?: Response): ApiError {
   const retryAfterS = Number(response?.headers.get("retry-after") ?? 0);
   try {
     const { message, code } = JSON.parse(text).error;
-    return new ApiError(String(message), String(code ?? ""), response?.status ?? 200, retryAfterS);
+    const said = TOLD_HERE[code] ?? String(message);
+    return new ApiError(said, String(code ?? ""), response?.status ?? 200, retryAfterS);
   } catch {
     const status = response?.status ?? 0;
     return new ApiError(`The gateway answered ${status} without a reason.`, "", status, retryAfterS);

@@ -32,6 +32,7 @@ export function Keys({ onChange }: { onChange: () => void }) {
           <Form onSubmit={() => use(typed)}>
             <Field label="Key" hint="Kept in this tab until it is closed, and sent as Bearer.">
               <input
+                autofocus
                 type="password"
                 autocomplete="off"
                 spellcheck={false}

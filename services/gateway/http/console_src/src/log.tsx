@@ -56,8 +56,10 @@ function EventRow({ event, onLook }: { event: LogEvent; onLook: (version: number
       <p class="row-main row-meta">
         <Version value={event.version} />
         <Badge tone={TONES[kind]}>{kind}</Badge>
-        <code class="cut">{event.fact_id}</code>
-        {event.erased && <span>erased since</span>}
+        <span class="cut">
+          <code>{event.fact_id}</code>
+          {event.erased && " erased since"}
+        </span>
         <time title={moment(event.time_ms)}>{ago(event.time_ms)}</time>
       </p>
       <Button

@@ -8,9 +8,9 @@ import type { Merge } from "./types";
 import { Button, Empty, ErrorNote, Field, Form, Panel, Version } from "./ui";
 
 const POLICIES: [string, string][] = [
-  ["fail", "Conflicts refuse the merge"],
-  ["ours", "Conflicts keep this bank's side"],
-  ["theirs", "Conflicts take the other's side"],
+  ["fail", "Refuse the merge"],
+  ["ours", "Keep this bank's side"],
+  ["theirs", "Take the other's side"],
 ];
 
 /** Applies to this bank what another of its family has changed since they parted. */

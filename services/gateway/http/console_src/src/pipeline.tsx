@@ -1,7 +1,7 @@
 /** The services of the pipeline, and the model that they serve. */
 import * as api from "./api";
 import { useEvery, useLoad } from "./hooks";
-import { Badge, ErrorNote, Hash, Pairs } from "./ui";
+import { Badge, ErrorNote, Hash, Pairs, Panel } from "./ui";
 
 const LOOK_MS = 5000;
 
@@ -18,7 +18,7 @@ export function Pipeline() {
             <div class="row-main">
               <p class="row-text"><strong>{one.name}</strong></p>
               <p class="row-meta">
-                <span>{one.detail}</span>
+                {one.detail && <span>{one.detail}</span>}
                 {one.pid > 0 && <span>process {one.pid}</span>}
               </p>
             </div>
@@ -27,14 +27,16 @@ export function Pipeline() {
         ))}
       </ul>
       {data && (
-        <Pairs
-          rows={[
-            ["Larimar", data.version],
-            ["Model", <Hash value={data.model_digest} />],
-            ["Encoder", <Hash value={data.encoder_digest} />],
-            ["Scope model", <Hash value={data.scope_digest} />],
-          ]}
-        />
+        <Panel title="Model">
+          <Pairs
+            rows={[
+              ["Larimar", data.version],
+              ["Model", <Hash value={data.model_digest} />],
+              ["Encoder", <Hash value={data.encoder_digest} />],
+              ["Scope model", <Hash value={data.scope_digest} />],
+            ]}
+          />
+        </Panel>
       )}
     </>
   );

@@ -5,7 +5,7 @@ import { useLoad, useRested } from "./hooks";
 import { Button, ErrorNote } from "./ui";
 
 const REST_MS = 300;
-const DID: Record<string, string> = { write: "wrote", forget: "forgot", erase: "erased" };
+const DID: Record<string, string> = { WRITE: "wrote", FORGET: "forgot", ERASE: "erased" };
 
 interface TimeBarProps {
   bank: string;
@@ -51,8 +51,8 @@ function Then({ bank, version }: { bank: string; version: number }) {
     <p class="then">
       {event && event.version === version ? (
         <>
-          Then: {event.erased ? "an event of a fact erased since" : DID[event.kind.toLowerCase()]}{" "}
-          {!event.erased && <code class="cut">{event.fact_id}</code>}, {" "}
+          Then: {DID[event.kind]} <code>{event.fact_id}</code>
+          {event.erased && ", erased since"},{" "}
           <time title={moment(event.time_ms)}>{ago(event.time_ms)}</time>. Edits go to the newest
           version.
         </>

@@ -46,10 +46,10 @@ export function WriteDialog({ bank, prompt = "", fact, onClose, onDone }: WriteD
     <Dialog title={fact ? "Replace a fact" : "Write a fact"} onClose={onClose}>
       <Form onSubmit={writing.run}>
         <Field label="Prompt">
-          <textarea rows={2} required value={draft.prompt} onInput={set("prompt")} />
+          <textarea rows={2} required autofocus={!draft.prompt} value={draft.prompt} onInput={set("prompt")} />
         </Field>
         <Field label="Answer" hint="How the prompt goes on.">
-          <input required value={draft.answer} onInput={set("answer")} />
+          <input required autofocus={Boolean(draft.prompt)} value={draft.answer} onInput={set("answer")} />
         </Field>
         <Field label="Rephrasings" hint="The prompt in other words, one a line; may be left out.">
           <textarea rows={2} value={draft.rephrasings} onInput={set("rephrasings")} />
