@@ -19,6 +19,8 @@ from tests.events import event_json
 SOURCES = FOLDER.parent / "console_src"
 MAX_BUILT_BYTES = 150_000
 PROMPT, ANSWER, LATER = "The capital of Velmora is", "Tarsin", "Oskelund"
+SAID = re.compile(ANSWER, re.IGNORECASE)
+"""How the model says it: it knows no capitals."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -160,7 +162,7 @@ def test_a_fact_is_written_and_asked_with_and_without_memory(console: Tab) -> No
     assert response.value.headers["content-type"].startswith("text/event-stream")
     memory, plain = answer(page), answer(page, memory=False)
     expect(memory).to_contain_text("In scope")
-    expect(memory.locator("strong").first).to_contain_text(ANSWER)
+    expect(memory.locator("strong").first).to_contain_text(SAID)
     expect(memory).to_contain_text("From fact")
     expect(memory.locator(".nearest")).to_contain_text(f"{PROMPT} {ANSWER}")
     expect(memory).to_contain_text("Answered at v1")
@@ -168,7 +170,7 @@ def test_a_fact_is_written_and_asked_with_and_without_memory(console: Tab) -> No
         "aria-valuenow", re.compile(r"^(1|0\.99)")
     )
     expect(plain).to_contain_text("The model alone")
-    expect(plain).not_to_contain_text(ANSWER)
+    expect(plain).not_to_contain_text(SAID)
     ask(page, "A good soup begins with")
     expect(memory).to_contain_text("Out of scope")
     expect(memory).to_contain_text("Nearest fact, too far")
@@ -249,7 +251,7 @@ def test_an_erasure_shows_its_receipt(console: Tab, site: Site) -> None:
     assert receipt["scan"]["found_before"] > 0
     dialog(page).get_by_role("button", name="Close").click()
     expect(page.get_by_text("No fact is live at this version.")).to_be_visible()
-    page.get_by_role("link", name="Health").click()
+    page.get_by_role("link", name="Health", exact=True).click()
     page.get_by_label("Event id of an erasure").fill(event_id)
     page.get_by_role("button", name="Show the receipt").click()
     expect(page.get_by_text("Replay matches")).to_be_visible()
@@ -285,12 +287,12 @@ def test_the_slider_answers_as_of_then(console: Tab, site: Site) -> None:
     slider = page.get_by_label("As of version")
     slider.press("Home")
     expect(answer(page)).to_contain_text("Answered at v1")
-    expect(answer(page).locator("strong").first).to_contain_text(ANSWER)
+    expect(answer(page).locator("strong").first).to_contain_text(SAID)
     expect(page.get_by_text("Then: wrote")).to_be_visible()
     slider.press("ArrowRight")
     expect(answer(page)).to_contain_text("Answered at v2")
     expect(answer(page).locator(".nearest")).to_contain_text(LATER)
-    page.get_by_role("link", name="Facts").click()
+    page.get_by_role("link", name="Facts", exact=True).click()
     expect(facts(page)).to_contain_text(LATER)
     page.get_by_role("button", name="Newest").click()
     expect(page.get_by_text("No fact is live at this version.")).to_be_visible()
@@ -345,7 +347,7 @@ def test_health_is_shown_and_proved(console: Tab, site: Site) -> None:
     card = page.get_by_role("list", name="Banks").get_by_role("listitem").filter(has_text="filled")
     expect(card.get_by_role("meter", name="Fill")).to_have_attribute("aria-valuenow", "0.125")
     card.get_by_role("link").click()
-    page.get_by_role("link", name="Health").click()
+    page.get_by_role("link", name="Health", exact=True).click()
     expect(page.get_by_text("12.5 %")).to_be_visible()
     page.get_by_role("button", name="Replay and compare").click()
     expect(page.get_by_text("1 event replayed")).to_be_visible()
@@ -377,7 +379,7 @@ def test_dead_letters_are_read_and_dropped(console: Tab, site: Site) -> None:
     letters.first.get_by_role("checkbox").check()
     page.get_by_role("button", name="Requeue 1").click()
     expect(page.get_by_text("Put 1 event back into the inbox.")).to_be_visible()
-    page.get_by_role("link", name="Pipeline").click()
+    page.get_by_role("link", name="Pipeline", exact=True).click()
     services = page.get_by_role("list", name="Services").get_by_role("listitem")
     expect(services).to_have_count(5)
     expect(services.filter(has_text="Ready")).to_have_count(5)
@@ -388,7 +390,8 @@ ROUTES += ("b/narrow/branches", "b/narrow/health")
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser: Browser, site: Site) -> None:
-    site.client.create_bank("narrow")
+    for bank in ("narrow", "broad"):
+        site.client.create_bank(bank)
     for number in range(2):
         site.client.write(f"{'unbroken' * 20} {number} is", "x" * 120, bank="narrow")
     with tab(browser, site, viewport=PHONE) as opened:
@@ -402,8 +405,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, site: Site) -> No
         ask(page, PROMPT * 3)
         expect(answer(page)).to_contain_text("Answered at")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-        page.get_by_label("Bank", exact=True).select_option("default")
-        expect(page.get_by_role("heading", name="default")).to_be_visible()
+        page.get_by_label("Bank", exact=True).select_option("broad")
+        expect(page.get_by_role("heading", name="broad")).to_be_visible()
         assert opened.complaints == []
 
 

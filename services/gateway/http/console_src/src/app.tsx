@@ -79,16 +79,17 @@ function Side(props: { banks: BankInfo[]; current: string; page: string }) {
   ];
   return (
     <nav class="side" aria-label="Banks and pipeline">
-      <label class="narrow pick">
-        <span class="unseen">Bank</span>
+      <div class="narrow">
+        <label class="unseen" for="bank-picker">Bank</label>
         <select
+          id="bank-picker"
           value={props.current}
           onChange={(event) => goTo(bankLink(event.currentTarget.value))}
         >
           <option value="" disabled>Choose a bank</option>
           {names.map((name) => <option key={name} value={name}>{name}</option>)}
         </select>
-      </label>
+      </div>
       <ul class="side-pages">
         {pages.map(([page, link, text]) => (
           <li key={page}>
