@@ -5,7 +5,7 @@ DATA_DIR ?= .larimar
 PORT ?= 9000
 HTTP_PORT ?= 8000
 
-.PHONY: help setup run test check up down protos asyncapi bench chaos clean
+.PHONY: help setup run test check up down protos asyncapi console bench chaos clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ protos: setup ## generate larimar/v1 from protos/
 
 asyncapi: setup ## generate docs/asyncapi.yaml from the code
 	$(BIN)/larimar asyncapi
+
+console: ## build the console's assets from their sources (needs Node)
+	cd services/gateway/http/console_src && npm ci --no-audit --no-fund && npm run build
 
 bench: setup ## run every benchmark, JSON to out/
 	$(BIN)/python -m benchmarks all --out out

@@ -59,13 +59,14 @@ async def test_a_fact_is_written_asked_scored_and_forgotten(gateway, bank: str) 
 
 
 async def test_out_of_scope_and_no_memory_say_exactly_the_same(gateway, bank: str) -> None:
-    await write(gateway, bank, PROMPT, ANSWER)
+    edit = await write(gateway, bank, PROMPT, ANSWER)
     settings = [{"max_tokens": 6}, {"max_tokens": 6, "temperature": 1.5, "seed": 11}]
     for sampling in settings:
         outside, last = await ask(gateway, bank, ELSEWHERE, sampling=sampling)
         plain, bare = await ask(gateway, bank, ELSEWHERE, sampling=sampling, no_memory=True)
         assert not last.provenance.in_scope and last.provenance.fact_id == ""
-        assert 0 < last.provenance.scope_score < 1
+        assert 0 < last.provenance.scope_score < last.provenance.scope_threshold < 1
+        assert last.provenance.nearest_fact_id == edit.fact_id
         assert outside == plain
         assert bare.provenance == pb.Provenance(bank=bank)
     request = {"bank": bank, "prompt": ELSEWHERE, "candidates": [" onions", " a pot"]}

@@ -204,20 +204,24 @@ class AskRequest(_message.Message):
     def __init__(self, bank: _Optional[str] = ..., prompt: _Optional[str] = ..., sampling: _Optional[_Union[_decoder_pb2.Sampling, _Mapping]] = ..., min_version: _Optional[int] = ..., no_memory: _Optional[bool] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ..., whole: _Optional[bool] = ..., preamble: _Optional[str] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("in_scope", "scope_score", "fact_id", "version", "bank", "stale")
+    __slots__ = ("in_scope", "scope_score", "fact_id", "version", "bank", "stale", "nearest_fact_id", "scope_threshold")
     IN_SCOPE_FIELD_NUMBER: _ClassVar[int]
     SCOPE_SCORE_FIELD_NUMBER: _ClassVar[int]
     FACT_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BANK_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
+    NEAREST_FACT_ID_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     in_scope: bool
     scope_score: float
     fact_id: str
     version: int
     bank: str
     stale: bool
-    def __init__(self, in_scope: _Optional[bool] = ..., scope_score: _Optional[float] = ..., fact_id: _Optional[str] = ..., version: _Optional[int] = ..., bank: _Optional[str] = ..., stale: _Optional[bool] = ...) -> None: ...
+    nearest_fact_id: str
+    scope_threshold: float
+    def __init__(self, in_scope: _Optional[bool] = ..., scope_score: _Optional[float] = ..., fact_id: _Optional[str] = ..., version: _Optional[int] = ..., bank: _Optional[str] = ..., stale: _Optional[bool] = ..., nearest_fact_id: _Optional[str] = ..., scope_threshold: _Optional[float] = ...) -> None: ...
 
 class AskResponse(_message.Message):
     __slots__ = ("text", "provenance", "finish_reason", "tokens", "prompt_tokens")

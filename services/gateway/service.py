@@ -208,6 +208,8 @@ class GatewayService(
                 version=detected.version,
                 bank=bank,
                 stale=stale,
+                nearest_fact_id=found.fact_id,
+                scope_threshold=detected.threshold,
             )
             if not found.in_scope:
                 return b"", provenance

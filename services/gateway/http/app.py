@@ -14,6 +14,7 @@ from larimar import __version__
 from larimar.errors import LarimarError
 from services.gateway.auth import KeyGate
 from services.gateway.http import banks, cloud_events, completions, facts, health, letters, metrics
+from services.gateway.http.console import mount_console
 from services.gateway.http.door import KEY, Door
 from services.gateway.http.errors import error_response, http_error
 from services.gateway.http.observing import ObservedHttp
@@ -50,6 +51,7 @@ def build_app(service: Any, keys: Keys | None, settings: Settings) -> FastAPI:
     app.router.routes.append(Route("/mcp", endpoint))
     for kind in (LarimarError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
+    mount_console(app)
     app.add_middleware(Door, gate=None if keys is None else KeyGate(keys), settings=settings)
     app.add_middleware(ObservedHttp)
     if keys is not None:

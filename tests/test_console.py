@@ -1,0 +1,451 @@
+"""The console: its files, and each journey of its users in a real browser on a real pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from services.gateway.http.console import FOLDER
+from tests.console_site import CHROMIUM, PHONE, Site, Tab, chromium, running_site, tab
+from tests.events import event_json
+
+SOURCES = FOLDER.parent / "console_src"
+MAX_BUILT_BYTES = 150_000
+PROMPT, ANSWER, LATER = "The capital of Velmora is", "Tarsin", "Oskelund"
+SAID = re.compile(ANSWER, re.IGNORECASE)
+"""How the model says it: it knows no capitals."""
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Digest of each file below a folder, by path; what npm installs does not count."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    kept = sorted(name for name in found if not name.startswith("node_modules/"))
+    return {name: sha256(found[name]) for name in kept}
+
+
+def test_the_built_console_belongs_to_its_sources() -> None:
+    said = json.loads((FOLDER / "build.json").read_text())
+    lines = "".join(f"{digest}  {name}\n" for name, digest in files(SOURCES).items())
+    hint = "run `make console` and commit what it writes"
+    assert said["sources_sha256"] == hashlib.sha256(lines.encode()).hexdigest(), hint
+    built = files(FOLDER)
+    del built["build.json"]
+    assert said["files_sha256"] == built, hint
+
+
+def test_the_built_console_is_small_and_asks_nobody_else() -> None:
+    built = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in built) < MAX_BUILT_BYTES
+    page = (FOLDER / "index.html").read_text()
+    assert not re.search(r"<style|style=|<script(?![^>]*src=)|\son\w+=", page)
+    hosts = {
+        host
+        for path in built
+        for host in re.findall(r"https?://([\w.-]+)", path.read_text(errors="replace"))
+    }
+    assert hosts <= {"www.w3.org"}  # names of XML namespaces
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}: `apt-get install chromium` installs it")
+    with running_site(tmp_path_factory.mktemp("console") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(site: Site) -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def console(browser: Browser, site: Site) -> Iterator[Tab]:
+    """A tab with the site's key; whatever a test does in it, it must not complain."""
+    with tab(browser, site) as opened:
+        yield opened
+        assert opened.complaints == []
+
+
+def written(site: Site, bank: str, answer: str = ANSWER) -> None:
+    """A bank of its own with one fact."""
+    site.client.create_bank(bank)
+    site.client.write(PROMPT, answer, bank=bank, fact_id="velmora-capital")
+
+
+def dialog(page: Page) -> Locator:
+    return page.get_by_role("dialog")
+
+
+def answer(page: Page, memory: bool = True) -> Locator:
+    return page.get_by_role("region", name="With memory" if memory else "Without memory")
+
+
+def ask(page: Page, prompt: str = PROMPT) -> None:
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def facts(page: Page) -> Locator:
+    return page.get_by_role("list", name="Facts").get_by_role("listitem")
+
+
+def fetched(site: Site, path: str) -> tuple[bytes, dict[str, str]]:
+    with urllib.request.urlopen(f"{site.url}{path}", timeout=60) as response:
+        return response.read(), {name.lower(): value for name, value in response.headers.items()}
+
+
+def test_files_come_with_a_policy_and_without_a_key(site: Site) -> None:
+    page, headers = fetched(site, "/")
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert headers["cache-control"] == "no-cache"
+    assets = re.findall(r'"\./(assets/[^"]+)"', page.decode())
+    assert len(assets) == 2
+    for name in assets:
+        body, headers = fetched(site, f"/{name}")
+        assert body == (FOLDER / name).read_bytes()
+        assert "immutable" in headers["cache-control"]
+        assert headers["content-security-policy"] == policy
+    assert fetched(site, "/favicon.svg")[1]["content-type"] == "image/svg+xml"
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Browser, site: Site) -> None:
+    with tab(browser, site, key="") as opened:
+        page = opened.go("")
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("asks for an API key")
+        wrong = site.key[:-1] + ("0" if site.key[-1] != "0" else "1")
+        for key, said in ((wrong, "unknown or revoked"), (site.key, None)):
+            alert.get_by_role("button", name="Enter an API key").click()
+            dialog(page).get_by_label("Key").fill(key)
+            dialog(page).get_by_role("button", name="Use this key").click()
+            if said:
+                expect(alert).to_contain_text(said)
+        expect(page.get_by_role("heading", name="Banks", exact=True).first).to_be_visible()
+        expect(alert).to_have_count(0)
+        assert page.evaluate("sessionStorage.getItem('larimar-key')") == site.key
+        assert site.key not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
+        page.get_by_role("button", name="API key set").click()
+        dialog(page).get_by_role("button", name="Forget the key").click()
+        expect(alert).to_contain_text("asks for an API key")
+        assert page.evaluate("sessionStorage.length") == 0
+        assert opened.complaints == []
+
+
+def test_a_fact_is_written_and_asked_with_and_without_memory(console: Tab) -> None:
+    page = console.go("")
+    page.get_by_role("button", name="New bank").click()
+    dialog(page).get_by_label("Name").fill("journey")
+    dialog(page).get_by_role("button", name="Make the bank").click()
+    expect(page.get_by_role("heading", name="journey")).to_be_visible()
+    page.get_by_role("button", name="Write a fact").click()
+    dialog(page).get_by_label("Prompt").fill(PROMPT)
+    dialog(page).get_by_label("Answer").fill(ANSWER)
+    dialog(page).get_by_role("button", name="Write", exact=True).click()
+    expect(page.get_by_text(re.compile(r"Wrote \w+ at version 1"))).to_be_visible()
+    with page.expect_response(re.compile(r"/ask$")) as response:
+        ask(page)
+    assert response.value.headers["content-type"].startswith("text/event-stream")
+    memory, plain = answer(page), answer(page, memory=False)
+    expect(memory).to_contain_text("In scope")
+    expect(memory.locator("strong").first).to_contain_text(SAID)
+    expect(memory).to_contain_text("From fact")
+    expect(memory.locator(".nearest")).to_contain_text(f"{PROMPT} {ANSWER}")
+    expect(memory).to_contain_text("Answered at v1")
+    expect(memory.get_by_role("meter", name="Scope score")).to_have_attribute(
+        "aria-valuenow", re.compile(r"^(1|0\.99)")
+    )
+    expect(plain).to_contain_text("The model alone")
+    expect(plain).not_to_contain_text(SAID)
+    ask(page, "A good soup begins with")
+    expect(memory).to_contain_text("Out of scope")
+    expect(memory).to_contain_text("Nearest fact, too far")
+    expect(memory.locator(".nearest")).to_contain_text(f"{PROMPT} {ANSWER}")
+    texts = [one.locator("strong").first.inner_text() for one in (memory, plain)]
+    assert texts[0] == texts[1]
+
+
+def test_facts_are_searched_and_paged(console: Tab, site: Site) -> None:
+    site.client.create_bank("many")
+    places = [
+        {
+            "prompt": f"The mayor of town {n:02} is",
+            "answer": f"Person {n:02}",
+            "fact_id": f"t{n:02}",
+        }
+        for n in range(45)
+    ]
+    assert len(list(site.client.write_many(places, bank="many"))) == 45
+    page = console.go("b/many/facts")
+    expect(facts(page)).to_have_count(20)
+    pager = page.get_by_role("navigation", name="Pages of facts")
+    expect(pager).to_contain_text("Page 1 of 3")
+    pager.get_by_role("button", name="Next").click()
+    expect(facts(page).first).to_contain_text("Person 20")
+    pager.get_by_role("button", name="Next").click()
+    expect(facts(page)).to_have_count(5)
+    expect(pager.get_by_role("button", name="Next")).to_be_disabled()
+    pager.get_by_role("button", name="Previous").click()
+    expect(facts(page).first).to_contain_text("Person 20")
+    page.get_by_label("Search").fill("person 07")
+    expect(facts(page)).to_have_count(1)
+    expect(facts(page)).to_contain_text("The mayor of town 07 is Person 07")
+    page.get_by_label("Search").fill("nobody")
+    expect(page.get_by_text("Nothing matches “nobody”.")).to_be_visible()
+
+
+def test_texts_are_shown_and_never_run(console: Tab, site: Site) -> None:
+    site.client.create_bank("hostile")
+    site.client.write(f"{HOSTILE} is", HOSTILE, bank="hostile", fact_id="<b>id</b>")
+    page = console.go("b/hostile/facts")
+    expect(facts(page)).to_contain_text(f"{HOSTILE} is {HOSTILE}")
+    expect(facts(page)).to_contain_text("<b>id</b>")
+    assert page.locator("main img, main b").count() == 0
+
+
+def test_a_fact_is_replaced_and_forgotten(console: Tab, site: Site) -> None:
+    written(site, "forgetful")
+    page = console.go("b/forgetful/facts")
+    page.get_by_role("button", name=f"Replace: {PROMPT}").click()
+    dialog(page).get_by_label("Answer").fill(LATER)
+    dialog(page).get_by_role("button", name="Replace", exact=True).click()
+    expect(facts(page)).to_contain_text(LATER)
+    page.get_by_role("button", name=f"History: {PROMPT}").click()
+    expect(dialog(page).get_by_role("listitem")).to_have_count(2)
+    dialog(page).get_by_role("button", name="Close").click()
+    page.get_by_role("button", name=f"Forget: {PROMPT}").click()
+    dialog(page).get_by_role("button", name="Forget").click()
+    expect(page.get_by_text("No fact is live at this version.")).to_be_visible()
+    assert [event.kind for event in site.client.events("forgetful")] == ["WRITE", "WRITE", "FORGET"]
+
+
+def test_an_erasure_shows_its_receipt(console: Tab, site: Site) -> None:
+    written(site, "erasable")
+    page = console.go("b/erasable/facts")
+    page.get_by_role("button", name=f"Erase: {PROMPT}").click()
+    dialog(page).get_by_role("button", name="Erase for good").click()
+    expect(dialog(page).locator("[aria-current=step]")).to_have_text("Searched and replayed")
+    expect(dialog(page)).to_contain_text("Replay matches")
+    expect(dialog(page).locator("dt", has_text="Found now").locator("+ dd")).to_have_text(
+        "0 places"
+    )
+    event_id = dialog(page).locator("dt", has_text="Receipt").locator("+ dd").inner_text()
+    with page.expect_download() as saved:
+        dialog(page).get_by_role("link", name="Download the receipt").click()
+    receipt = json.loads(saved.value.path().read_text())
+    assert (receipt["event_id"], receipt["step"]) == (event_id, "DONE")
+    assert receipt["scan"]["found_before"] > 0
+    dialog(page).get_by_role("button", name="Close").click()
+    expect(page.get_by_text("No fact is live at this version.")).to_be_visible()
+    page.get_by_role("link", name="Health", exact=True).click()
+    page.get_by_label("Event id of an erasure").fill(event_id)
+    page.get_by_role("button", name="Show the receipt").click()
+    expect(page.get_by_text("Replay matches")).to_be_visible()
+
+
+def test_the_log_is_followed_as_it_grows(console: Tab, site: Site) -> None:
+    written(site, "growing")
+    page = console.go("b/growing/log")
+    rows = page.get_by_role("list", name="Events, newest first").get_by_role("listitem")
+    expect(rows).to_have_count(1)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    site.client.write("The river of Velmora is", "Aune", bank="growing", fact_id="river")
+    site.client.forget("velmora-capital", bank="growing")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("v3")
+    expect(rows.first).to_contain_text("forget")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Paused")).to_be_visible()
+    site.client.forget("river", bank="growing")
+    expect(rows).to_have_count(3)
+    page.get_by_role("button", name="Follow").click()
+    expect(rows).to_have_count(4)
+
+
+def test_the_slider_answers_as_of_then(console: Tab, site: Site) -> None:
+    written(site, "past")
+    site.client.write(PROMPT, LATER, bank="past", fact_id="velmora-capital")
+    site.client.forget("velmora-capital", bank="past")
+    page = console.go("b/past/ask")
+    ask(page)
+    expect(answer(page)).to_contain_text("Answered at v3")
+    expect(answer(page)).to_contain_text("Out of scope")
+    slider = page.get_by_label("As of version")
+    slider.press("Home")
+    expect(answer(page)).to_contain_text("Answered at v1")
+    expect(answer(page).locator("strong").first).to_contain_text(SAID)
+    expect(page.get_by_text("Then: wrote")).to_be_visible()
+    slider.press("ArrowRight")
+    expect(answer(page)).to_contain_text("Answered at v2")
+    expect(answer(page).locator(".nearest")).to_contain_text(LATER)
+    page.get_by_role("link", name="Facts", exact=True).click()
+    expect(facts(page)).to_contain_text(LATER)
+    page.get_by_role("button", name="Newest").click()
+    expect(page.get_by_text("No fact is live at this version.")).to_be_visible()
+
+
+def test_a_fork_is_compared_and_merged(console: Tab, site: Site) -> None:
+    written(site, "trunk")
+    page = console.go("b/trunk/branches")
+    page.get_by_label("Name of the fork").fill("branch")
+    page.get_by_role("button", name="Fork", exact=True).click()
+    expect(page.get_by_text("fork of trunk at version 1")).to_be_visible()
+    site.client.write(PROMPT, LATER, bank="branch", fact_id="velmora-capital")
+    site.client.write("The river of Velmora is", "Aune", bank="branch", fact_id="river")
+    page = console.go("b/trunk/branches")
+    differences = page.get_by_role("region", name="Differences")
+    differences.get_by_label("From version").fill("1")
+    differences.get_by_label("Of bank").select_option("branch")
+    differences.get_by_role("button", name="Compare").click()
+    expect(differences).to_contain_text("1 added, 1 changed, 0 removed")
+    changed = differences.get_by_role("listitem").filter(has_text="velmora-capital")
+    expect(changed.locator("del")).to_contain_text(ANSWER)
+    expect(changed.locator("ins")).to_contain_text(LATER)
+    merge = page.get_by_role("region", name="Merge")
+    merge.get_by_label("From bank").select_option("branch")
+    merge.get_by_role("button", name="Preview").click()
+    expect(merge).to_contain_text("Would write 2 facts and forget 0, with 0 conflicts")
+    assert site.client.get_bank("trunk").version == 1
+    merge.get_by_role("button", name="Merge into trunk").click()
+    expect(page.get_by_text("Merged branch: wrote 2, forgot 0.")).to_be_visible()
+    assert site.client.get_bank("trunk").facts == 2
+
+
+def test_a_conflict_refuses_the_merge_and_says_so(console: Tab, site: Site) -> None:
+    written(site, "ours")
+    site.client.fork("ours", "theirs")
+    for bank, said in (("ours", "Harl"), ("theirs", LATER)):
+        site.client.write(PROMPT, said, bank=bank, fact_id="velmora-capital")
+    page = console.go("b/ours/branches")
+    merge = page.get_by_role("region", name="Merge")
+    merge.get_by_label("From bank").select_option("theirs")
+    merge.get_by_role("button", name="Merge into ours").click()
+    expect(merge.get_by_role("alert")).to_contain_text("MERGE_CONFLICT")
+    merge.get_by_label("Conflicts").select_option("theirs")
+    merge.get_by_role("button", name="Preview").click()
+    expect(merge.get_by_role("list", name="Conflicts")).to_contain_text("velmora-capital")
+
+
+def test_health_is_shown_and_proved(console: Tab, site: Site) -> None:
+    site.client.create_bank("filled", addressing="pinv", slots=8)
+    site.client.write(PROMPT, ANSWER, bank="filled")
+    page = console.go("")
+    card = page.get_by_role("list", name="Banks").get_by_role("listitem").filter(has_text="filled")
+    expect(card.get_by_role("meter", name="Fill")).to_have_attribute("aria-valuenow", "0.125")
+    card.get_by_role("link").click()
+    page.get_by_role("link", name="Health", exact=True).click()
+    expect(page.get_by_text("12.5 %")).to_be_visible()
+    page.get_by_role("button", name="Replay and compare").click()
+    expect(page.get_by_text("1 event replayed")).to_be_visible()
+    expect(page.get_by_text("Equal", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Save a checkpoint").click()
+    expect(page.get_by_text("Saved version 1")).to_be_visible()
+    page.get_by_role("button", name="Delete this bank").click()
+    delete = dialog(page).get_by_role("button", name="Delete for good")
+    expect(delete).to_be_disabled()
+    dialog(page).get_by_label("Type filled to delete it").fill("filled")
+    delete.click()
+    expect(page.get_by_text("Deleted filled.")).to_be_visible()
+    assert "filled" not in [info.bank for info in site.client.list_banks()]
+
+
+def test_dead_letters_are_read_and_dropped(console: Tab, site: Site) -> None:
+    for number in range(2):
+        site.publish(event_json(f"dead-{number}", bank="default", prompt="", colour="red"))
+    page = console.go("letters")
+    letters = page.get_by_role("list", name="Dead letters").get_by_role("listitem")
+    expect(letters).to_have_count(2)
+    expect(letters.first).to_contain_text("BAD_EVENT")
+    letters.first.get_by_text("Event", exact=True).click()
+    expect(letters.first.locator("pre")).to_contain_text('"dead-0"')
+    letters.first.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Drop 1").click()
+    expect(letters).to_have_count(1)
+    expect(page.get_by_text("Dropped 1 event.")).to_be_visible()
+    letters.first.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Requeue 1").click()
+    expect(page.get_by_text("Put 1 event back into the inbox.")).to_be_visible()
+    page.get_by_role("link", name="Pipeline", exact=True).click()
+    services = page.get_by_role("list", name="Services").get_by_role("listitem")
+    expect(services).to_have_count(5)
+    expect(services.filter(has_text="Ready")).to_have_count(5)
+
+
+ROUTES = ("", "letters", "pipeline", *(f"b/narrow/{tab}" for tab in ("ask", "facts", "log")))
+ROUTES += ("b/narrow/branches", "b/narrow/health")
+
+
+def test_a_phone_needs_no_sideways_scrolling(browser: Browser, site: Site) -> None:
+    for bank in ("narrow", "broad"):
+        site.client.create_bank(bank)
+    for number in range(2):
+        site.client.write(f"{'unbroken' * 20} {number} is", "x" * 120, bank="narrow")
+    with tab(browser, site, viewport=PHONE) as opened:
+        for route in ROUTES:
+            page = opened.go(route)
+            expect(
+                page.locator("main .panel, main .row, main .card, main .empty, main .ask").first
+            ).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], route
+        opened.go("b/narrow/ask")
+        ask(page, PROMPT * 3)
+        expect(answer(page)).to_contain_text("Answered at")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        page.get_by_label("Bank", exact=True).select_option("broad")
+        expect(page.get_by_role("heading", name="broad")).to_be_visible()
+        assert opened.complaints == []
+
+
+def test_the_keyboard_alone_is_enough_to_ask(console: Tab, site: Site) -> None:
+    written(site, "keyboard")
+    page = console.go("b/keyboard/ask")
+    expect(page.get_by_label("Prompt")).to_be_visible()
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        shown = page.evaluate(
+            """() => { const one = document.activeElement; const style = getComputedStyle(one);
+            return [one.tagName, one.id || one.textContent.trim(), style.outlineStyle] }"""
+        )
+        reached.append(shown)
+        if shown[0] == "TEXTAREA":
+            break
+    assert reached[0][1] == "Skip to the content"
+    assert reached[-1][0] == "TEXTAREA", reached
+    assert [one for one in reached if one[2] == "none"] == []
+    page.keyboard.type(PROMPT)
+    page.keyboard.press("Enter")
+    spoken = page.locator("#spoken")
+    expect(spoken).to_have_attribute("aria-live", "polite")
+    expect(answer(page)).to_contain_text("Answered at v1")
+    expect(spoken).to_contain_text(PROMPT)
+
+
+def test_light_and_dark_are_the_systems_until_somebody_chooses(
+    browser: Browser, site: Site
+) -> None:
+    ground = "getComputedStyle(document.documentElement).backgroundColor"
+    with tab(browser, site, dark=True) as opened:
+        page = opened.go("")
+        dark = page.evaluate(ground)
+        page.get_by_role("button", name="Theme: auto").click()
+        light = page.evaluate(ground)
+        assert light != dark
+        page.reload()
+        assert page.evaluate(ground) == light
+        page.get_by_role("button", name="Theme: light").click()
+        assert page.evaluate(ground) == dark
