@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -27,6 +27,7 @@ from larimar.v1 import larimar_pb2, larimar_pb2_grpc
 from services.gateway.edge import server_credentials
 from services.local import Pipeline, end_strays
 from services.private import port_held, probe_sockets
+from services.redeploying import Redeployer
 from services.settings import Settings, default_settings, quiet_environment
 from services.store import EmbeddedStore
 
@@ -127,11 +128,19 @@ def say_who_may_call(settings: Settings) -> None:
     say(f"the public port asks for {said} API keys: whoever reaches it may read and edit")
 
 
-def serve(settings: Settings, use_ray: bool) -> None:
-    """Runs a pipeline until a signal. Raises: LarimarError, when it cannot start."""
-    data_dir = Path(settings.data_dir)
-    processes.refuse_second(data_dir)
-    check_port(settings.host, settings.port)
+def settled(settings: Settings, chosen: dict[str, Any]) -> Settings:
+    """Settings with what the command line chose, and files by their whole names, checked.
+
+    Raises:
+        LarimarError: a file is missing or bad, or two settings do not go together.
+    """
+    settings = dataclasses.replace(settings, **chosen)
+    settings = dataclasses.replace(
+        settings,
+        data_dir=str(Path(settings.data_dir).resolve()),
+        model=str(Path(settings.model).resolve()),
+        **{name: _absolute(getattr(settings, name)) for name in TLS_FILES},
+    )
     check_model(Path(settings.model))
     server_credentials(settings)
     if settings.redis_replicas and not settings.redis_url:
@@ -140,6 +149,21 @@ def serve(settings: Settings, use_ray: bool) -> None:
             "--redis-url, or set it to 0",
             "BAD_SETTINGS",
         )
+    return settings
+
+
+def serve(settings: Settings, use_ray: bool, chosen: dict[str, Any]) -> None:
+    """Runs a pipeline until a signal.
+
+    Args:
+        chosen: settings that the command line chose, which stay when it is deployed anew.
+
+    Raises:
+        LarimarError: it cannot start.
+    """
+    data_dir = Path(settings.data_dir)
+    processes.refuse_second(data_dir)
+    check_port(settings.host, settings.port)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -174,10 +198,11 @@ def serve(settings: Settings, use_ray: bool) -> None:
             "store_pid": store.pid if store else None,
             "pids": pipeline.pids,
         }
-        temporary = up_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(document))
-        temporary.replace(up_file)
+        (data_dir / processes.REDEPLOY_FILE).unlink(missing_ok=True)
+        processes.leave(up_file, document)
         stack.callback(up_file.unlink, missing_ok=True)
+        redeployer = Redeployer(settings, pipeline, chosen, settled, say)
+        threading.Thread(target=redeployer.run, args=(stopping,), daemon=True).start()
         say(f"ready on {target}")
         watch(settings.data_dir, pipeline, stopping)
         say("stopping")
@@ -199,15 +224,8 @@ def main() -> int:
     arguments = vars(parser.parse_args())
     use_ray = not arguments.pop("no_ray")
     chosen = {name: value for name, value in arguments.items() if value is not None}
-    settings = dataclasses.replace(default_settings(), **chosen)
-    settings = dataclasses.replace(
-        settings,
-        data_dir=str(Path(settings.data_dir).resolve()),
-        model=str(Path(settings.model).resolve()),
-        **{name: _absolute(getattr(settings, name)) for name in TLS_FILES},
-    )
     try:
-        serve(settings, use_ray)
+        serve(settled(default_settings(), chosen), use_ray, chosen)
     except LarimarError as error:
         say(f"error: {error.message}")
         return 1

@@ -19,8 +19,8 @@ from services.private import probe_socket
 from services.rpc import start_server
 from services.settings import Settings
 
-GRACE_S = 2.0
-"""Time that calls in progress have when the gateway stops."""
+DRAIN_S = 10.0
+"""Time that calls in progress have when the gateway stops; watches end at once."""
 
 
 def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
@@ -102,7 +102,8 @@ class Edge:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(server.stop(GRACE_S) for server in self._servers))
+        self._gateway.end_watches()
+        await asyncio.gather(*(server.stop(DRAIN_S) for server in self._servers))
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
         for held in (self._gateway.inbox, self._keys):
