@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA_DIR ?= .larimar
 PORT ?= 9000
+HTTP_PORT ?= 8000
 
 .PHONY: help setup run test check up down protos asyncapi bench chaos clean
 
@@ -28,7 +29,7 @@ check: setup ## format, lint, types and import rules, in seconds
 	$(BIN)/lint-imports && $(BIN)/pyright
 
 up: setup ## start the pipeline and leave it serving
-	@$(BIN)/larimar up --detach --data-dir $(DATA_DIR) --port $(PORT)
+	@$(BIN)/larimar up --detach --data-dir $(DATA_DIR) --port $(PORT) --http-port $(HTTP_PORT)
 
 down: setup ## stop the pipeline
 	@$(BIN)/larimar down --data-dir $(DATA_DIR)

@@ -72,7 +72,7 @@ class OwnPipeline:
             self.port = probe.getsockname()[1]
         self.target = f"127.0.0.1:{self.port}"
         self.folder = folder
-        self._options = ["--data-dir", str(folder), "--port", str(self.port)]
+        self._options = ["--data-dir", str(folder), "--port", str(self.port), "--http-port", "0"]
         self._options += ["--no-ray"] * no_ray
         self._child: subprocess.Popen | None = None
 

@@ -13,6 +13,10 @@ DETECTORS = ("esd", "isd")
 """What decides scope: the cosine of sentence embeddings, or a classifier that sees words too."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """Types that weights are served in; auto is bfloat16 where it is fast, else float32."""
+MOST_STOP_STRINGS = 4
+"""Stop strings of one request: each is looked for at every token."""
+MAX_TEMPERATURE = 10.0
+"""Past it every token is about as likely as any other."""
 
 
 @dataclasses.dataclass(frozen=True)

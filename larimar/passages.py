@@ -28,8 +28,9 @@ OFFSET_DIGITS = 12
 MAX_OFFSET = 10**OFFSET_DIGITS - 1
 
 _WORD = re.compile(rf"\S{{1,{MAX_WORD}}}")
-_DOCUMENT = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_DOCUMENT_NAME}}}")
-_PASSAGE_ID = re.compile(rf"({_DOCUMENT.pattern})#([0-9]{{{OFFSET_DIGITS}}})")
+DOCUMENT_NAME = rf"[A-Za-z0-9._-]{{1,{MAX_DOCUMENT_NAME}}}"
+"""What a document may be called, as a regular expression."""
+_PASSAGE_ID = re.compile(rf"({DOCUMENT_NAME})#([0-9]{{{OFFSET_DIGITS}}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Passage:
 
 def check_document(name: str) -> str:
     """The name of a document, if its passages can be named after it. Raises: InvalidArgument."""
-    if not _DOCUMENT.fullmatch(name):
+    if not re.fullmatch(DOCUMENT_NAME, name):
         raise InvalidArgument(
             f"{name[:80]!r} is no document name: use 1 to {MAX_DOCUMENT_NAME} letters, digits, "
             "dots, dashes and underscores",

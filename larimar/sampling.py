@@ -6,12 +6,8 @@ import dataclasses
 
 import torch
 
+from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.errors import InvalidArgument
-
-MOST_STOP_STRINGS = 4
-"""Stop strings of one request: each is looked for at every token."""
-MAX_TEMPERATURE = 10.0
-"""Past it every token is about as likely as any other."""
 
 
 @dataclasses.dataclass(frozen=True)

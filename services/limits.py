@@ -21,15 +21,18 @@ MAX_EDIT_TEXTS = 512
 """Prompts and rephrasings of one append: with their vectors they fit one message."""
 MAX_ERASE_FACTS = 256
 """Facts of one erasure: its receipt names the digest of each."""
+MAX_PAGE = 1000
+"""Facts, events or changes of one page."""
 MAX_LOAD_BYTES = 4 * 2**20
 """Records of an archive in one message between services: half of what a message may hold."""
 
-_BANK_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+BANK_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
+"""What a bank may be called, as a regular expression."""
 
 
 def check_bank_name(name: str) -> str:
     """The name. Raises: InvalidArgument, when it is no bank name."""
-    if not _BANK_NAME.fullmatch(name):
+    if not re.fullmatch(BANK_NAME, name):
         raise InvalidArgument(
             f"{name[:80]!r} is no bank name: use 1 to 63 of a-z 0-9 . _ -, a letter or digit first",
             "BAD_BANK_NAME",

@@ -70,7 +70,7 @@ def _alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def port_held(port: int) -> Iterator[None]:
+def port_held(port: int, option: str = "--port") -> Iterator[None]:
     """Keeps a port for one pipeline of this user, while the block runs.
 
     Replicas of one gateway share their port, and the kernel would let another pipeline's replicas
@@ -85,7 +85,8 @@ def port_held(port: int) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Unavailable(
-                f"port {port} is in use by another pipeline: stop that one, or give another --port",
+                f"port {port} is in use by another pipeline: stop that one, or give another "
+                f"{option}",
                 "PORT_IN_USE",
             ) from None
         yield

@@ -22,7 +22,7 @@ from services.settings import Settings, with_store
 
 LOOK_S = 0.5
 """Time between two looks for a request."""
-FIXED = ("data_dir", "host", "port", "redis_url", "redis_server")
+FIXED = ("data_dir", "host", "port", "http_port", "redis_url", "redis_server")
 """Settings that a running pipeline keeps: its log, and where it is called."""
 
 

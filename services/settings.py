@@ -73,9 +73,11 @@ class Settings:
     data_dir: str = ".larimar"
     """Folder of the embedded store, logs and process files."""
     host: str = "127.0.0.1"
-    """Interface of the public port."""
+    """Interface of the public ports."""
     port: int = 9000
     """Public gRPC port."""
+    http_port: int = 8000
+    """Public HTTP port; 0 opens none."""
     redis_url: str = ""
     """Store to use instead of the embedded one: redis://, rediss:// or unix://."""
     redis_replicas: int = 0

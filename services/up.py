@@ -52,7 +52,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, option: str = "--port") -> None:
     """Raises: Unavailable, when something listens on the port already."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,7 +61,7 @@ def check_port(host: str, port: int) -> None:
             probe.listen()
         except OSError as error:
             raise Unavailable(
-                f"port {port} is in use: stop what listens there, or give another --port",
+                f"port {port} is in use: stop what listens there, or give another {option}",
                 "PORT_IN_USE",
             ) from error
 
@@ -128,6 +128,12 @@ def say_who_may_call(settings: Settings) -> None:
     say(f"the public port asks for {said} API keys: whoever reaches it may read and edit")
 
 
+def _http_address(settings: Settings) -> str:
+    if not settings.http_port:
+        return ""
+    return f", {'https' if settings.tls_cert else 'http'}://{settings.host}:{settings.http_port}"
+
+
 def settled(settings: Settings, chosen: dict[str, Any]) -> Settings:
     """Settings with what the command line chose, and files by their whole names, checked.
 
@@ -164,11 +170,15 @@ def serve(settings: Settings, use_ray: bool, chosen: dict[str, Any]) -> None:
     data_dir = Path(settings.data_dir)
     processes.refuse_second(data_dir)
     check_port(settings.host, settings.port)
+    if settings.http_port:
+        check_port(settings.host, settings.http_port, "--http-port")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with contextlib.ExitStack() as stack:
         stack.enter_context(port_held(settings.port))
+        if settings.http_port:
+            stack.enter_context(port_held(settings.http_port, "--http-port"))
         store = None
         if not settings.redis_url:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -192,6 +202,7 @@ def serve(settings: Settings, use_ray: bool, chosen: dict[str, Any]) -> None:
         document = {
             "pid": os.getpid(),
             "port": settings.port,
+            "http_port": settings.http_port,
             "started_at": time.time(),
             "mode": "ray" if use_ray else "no-ray",
             "guarded": bool(settings.require_keys or settings.tls_cert),
@@ -203,7 +214,7 @@ def serve(settings: Settings, use_ray: bool, chosen: dict[str, Any]) -> None:
         stack.callback(up_file.unlink, missing_ok=True)
         redeployer = Redeployer(settings, pipeline, chosen, settled, say)
         threading.Thread(target=redeployer.run, args=(stopping,), daemon=True).start()
-        say(f"ready on {target}")
+        say(f"ready on {target}{_http_address(settings)}")
         watch(settings.data_dir, pipeline, stopping)
         say("stopping")
 
@@ -214,6 +225,7 @@ def main() -> int:
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--host", default=None)
     parser.add_argument("--port", type=int, default=None)
+    parser.add_argument("--http-port", type=int, default=None)
     parser.add_argument("--redis-url", default=None)
     parser.add_argument("--model", default=None)
     parser.add_argument("--require-keys", action="store_true", default=None)

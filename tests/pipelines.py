@@ -60,14 +60,16 @@ class RunningPipeline:
 
     def __init__(self, data_dir: Path, options: tuple[str, ...], env: dict[str, str]) -> None:
         self.data_dir = data_dir
-        self.port = free_port()
+        self.port, self.http_port = free_port(), free_port()
         self.target = f"127.0.0.1:{self.port}"
+        self.http = f"http://127.0.0.1:{self.http_port}"
         self._options = options
         self._env = env
 
     def up(self) -> None:
         """Starts it; returns when it answers."""
-        where = ("--data-dir", str(self.data_dir), "--port", str(self.port))
+        where = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
+        where += ["--http-port", str(self.http_port)]
         done = larimar("up", "--detach", *where, *self._options, **self._env)
         assert done.returncode == 0, done.stderr
 

@@ -28,6 +28,7 @@ sys.path.append({str(ROOT)!r})
 parser = argparse.ArgumentParser()
 parser.add_argument("--data-dir")
 parser.add_argument("--port", type=int)
+parser.add_argument("--http-port", type=int)
 parser.add_argument("--redis-url")
 parser.add_argument("--model")
 parser.add_argument("--no-ray", action="store_true")
@@ -98,6 +99,7 @@ def test_a_pipeline_is_started_found_and_stopped(checkout, tmp_path):
         assert asked == {
             "data_dir": str(work / ".larimar"),
             "port": port,
+            "http_port": 8000,
             "redis_url": "redis://x",
             "model": "some-name",
             "no_ray": True,

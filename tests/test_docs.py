@@ -340,7 +340,8 @@ def test_the_shell_and_the_clients_of_the_readme_run_on_a_pipeline(tmp_path: Pat
     assert activate == ". .venv/bin/activate"
     assert (lines[0], lines[-1]) == ("larimar up --detach", "larimar down")
     port, data = free_port(), ["--data-dir", str(tmp_path / "data")]
-    more = {"up": ["--no-ray", "--port", str(port), *data], "down": data}
+    ports = ["--port", str(port), "--http-port", str(free_port())]
+    more = {"up": ["--no-ray", *ports, *data], "down": data}
 
     def run(line: str) -> str:
         larimar, name, *rest = shlex.split(line)

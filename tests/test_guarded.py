@@ -213,7 +213,7 @@ def test_a_guarded_pipeline_from_start_to_end(tmp_path, pki) -> None:  # noqa: F
             assert refused == {2: "BAD_EVENT", 4: "UNKNOWN_BANK"}
             assert [fact.fact_id for fact in client.facts()].count("f") == 0
         other = run("up", "--detach", "--no-ray", "--data-dir", str(tmp_path / "other"),
-                    "--port", str(up.port))  # fmt: skip
+                    "--port", str(up.port), "--http-port", "0")  # fmt: skip
         assert other.returncode == 1 and f"port {up.port} is in use" in other.stderr
     written = (data_dir / "up.log").read_bytes() + (data_dir / "store.log").read_bytes()
     for secret in (*SECRETS.values(), key, key.rsplit("_", 1)[1], reader["key"]):

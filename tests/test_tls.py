@@ -126,6 +126,7 @@ async def serve(tmp_path) -> AsyncIterator:
             tls_cert=files.cert if files else "",
             tls_key=files.key if files else "",
             tls_client_ca=client_ca,
+            http_port=0,
             inbox_tenants=(),
         )
         edges.append(Edge(Status(), settings))
@@ -279,9 +280,12 @@ async def test_a_second_server_on_a_port_does_not_start(serve) -> None:
 
 
 async def test_replicas_of_one_gateway_share_their_port_and_no_other_joins(tmp_path) -> None:
-    edges = [Edge(Status(), Settings(data_dir=str(tmp_path), inbox_tenants=())) for _ in range(2)]
+    edges = [
+        Edge(Status(), Settings(data_dir=str(tmp_path), http_port=0, inbox_tenants=()))
+        for _ in range(2)
+    ]
     port = await edges[0].start("127.0.0.1:0", share_port=True)
-    other = Edge(Status(), Settings(data_dir=str(tmp_path), inbox_tenants=()))
+    other = Edge(Status(), Settings(data_dir=str(tmp_path), http_port=0, inbox_tenants=()))
     with pytest.raises(Unavailable):
         await other.start(f"127.0.0.1:{port}")
     for edge in edges:

@@ -93,7 +93,8 @@ def own_pipeline(no_ray: bool) -> Iterator[tuple[str, Path]]:
     log = folder / processes.LOG_FILE
     log.touch()
     started = time.monotonic()
-    options = ["--data-dir", str(folder), "--port", str(port)] + ["--no-ray"] * no_ray
+    options = ["--data-dir", str(folder), "--port", str(port), "--http-port", "0"]
+    options += ["--no-ray"] * no_ray
     child = processes.start(options, processes.checkout_root(), log, detached=True)
     try:
         with processes.asked_to_end() as ending:

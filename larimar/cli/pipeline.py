@@ -46,6 +46,9 @@ def up(
         bool, typer.Option("--detach", "-d", help="Return when the pipeline answers.")
     ] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Public gRPC port.")] = 9000,
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Public HTTP port; 0 opens none.")
+    ] = 8000,
     data_dir: DataDir = Path(".larimar"),
     redis_url: Annotated[
         str | None, typer.Option(help="A store to use in the place of the embedded one.")
@@ -68,6 +71,7 @@ def up(
     processes.refuse_second(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
     command = ["--data-dir", str(data_dir), "--port", str(port)]
+    command += ["--http-port", str(http_port)]
     if redis_url:
         command += ["--redis-url", redis_url]
     if model:
@@ -102,9 +106,11 @@ def up(
 
 def _say_up(running: processes.Running, data_dir: Path, as_json: bool) -> None:
     if as_json:
-        emit({"pid": running.pid, "port": running.port, "data_dir": str(data_dir)})
+        shown = {"pid": running.pid, "port": running.port, "http_port": running.http_port}
+        emit({**shown, "data_dir": str(data_dir)})
     else:
-        say(f"up: pid {running.pid}, port {running.port} (data dir {data_dir})")
+        http = f", HTTP port {running.http_port}" if running.http_port else ""
+        say(f"up: pid {running.pid}, port {running.port}{http} (data dir {data_dir})")
 
 
 def _answers(port: int) -> bool:

@@ -44,6 +44,8 @@ class Running:
     mode: str = ""
     guarded: bool = False
     """Whether its port asks for TLS or a key: then nobody can look in without."""
+    http_port: int = 0
+    """0 where it has none."""
 
 
 def checkout_root(package: Path | None = None) -> Path:
@@ -77,6 +79,7 @@ def find_running(data_dir: Path) -> Running | None:
             int(found["port"]),
             str(found.get("mode", "")),
             bool(found.get("guarded", False)),
+            int(found.get("http_port", 0)),
         )
         if _is_pipeline(running.pid):
             return running

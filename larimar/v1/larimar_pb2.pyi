@@ -178,7 +178,7 @@ class GetEraseResponse(_message.Message):
     def __init__(self, receipt: _Optional[_Union[_common_pb2.EraseReceipt, _Mapping]] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("bank", "prompt", "sampling", "min_version", "no_memory", "at_version", "allow_stale", "noise", "noise_seed", "whole")
+    __slots__ = ("bank", "prompt", "sampling", "min_version", "no_memory", "at_version", "allow_stale", "noise", "noise_seed", "whole", "preamble")
     BANK_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class AskRequest(_message.Message):
     NOISE_FIELD_NUMBER: _ClassVar[int]
     NOISE_SEED_FIELD_NUMBER: _ClassVar[int]
     WHOLE_FIELD_NUMBER: _ClassVar[int]
+    PREAMBLE_FIELD_NUMBER: _ClassVar[int]
     bank: str
     prompt: str
     sampling: _decoder_pb2.Sampling
@@ -199,7 +200,8 @@ class AskRequest(_message.Message):
     noise: float
     noise_seed: int
     whole: bool
-    def __init__(self, bank: _Optional[str] = ..., prompt: _Optional[str] = ..., sampling: _Optional[_Union[_decoder_pb2.Sampling, _Mapping]] = ..., min_version: _Optional[int] = ..., no_memory: _Optional[bool] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ..., whole: _Optional[bool] = ...) -> None: ...
+    preamble: str
+    def __init__(self, bank: _Optional[str] = ..., prompt: _Optional[str] = ..., sampling: _Optional[_Union[_decoder_pb2.Sampling, _Mapping]] = ..., min_version: _Optional[int] = ..., no_memory: _Optional[bool] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ..., whole: _Optional[bool] = ..., preamble: _Optional[str] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("in_scope", "scope_score", "fact_id", "version", "bank", "stale")
@@ -218,16 +220,18 @@ class Provenance(_message.Message):
     def __init__(self, in_scope: _Optional[bool] = ..., scope_score: _Optional[float] = ..., fact_id: _Optional[str] = ..., version: _Optional[int] = ..., bank: _Optional[str] = ..., stale: _Optional[bool] = ...) -> None: ...
 
 class AskResponse(_message.Message):
-    __slots__ = ("text", "provenance", "finish_reason", "tokens")
+    __slots__ = ("text", "provenance", "finish_reason", "tokens", "prompt_tokens")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     text: str
     provenance: Provenance
     finish_reason: str
     tokens: int
-    def __init__(self, text: _Optional[str] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ...) -> None: ...
+    prompt_tokens: int
+    def __init__(self, text: _Optional[str] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("bank", "prompt", "candidates", "min_version", "no_memory", "at_version", "allow_stale")

@@ -39,7 +39,10 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
             while not piece.finish_reason:
                 piece = await job.answer()
                 yield decoder_pb2.GenerateResponse(
-                    text=piece.text, finish_reason=piece.finish_reason, tokens=piece.tokens
+                    text=piece.text,
+                    finish_reason=piece.finish_reason,
+                    tokens=piece.tokens,
+                    prompt_tokens=len(job.row.prompt_ids) if piece.finish_reason else 0,
                 )
         finally:
             job.abandoned = True
@@ -52,7 +55,10 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
         finally:
             job.abandoned = True
         return decoder_pb2.CompleteResponse(
-            text=piece.text, finish_reason=piece.finish_reason, tokens=piece.tokens
+            text=piece.text,
+            finish_reason=piece.finish_reason,
+            tokens=piece.tokens,
+            prompt_tokens=len(job.row.prompt_ids),
         )
 
     async def ScoreCandidates(self, request, grpc_context):

@@ -14,18 +14,9 @@ import yaml
 from google.protobuf.descriptor import FieldDescriptor
 
 from larimar import __version__
-from larimar.edit_events import (
-    ATTRIBUTES,
-    CONTENT_TYPE,
-    EDIT_TYPES,
-    FIELDS,
-    MAX_ATTRIBUTE_BYTES,
-    MAX_EVENT_BYTES,
-    SPECVERSION,
-    EditType,
-)
+from larimar.edit_events import CONTENT_TYPE, EDIT_TYPES, SPECVERSION, EditType
 from larimar.v1 import common_pb2, larimar_pb2
-from services.limits import MAX_ID_BYTES, MAX_REPHRASINGS, MAX_TEXT_BYTES
+from services.gateway.event_schemas import envelope_schema
 from services.redis_inbox import GROUP
 from services.settings import CHECKOUT
 
@@ -43,74 +34,12 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "censor": {"prompt": "The private address of Oriel Vantongeren is"},
     "erase": {"fact_id": "velmora-capital"},
 }
-_ATTRIBUTE_NOTES = {
-    "id": "The idempotency key: the same id again is the same event.",
-    "source": "Who made the event, a URI reference.",
-    "specversion": "Of CloudEvents.",
-    "type": "What the event does.",
-    "subject": 'The bank; without it, "default".',
-    "time": "When it was made, RFC 3339.",
-    "datacontenttype": "JSON.",
-}
 _NUMBERS = {
     FieldDescriptor.TYPE_INT64: {"type": ["string", "integer"], "description": "A 64-bit number."},
     FieldDescriptor.TYPE_INT32: {"type": "integer"},
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
 }
-
-
-def data_schema(edit_type: EditType) -> dict[str, Any]:
-    """The JSON schema of the data of a type of event."""
-    names = (*edit_type.required, *edit_type.optional)
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": list(edit_type.required),
-        "properties": {name: _field_schema(name) for name in names},
-    }
-
-
-def _field_schema(name: str) -> dict[str, Any]:
-    kind, note = FIELDS[name]
-    limit = MAX_ID_BYTES if name.endswith("_id") else MAX_TEXT_BYTES
-    text = {"type": "string", "minLength": 1, "maxLength": limit, "pattern": r"\S"}
-    if kind is str:
-        return {"description": f"{note} At most {limit} bytes.", **text}
-    return {
-        "description": f"{note} At most {limit} bytes each.",
-        "type": "array",
-        "maxItems": MAX_REPHRASINGS,
-        "items": text,
-    }
-
-
-def envelope_schema(type_name: str, edit_type: EditType) -> dict[str, Any]:
-    """The JSON schema of a whole event of a type."""
-    attributes: dict[str, Any] = {
-        name: {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": MAX_ATTRIBUTE_BYTES,
-            "description": _ATTRIBUTE_NOTES[name],
-        }
-        for name in ATTRIBUTES
-    }
-    attributes["specversion"]["const"] = SPECVERSION
-    attributes["type"]["const"] = type_name
-    attributes["time"]["format"] = "date-time"
-    attributes["datacontenttype"]["default"] = CONTENT_TYPE
-    return {
-        "type": "object",
-        "description": f"{edit_type.does} At most {MAX_EVENT_BYTES} bytes.",
-        "required": ["specversion", "id", "source", "type"],
-        "properties": {
-            **attributes,
-            "data": data_schema(edit_type),
-            "data_base64": {"type": "string", "contentEncoding": "base64"},
-        },
-        "oneOf": [{"required": ["data"]}, {"required": ["data_base64"]}],
-    }
 
 
 def example(type_name: str, edit_type: EditType) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Who may call what: API keys, checked at the socket before a request is read."""
+"""Who may call what: API keys, checked before a request is read, by gRPC or by HTTP."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -60,46 +60,28 @@ MAX_CACHED = 4096
 """Keys that are remembered; unknown ids never are."""
 
 
-class KeyInterceptor(grpc.aio.ServerInterceptor):
-    """Lets a call through when its key has the scope, and binds it to the key's tenant.
+class KeyGate:
+    """Knows the callers by their keys; what gRPC and HTTP share.
 
-    The key comes as metadata, `authorization: Bearer lk_...` or `x-api-key: lk_...`. A refused
-    call is answered before its request is read.
+    A key comes as `authorization: Bearer lk_...` or `x-api-key: lk_...`.
     """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._cache: OrderedDict[str, tuple[float, ApiKey]] = OrderedDict()
 
-    async def intercept_service(self, continuation, handler_call_details):
-        """Checks the key of a call."""
-        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
-        if service not in OPEN_SERVICES:
-            try:
-                key = await self._key(handler_call_details.invocation_metadata or ())
-                needed = METHOD_SCOPES.get(method) if service == SERVICE else None
-                if needed is None:
-                    raise PermissionDenied(
-                        "no API key may make this call: see the methods of larimar.v1.Larimar",
-                        "UNKNOWN_METHOD",
-                    )
-                if needed not in key.scopes:
-                    raise PermissionDenied(
-                        f"this call needs an API key with the scope {needed}, and key "
-                        f"{key.key_id} has {', '.join(key.scopes)}",
-                        "MISSING_SCOPE",
-                    )
-            except LarimarError as error:
-                return _refusing(error)
-            set_tenant(key.tenant)
-        return await continuation(handler_call_details)
+    async def caller(self, headers: Iterable[tuple[str, Any]]) -> ApiKey:
+        """The key of a call, by its headers or metadata, whose names are in lower case.
 
-    async def _key(self, metadata: Sequence[tuple[str, Any]]) -> ApiKey:
-        shown = _shown_key(metadata)
+        Raises:
+            Unauthenticated: NO_KEY or BAD_KEY.
+            Unavailable: the store does not answer, and the key was not good within OUTAGE_S.
+        """
+        shown = _shown_key(headers)
         if shown is None:
             raise Unauthenticated(
                 "this pipeline asks for an API key: connect with api_key=..., or set "
-                "LARIMAR_API_KEY",
+                "LARIMAR_API_KEY; over HTTP send `authorization: Bearer KEY`",
                 "NO_KEY",
             )
         parts = split_key(shown)
@@ -131,8 +113,50 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
         return key
 
 
-def _shown_key(metadata: Sequence[tuple[str, Any]]) -> str | None:
-    for name, value in metadata:
+def check_scope(key: ApiKey, method: str) -> None:
+    """Lets a key make a call. Raises: PermissionDenied.
+
+    Args:
+        method: of larimar.v1.Larimar, also where the call came by another way.
+    """
+    needed = METHOD_SCOPES.get(method)
+    if needed is None:
+        raise PermissionDenied(
+            "no API key may make this call: see the methods of larimar.v1.Larimar",
+            "UNKNOWN_METHOD",
+        )
+    if needed not in key.scopes:
+        raise PermissionDenied(
+            f"this call needs an API key with the scope {needed}, and key "
+            f"{key.key_id} has {', '.join(key.scopes)}",
+            "MISSING_SCOPE",
+        )
+
+
+class KeyInterceptor(grpc.aio.ServerInterceptor):
+    """Lets a call through when its key has the scope, and binds it to the key's tenant.
+
+    The key comes as metadata. A refused call is answered before its request is read.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._gate = KeyGate(keys)
+
+    async def intercept_service(self, continuation, handler_call_details):
+        """Checks the key of a call."""
+        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
+        if service not in OPEN_SERVICES:
+            try:
+                key = await self._gate.caller(handler_call_details.invocation_metadata or ())
+                check_scope(key, method if service == SERVICE else "")
+            except LarimarError as error:
+                return _refusing(error)
+            set_tenant(key.tenant)
+        return await continuation(handler_call_details)
+
+
+def _shown_key(headers: Iterable[tuple[str, Any]]) -> str | None:
+    for name, value in headers:
         if name == "x-api-key" and isinstance(value, str):
             return value.strip()
         if name == "authorization" and isinstance(value, str):

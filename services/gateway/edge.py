@@ -1,4 +1,4 @@
-"""The public side of a gateway: its port with TLS and keys, its private socket, its consumers."""
+"""The public side of a gateway: its ports with TLS and keys, its private socket, its consumers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -18,6 +18,9 @@ from services.keys import Keys
 from services.private import probe_socket
 from services.rpc import start_server
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.gateway.http.server import HttpServer
 
 DRAIN_S = 10.0
 """Time that calls in progress have when the gateway stops; watches end at once."""
@@ -57,7 +60,7 @@ class Edge:
 
     Args:
         gateway: the servicer.
-        keys: the API keys that calls on the public port need; None asks for none.
+        keys: the API keys that calls on the public ports need; None asks for none.
     """
 
     def __init__(self, gateway: Any, settings: Settings, keys: Keys | None = None) -> None:
@@ -66,15 +69,17 @@ class Edge:
         self._keys = keys
         self._servers: list[grpc.aio.Server] = []
         self._tasks: list[asyncio.Task] = []
+        self._http: HttpServer | None = None
         self._socket: Path | None = None
 
     async def start(self, address: str, share_port: bool = False) -> int:
-        """Listens, and begins to consume; returns the port.
+        """Listens, and begins to consume; returns the gRPC port.
 
-        Beside the public port the gateway listens on a private socket, in plain text and without
+        Beside the public ports the gateway listens on a private socket, in plain text and without
         keys, where the supervisor of this machine and user asks how it is.
 
         Args:
+            address: of the gRPC port; the settings say the HTTP port.
             share_port: as of services.rpc.start_server.
 
         Raises:
@@ -87,6 +92,8 @@ class Edge:
             address, add, server_credentials(self._settings), interceptors, share_port
         )
         self._servers.append(server)
+        if self._settings.http_port:
+            await self._start_http(share_port)
         self._socket = probe_socket(self._settings.data_dir, os.getpid())
         private, _ = await start_server(f"unix:{self._socket}", add)
         self._servers.append(private)
@@ -97,13 +104,24 @@ class Edge:
             self._tasks.append(asyncio.create_task(consumer.run()))
         return port
 
+    async def _start_http(self, share_port: bool) -> None:
+        from services.gateway.http.app import build_app
+        from services.gateway.http.server import HttpServer
+
+        app = build_app(self._gateway, self._keys, self._settings)
+        self._http = HttpServer(app, self._settings)
+        await self._http.start(self._settings.host, self._settings.http_port, share_port)
+
     async def stop(self) -> None:
         """Ends consumers and servers; leases are given back."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._gateway.end_watches()
-        await asyncio.gather(*(server.stop(DRAIN_S) for server in self._servers))
+        ending = [server.stop(DRAIN_S) for server in self._servers]
+        if self._http is not None:
+            ending.append(self._http.stop())
+        await asyncio.gather(*ending)
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
         for held in (self._gateway.inbox, self._keys):

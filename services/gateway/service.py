@@ -43,6 +43,8 @@ class GatewayService(
         context = self._context(grpc_context)
         bank = named_bank(request.bank)
         check_text("prompt", request.prompt)
+        if request.preamble:
+            check_text("preamble", request.preamble)
         latent, provenance = await self._recollect(
             bank, request, context, _checked_noise(request.noise), request.noise_seed
         )
@@ -56,13 +58,14 @@ class GatewayService(
                     text=text,
                     finish_reason=reply.finish_reason,
                     tokens=reply.tokens,
+                    prompt_tokens=reply.prompt_tokens,
                     provenance=provenance if reply.finish_reason else None,
                 )
 
     async def _streamed(self, request, latent: Latent, context) -> AsyncGenerator:
         """What the decoder says, as it comes."""
         call = decoder_pb2.GenerateRequest(
-            prompt=request.prompt,
+            prompt=_read_text(request),
             latent=latent.raw,
             encoder_digest=latent.encoder_digest,
             sampling=request.sampling,
@@ -78,7 +81,7 @@ class GatewayService(
 
     async def _whole(self, request, latent: Latent, context) -> AsyncGenerator:
         """What the decoder says, at once."""
-        yield await self._completed(request.prompt, latent, request.sampling, context)
+        yield await self._completed(_read_text(request), latent, request.sampling, context)
 
     async def Score(self, request, grpc_context):
         """Log probabilities of candidate answers, with the same scope and memory as Ask."""
@@ -231,6 +234,11 @@ class GatewayService(
             if error.reason != "EMPTY_BANK":
                 raise
             return None
+
+
+def _read_text(request: larimar_pb2.AskRequest) -> str:
+    """What the decoder reads: the prompt, after its preamble on lines of their own."""
+    return f"{request.preamble}\n{request.prompt}" if request.preamble else request.prompt
 
 
 def _memory_detail(reply: memory_pb2.DescribeMemoryResponse) -> str:

@@ -16,7 +16,7 @@ from larimar.v1 import common_pb2, memory_pb2, memory_pb2_grpc
 from larimar.wire import bytes_to_vector, config_to_proto, vector_to_bytes
 from services.digests import check_digest
 from services.follower import Follower
-from services.limits import check_bank_name, check_id
+from services.limits import MAX_PAGE, check_bank_name, check_id
 from services.log import Log
 from services.memory.archives import Archivist
 from services.memory.branches import Brancher, Facts, Live, changes
@@ -24,8 +24,6 @@ from services.memory.erasure import Eraser, Queues
 from services.memory.events import fact_to_proto
 from services.memory.ledger import EraseLedger
 
-MAX_PAGE = 1000
-"""Facts, events or changes of one page."""
 DEFAULT_PAGE = 100
 MAX_SAMPLES = 64
 """Latents sampled by one call."""

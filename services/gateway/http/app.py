@@ -1,0 +1,75 @@
+"""The HTTP interface of a gateway: one application, made of routers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from larimar import __version__
+from larimar.errors import LarimarError
+from services.gateway.auth import KeyGate
+from services.gateway.http import banks, cloud_events, completions, facts, health, letters
+from services.gateway.http.door import Door
+from services.gateway.http.errors import error_response, http_error
+from services.gateway.http.routes import METHOD_FIELD
+from services.keys import Keys
+from services.settings import Settings
+
+DESCRIPTION = "Knowledge that can be edited in a serving language model."
+ROUTERS = (facts, banks, letters, completions, cloud_events, health)
+
+
+def build_app(service: Any, keys: Keys | None, settings: Settings) -> FastAPI:
+    """The application that answers for a gateway.
+
+    Args:
+        service: shaped like the servicer of larimar.v1.Larimar.
+        keys: the API keys that calls need; None asks for none.
+    """
+    app = FastAPI(
+        title="Larimar",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.service = service
+    for module in ROUTERS:
+        app.include_router(module.router)
+    for kind in (LarimarError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)
+    app.add_middleware(Door, gate=None if keys is None else KeyGate(keys), settings=settings)
+    if keys is not None:
+        _declare_keys(app)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    headers = getattr(error, "headers", None)
+    return error_response(http_error(error), headers)
+
+
+def _declare_keys(app: FastAPI) -> None:
+    """Says in the OpenAPI document which operations need a key."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            document.setdefault("components", {})["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            }
+            for path in document["paths"].values():
+                for operation in path.values():
+                    if METHOD_FIELD in operation:
+                        operation["security"] = [{"bearer": []}, {"header": []}]
+        return app.openapi_schema or {}
+
+    app.openapi = openapi

@@ -1,0 +1,120 @@
+"""What every HTTP request passes first: host and origin, API key, and limits, before its body."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from larimar.errors import InvalidArgument, PermissionDenied, ResourceExhausted
+from services.gateway.auth import KeyGate
+from services.gateway.http.errors import error_response, http_error
+from services.gateway.tenancy import set_tenant
+from services.rpc import MAX_CONCURRENT_RPCS, MAX_MESSAGE_BYTES
+from services.settings import Settings
+
+MAX_BODY_BYTES = MAX_MESSAGE_BYTES
+"""Body of a request: what a gRPC message may hold."""
+MAX_HTTP_CALLS = MAX_CONCURRENT_RPCS
+"""Calls in progress at one gateway's HTTP port, streams included: as many as at its gRPC port."""
+GUARDED = ("/v1/", "/mcp")
+"""What needs a key, where keys are asked for; the rest is health, documents and the console."""
+KEY = "larimar.key"
+"""Where a request's scope holds the `ApiKey` of its caller; None where nobody asked for one."""
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Door:
+    """Lets requests through to an application, and binds each to the tenant of its key.
+
+    Args:
+        gate: knows the keys; None asks for none.
+    """
+
+    def __init__(self, app: ASGIApp, gate: KeyGate | None, settings: Settings) -> None:
+        self._app = app
+        self._gate = gate
+        self._only_here = gate is None and settings.host in _LOOPBACK
+        self._calls = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers for the application where a request is refused, or where it fails."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._admitted(scope, receive, sending)
+        except Exception as error:
+            if started:
+                raise
+            await error_response(http_error(error))(scope, receive, send)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        self._check_origin(headers)
+        _check_length(headers)
+        scope[KEY] = None
+        if not scope["path"].startswith(GUARDED):
+            await self._app(scope, _limited(receive), send)
+            return
+        if self._gate is not None:
+            scope[KEY] = await self._gate.caller(headers.items())
+            set_tenant(scope[KEY].tenant)
+        if self._calls >= MAX_HTTP_CALLS:
+            raise ResourceExhausted(
+                f"{self._calls} calls are in progress, which is the limit: retry later",
+                "TOO_MANY_CALLS",
+            )
+        self._calls += 1
+        try:
+            await self._app(scope, _limited(receive), send)
+        finally:
+            self._calls -= 1
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Keeps pages of other sites out, which a browser lets call whatever it can reach."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._only_here and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+            raise PermissionDenied(
+                "this port is for this machine and was called by another name: call localhost, "
+                "or start the pipeline with another host or with --require-keys",
+                "BAD_HOST",
+            )
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise PermissionDenied("pages of other sites may not call this port", "BAD_ORIGIN")
+
+
+def _check_length(headers: Headers) -> None:
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _limited(receive: Receive) -> Receive:
+    """The same messages; raises once the body is larger than the limit, whatever was announced."""
+    size = 0
+
+    async def limited() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        return message
+
+    return limited
+
+
+def _too_large() -> InvalidArgument:
+    return InvalidArgument(
+        f"the body of a request has at most {MAX_BODY_BYTES} bytes: split it", "MESSAGE_TOO_LARGE"
+    )
