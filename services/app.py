@@ -178,12 +178,14 @@ def from_config(args: dict[str, Any]):
     """The application of a Serve config file, whose import path is services.app:from_config.
 
     Args:
-        args: "settings", a JSON file on every node, and fields of Settings that take precedence.
+        args: "settings", a JSON file on every node; fields of Settings, which take precedence;
+            "generation", of which any other value deploys anew, to read the file again.
 
     Raises:
         InvalidArgument: BAD_SETTINGS.
     """
     fields = dict(args)
+    fields.pop("generation", None)
     path = fields.pop("settings", "")
     known = json.loads(Settings.read(path).to_json()) if path else {}
     for name, value in fields.items():

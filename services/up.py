@@ -19,14 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from larimar.cli import processes
 from larimar.errors import InvalidArgument, LarimarError, NotFound, Unavailable
-from larimar.v1 import larimar_pb2, larimar_pb2_grpc
 from services.gateway.edge import server_credentials
 from services.local import Pipeline, end_strays
-from services.private import port_held, probe_sockets
+from services.private import port_held
+from services.probe import ask_status
 from services.redeploying import Redeployer
 from services.settings import Settings, default_settings, quiet_environment
 from services.store import EmbeddedStore
@@ -74,19 +72,6 @@ def check_model(folder: Path) -> None:
             "or train one with `larimar train`",
             "MODEL_NOT_FOUND",
         )
-
-
-def ask_status(data_dir: str) -> list[larimar_pb2.ServiceInfo] | None:
-    """What a gateway of the pipeline says of every service; None when none answers.
-
-    Asked on its private socket, where TLS and keys stand in nobody's way.
-    """
-    for path in probe_sockets(data_dir):
-        with grpc.insecure_channel(f"unix:{path}") as channel:
-            stub = larimar_pb2_grpc.LarimarStub(channel)
-            with contextlib.suppress(grpc.RpcError):
-                return list(stub.GetStatus(larimar_pb2.GetStatusRequest(), timeout=5.0).services)
-    return None
 
 
 def wait_until_ready(data_dir: str) -> None:
