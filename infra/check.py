@@ -109,9 +109,14 @@ def _check_object(found: dict[str, Any]) -> None:
 
 
 def _check_serve(config: dict[str, Any]) -> None:
-    from ray.serve.schema import ServeDeploySchema
+    from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-    ServeDeploySchema.model_validate(config)
+    ServeDeploySchema.model_validate(config)  # which lets unknown fields pass
+    unknown = set(config) - set(ServeDeploySchema.model_fields)
+    for application in config["applications"]:
+        unknown |= set(application) - set(ServeApplicationSchema.model_fields)
+    if unknown:
+        raise ValueError(f"Serve knows no {', '.join(sorted(unknown))}")
 
 
 CHECKS = (check_yaml, check_image, check_compose, check_settings, check_kubernetes)
