@@ -43,6 +43,9 @@ RETRY_AFTER_KEY = "larimar-retry-after-ms"
 # What grpc.aio puts in the place of the status of a stream that ended during a write
 # (grpc issue 36066): the status itself is not known then.
 STATUS_LOST = "Internal error from Core"
+# What grpc says of a call that this process cancelled. Any other CANCELLED without a reason is a
+# call that was in progress when its server stopped.
+CANCELLED_HERE = "Locally cancelled by application!"
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -123,10 +126,12 @@ def to_error(raised: Any, target: str, budget: Budget, event_id: str = "") -> La
     reason = _trailing(trailing, REASON_KEY)
     if details == STATUS_LOST and name == "INTERNAL":
         code = Unavailable.code
+    if name == "CANCELLED" and reason is None and details != CANCELLED_HERE:
+        code = Unavailable.code
     if reason is None and code == Unavailable.code:
         if "failed to connect" in details.lower():
             return unreachable(target)
-        details = f"lost the connection to {target} ({details}); try again"
+        details = f"lost the connection to {target} ({details or name}); try again"
     elif reason is None and code == DeadlineExceeded.code:
         details = f"{target} did not answer within {budget.timeout_s:g} s"
     elif name == "UNIMPLEMENTED":

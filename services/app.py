@@ -28,11 +28,13 @@ from services.build import SERVICES, build_edge, build_service, prepare_process
 from services.contracts import STREAMING, methods_of
 from services.observability.calls import calling
 from services.run import die_with_parent
-from services.settings import ServiceSettings, Settings
+from services.settings import ServiceSettings, Settings, with_store
 
 APP = "larimar"
 HEALTH_PERIOD_S = 1.0
 """Time between health checks: a killed replica is noticed within it."""
+DRAIN_S = 10.0
+"""Time that a replica's calls in progress have when it is replaced: most texts end within it."""
 OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's object store, which our messages do not use: its least useful size."""
 
@@ -84,7 +86,7 @@ class _Replica:
     """A service in a replica: built here, then every method is the service's own."""
 
     def __init__(self, name: str, settings_json: str) -> None:
-        settings = Settings.from_json(settings_json)
+        settings = with_store(Settings.from_json(settings_json))
         prepare_process(name, settings)
         placement = getattr(settings, name)
         if placement.gpus:
@@ -116,7 +118,7 @@ class _Gateway:
     """The gateway in a replica, with a gRPC server of its own on the public port."""
 
     async def __init__(self, settings_json: str, **handles) -> None:
-        settings = Settings.from_json(settings_json)
+        settings = with_store(Settings.from_json(settings_json))
         prepare_process("gateway", settings)
         stubs: dict[str, Any] = {name: HandleStub(handle, name) for name, handle in handles.items()}
         self._edge = build_edge(settings, stubs, settings.gateway.replicas)
@@ -136,13 +138,33 @@ def _deployed(target: type, name: str, placement: ServiceSettings):
     return serve.deployment(
         target,
         name=name,
-        num_replicas=placement.replicas,
-        ray_actor_options={"num_cpus": placement.cpus, "num_gpus": placement.gpus},
+        **_replicas(placement),
+        ray_actor_options={
+            "num_cpus": placement.cpus,
+            "num_gpus": placement.gpus,
+            "resources": {placement.resource: 1} if placement.resource else {},
+        },
         max_ongoing_requests=placement.max_ongoing,
         max_queued_requests=placement.max_queued,
         health_check_period_s=HEALTH_PERIOD_S,
-        graceful_shutdown_timeout_s=2.0,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        max_surge_percent=100,  # a replacement loads its weights while the old replica serves
     )
+
+
+def _replicas(placement: ServiceSettings) -> dict[str, Any]:
+    """How many replicas: a number, or what load makes of it."""
+    if not placement.scales:
+        return {"num_replicas": placement.replicas}
+    scaling = {
+        "min_replicas": placement.replicas,
+        "max_replicas": placement.max_replicas,
+        "target_ongoing_requests": placement.target_ongoing,
+        "look_back_period_s": placement.scale_up_s,
+        "upscale_delay_s": placement.scale_up_s,
+        "downscale_delay_s": placement.scale_down_s,
+    }
+    return {"autoscaling_config": scaling}
 
 
 def application(settings: Settings):
@@ -153,6 +175,26 @@ def application(settings: Settings):
         for name in SERVICES
     }
     return _deployed(_Gateway, "gateway", settings.gateway).bind(text, **nodes)
+
+
+def from_config(args: dict[str, Any]):
+    """The application of a Serve config file, whose import path is services.app:from_config.
+
+    Args:
+        args: "settings", a JSON file on every node; fields of Settings, which take precedence;
+            "generation", of which any other value deploys anew, to read the file again.
+
+    Raises:
+        InvalidArgument: BAD_SETTINGS.
+    """
+    fields = dict(args)
+    fields.pop("generation", None)
+    path = fields.pop("settings", "")
+    known = json.loads(Settings.read(path).to_json()) if path else {}
+    for name, value in fields.items():
+        held = known.get(name)
+        known[name] = {**held, **value} if isinstance(held, dict) else value
+    return application(Settings.from_json(json.dumps(known)))
 
 
 def start(settings: Settings) -> None:
@@ -171,6 +213,16 @@ def start(settings: Settings) -> None:
         proxy_location="Disabled",
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
+    deploy(settings)
+
+
+def deploy(settings: Settings) -> None:
+    """Runs the application, in the place of the one that runs: each new replica first loads, then
+    takes an old one's place.
+
+    Raises:
+        Unavailable: a replica does not start; those that ran still do.
+    """
     try:
         serve.run(application(settings), name=APP, route_prefix=None)
     except RuntimeError as error:
@@ -184,6 +236,20 @@ def stop() -> None:
     ray.shutdown()
 
 
+def obey(settings: Settings) -> None:
+    """Deploys the settings of each further line on standard input; a line of JSON answers each."""
+    for line in sys.stdin:
+        try:
+            wanted = Settings.from_json(json.loads(line)["settings"])
+            deploy(wanted)
+            settings, error = wanted, ""
+        except LarimarError as failure:
+            error = failure.message
+            with contextlib.suppress(LarimarError):
+                deploy(settings)
+        print(json.dumps({"error": error}), flush=True)
+
+
 def main() -> int:
     """Serves until SIGTERM: settings on standard input, one JSON line on output when up."""
     stopping = threading.Event()
@@ -194,6 +260,7 @@ def main() -> int:
     try:
         start(settings)
         print(json.dumps({"service": "ray", "pid": os.getpid(), "port": settings.port}), flush=True)
+        threading.Thread(target=obey, args=(settings,), daemon=True).start()
         stopping.wait()
     except LarimarError as error:
         print(f"error: {error.message}", file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -73,14 +74,28 @@ def end_strays(data_dir: str) -> int:
     return ended
 
 
+def _kept_port() -> socket.socket:
+    """A free port of this machine, which only processes that share it can listen on."""
+    keeper = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    keeper.bind(("127.0.0.1", 0))
+    return keeper
+
+
 @dataclass
 class _Held:
     name: str
     module: tuple[str, ...]
     address: str
+    keeper: socket.socket | None = None
+    """Bound, and never listening: the port stays the pipeline's while no process has it."""
     process: subprocess.Popen | None = None
-    port: int = 0
     failures: int = 0
+
+
+def _service(name: str) -> _Held:
+    keeper = _kept_port()
+    return _Held(name, ("services.run", name), f"127.0.0.1:{keeper.getsockname()[1]}", keeper)
 
 
 class Pipeline:
@@ -104,11 +119,12 @@ class Pipeline:
         self._say = say
         self._stopping = threading.Event()
         self._supervisor: threading.Thread | None = None
+        self._swapping = threading.Lock()
         public = f"{settings.host}:{settings.port}"
         if use_ray:
             self._groups = [[_Held("ray", ("services.app",), public)]]
         else:
-            behind = [_Held(name, ("services.run", name), "127.0.0.1:0") for name in SERVICES]
+            behind = [_service(name) for name in SERVICES]
             self._groups = [behind, [_Held("gateway", ("services.run", "gateway"), public)]]
 
     def start(self) -> None:
@@ -117,9 +133,9 @@ class Pipeline:
         self._settings.metrics_folder.mkdir(parents=True)
         for group in self._groups:
             for held in group:
-                self._spawn(held)
+                held.process = self._spawn(held, self._settings)
             for held in group:
-                self._await(held)
+                self._await(held, held.process)
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
 
@@ -127,6 +143,51 @@ class Pipeline:
     def pids(self) -> dict[str, int]:
         """Process of each name."""
         return {held.name: held.process.pid for held in self._all() if held.process}
+
+    def redeploy(self, settings: Settings) -> None:
+        """Serves by other settings: each process or replica is replaced by one that is ready.
+
+        Only a thread that lasts as long as this process may call it: a child ends with the thread
+        that started it.
+
+        Raises:
+            Unavailable: a new one did not start; the settings are those of before.
+        """
+        if self._groups[0][0].name == "ray":
+            self._tell(self._groups[0][0], settings)
+        else:
+            replaced = []
+            try:
+                for held in self._all():
+                    self._replace(held, settings)
+                    replaced.append(held)
+            except Unavailable:
+                for held in replaced:
+                    self._replace(held, self._settings)
+                raise
+        self._settings = settings
+
+    def _replace(self, held: _Held, settings: Settings) -> None:
+        """Starts a process beside the one that serves, on its port, then ends that one."""
+        successor = self._spawn(held, settings)
+        self._await(held, successor)
+        with self._swapping:
+            process, held.process = held.process, successor
+        if process is not None:
+            self._end(process)
+
+    def _tell(self, held: _Held, settings: Settings) -> None:
+        """Has the process with the Ray cluster replace every replica."""
+        process = held.process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        try:
+            _send(process, {"settings": settings.to_json()})
+            line = process.stdout.readline()
+        except OSError as error:
+            raise Unavailable(f"{held.name} does not listen: {error}", "SERVICE_DOWN") from None
+        answer = json.loads(line or '{"error": "it ended"}')
+        if answer.get("error"):
+            raise Unavailable(f"nothing was changed: {answer['error']}", "SERVICE_DOWN")
 
     def kick(self) -> None:
         """Kills the process that holds the public port, for the supervisor to start it again."""
@@ -142,28 +203,31 @@ class Pipeline:
         for process in processes:
             process.terminate()
         for process in processes:
-            try:
-                process.wait(timeout=STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            self._end(process)
         for pid in below:  # Ray's agents take minutes to notice that their raylet is gone
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         end_strays(self._settings.data_dir)
+        for held in self._all():
+            if held.keeper is not None:
+                held.keeper.close()
+
+    def _end(self, process: subprocess.Popen) -> None:
+        process.terminate()
+        try:
+            process.wait(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _all(self) -> list[_Held]:
         return [held for group in self._groups for held in group]
 
-    def _spawn(self, held: _Held) -> None:
-        address = held.address
-        if held.port:  # again at the port that the others know
-            address = f"{held.address.rsplit(':', 1)[0]}:{held.port}"
+    def _spawn(self, held: _Held, settings: Settings) -> subprocess.Popen:
         peers = {}
         if held.name == "gateway":
-            peers = {peer.name: f"127.0.0.1:{peer.port}" for peer in self._groups[0]}
-        job = {"settings": self._settings.to_json(), "address": address, "peers": peers}
-        held.process = subprocess.Popen(
+            peers = {peer.name: peer.address for peer in self._groups[0]}
+        process = subprocess.Popen(
             [sys.executable, "-m", *held.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -171,12 +235,10 @@ class Pipeline:
             env=self._environment,
             text=True,
         )
-        assert held.process.stdin is not None
-        held.process.stdin.write(json.dumps(job) + "\n")
-        held.process.stdin.flush()
+        _send(process, {"settings": settings.to_json(), "address": held.address, "peers": peers})
+        return process
 
-    def _await(self, held: _Held) -> None:
-        process = held.process
+    def _await(self, held: _Held, process: subprocess.Popen | None) -> None:
         assert process is not None and process.stdout is not None
         timer = threading.Timer(START_TIMEOUT_S, process.kill)
         timer.start()
@@ -185,23 +247,34 @@ class Pipeline:
         if not line:
             process.wait()
             raise Unavailable(f"{held.name} did not start: see the lines above", "SERVICE_DOWN")
-        held.port = json.loads(line)["port"]
-        self._say(f"{held.name} listens on port {held.port} (pid {process.pid})")
+        port = json.loads(line)["port"]
+        self._say(f"{held.name} listens on port {port} (pid {process.pid})")
 
     def _supervise(self) -> None:
         while not self._stopping.wait(RESTART_PAUSE_S):
             for held in self._all():
-                if self._stopping.is_set() or held.process is None or held.process.poll() is None:
-                    continue
-                self._say(f"{held.name} ended with code {held.process.returncode}: restarting it")
-                try:
-                    if held.name == "ray":  # whose children may outlive it
-                        end_strays(self._settings.data_dir)
-                    self._spawn(held)
-                    self._await(held)
-                    held.failures = 0
-                except (Unavailable, OSError, ValueError) as error:
-                    held.failures += 1
-                    self._say(f"{held.name}: {error}")
-                    pause_s = min(MAX_RESTART_PAUSE_S, RESTART_PAUSE_S * 2**held.failures)
-                    self._stopping.wait(pause_s)
+                with self._swapping:
+                    self._restart_ended(held)
+
+    def _restart_ended(self, held: _Held) -> None:
+        if self._stopping.is_set() or held.process is None or held.process.poll() is None:
+            return
+        self._say(f"{held.name} ended with code {held.process.returncode}: restarting it")
+        try:
+            if held.name == "ray":  # whose children may outlive it
+                end_strays(self._settings.data_dir)
+            held.process = self._spawn(held, self._settings)
+            self._await(held, held.process)
+            held.failures = 0
+        except (Unavailable, OSError, ValueError) as error:
+            held.failures += 1
+            self._say(f"{held.name}: {error}")
+            pause_s = min(MAX_RESTART_PAUSE_S, RESTART_PAUSE_S * 2**held.failures)
+            self._stopping.wait(pause_s)
+
+
+def _send(process: subprocess.Popen, job: dict) -> None:
+    """A line on the standard input of a process."""
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job) + "\n")
+    process.stdin.flush()

@@ -227,7 +227,8 @@ def status_error(error: grpc.aio.AioRpcError, name: str) -> LarimarError:
     reason = trailing.get(REASON_KEY)
     reason = reason.decode() if isinstance(reason, bytes) else reason
     details = error.details() or ""
-    if error.code() == grpc.StatusCode.UNAVAILABLE and reason is None:
+    gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # it is down, or it stopped
+    if error.code() in gone and reason is None:
         return Unavailable(f"the {name} service does not answer: retry", "SERVICE_DOWN")
     return from_code(error.code().value[0], details, reason)
 

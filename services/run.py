@@ -1,7 +1,8 @@
 """One service in its own process, without Ray: `python -m services.run NAME`.
 
 Settings and addresses come as one JSON line on standard input. When the service listens,
-it prints one JSON line, {"service", "pid", "port"}; it ends when its parent does.
+it prints one JSON line, {"service", "pid", "port"}; it ends when its parent does. Its port may
+be shared with the process whose place it takes; services/local.py keeps it for the pipeline.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from larimar.errors import LarimarError
 from services.settings import Settings
 
 _PR_SET_PDEATHSIG = 1
-GRACE_S = 2.0
-"""Time that calls in progress have when a service stops."""
+DRAIN_S = 10.0
+"""Time that calls in progress have when a service stops; the gateway's end cuts its own."""
 
 
 def die_with_parent() -> None:
@@ -41,12 +42,11 @@ async def serve(name: str, settings: Settings, address: str, peers: dict[str, st
         doors: dict[str, Any] = {peer: channel_stub(peer, at) for peer, at in peers.items()}
         edge = build_edge(settings, doors)
         stack.push_async_callback(edge.stop)
-        port = await edge.start(address)
+        port = await edge.start(address, share_port=True)
     else:
-        server, port = await start_server(
-            address, add_servicer(name, build_service(name, settings))
-        )
-        stack.push_async_callback(server.stop, GRACE_S)
+        add = add_servicer(name, build_service(name, settings))
+        server, port = await start_server(address, add, share_port=True)
+        stack.push_async_callback(server.stop, DRAIN_S)
     print(json.dumps({"service": name, "pid": os.getpid(), "port": port}), flush=True)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

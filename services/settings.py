@@ -12,22 +12,58 @@ from larimar.errors import InvalidArgument
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = CHECKOUT / "models" / "larimar-small"
+SERVICE_NAMES = ("encoder", "scope", "memory", "decoder", "gateway")
+
+
+def bad_settings(why: str) -> InvalidArgument:
+    """The error of settings that cannot be."""
+    return InvalidArgument(f"bad settings: {why}", "BAD_SETTINGS")
 
 
 @dataclasses.dataclass(frozen=True)
 class ServiceSettings:
-    """Placement of one service."""
+    """Placement of one service.
+
+    Raises:
+        InvalidArgument: BAD_SETTINGS, the numbers do not fit each other.
+    """
 
     replicas: int = 1
-    """Replicas that Ray Serve keeps running."""
+    """Replicas that Ray Serve keeps running; with `max_replicas`, the fewest."""
+    max_replicas: int = 0
+    """Replicas up to which load raises them; 0 keeps `replicas`. The gateway has none: its calls
+    come to its own port, where Serve does not count them."""
+    target_ongoing: float = 8.0
+    """Calls in progress for each replica that load is measured by: above, replicas are added."""
+    scale_up_s: float = 10.0
+    """Time over which load is averaged, and that it must last before a replica is added."""
+    scale_down_s: float = 300.0
+    """Time that load must stay low before a replica is taken away: loading weights costs more."""
     gpus: float = 0.0
     """Share of a GPU for each replica; 0 runs on the CPU."""
     cpus: float = 0.0
-    """Ray CPU slots for each replica; 0 leaves sharing to the operating system."""
+    """Ray CPU slots for each replica; 0 leaves sharing to the operating system. On several nodes
+    give it more: Ray spreads replicas, and adds nodes, by what they ask for."""
+    resource: str = ""
+    """Custom Ray resource of which each replica takes one: only nodes that offer it have one."""
     max_ongoing: int = 64
     """Calls that a replica works on at once."""
     max_queued: int = 256
     """Calls that may wait for a replica; one more is RESOURCE_EXHAUSTED."""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1 or (self.max_replicas and self.max_replicas < self.replicas):
+            raise bad_settings(
+                f"replicas is {self.replicas} and max_replicas {self.max_replicas}: give at least "
+                "one replica, and a max_replicas that is 0 or not below it"
+            )
+        if min(self.target_ongoing, self.scale_up_s, self.scale_down_s) <= 0:
+            raise bad_settings("target_ongoing, scale_up_s and scale_down_s must be above 0")
+
+    @property
+    def scales(self) -> bool:
+        """Whether load changes the number of replicas."""
+        return self.max_replicas > self.replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +173,11 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """The settings of `to_json`. Raises: ValueError, naming an unknown or missing field."""
-        raw = json.loads(text)
-        names = ("encoder", "scope", "memory", "decoder", "gateway")
+        """The settings of `to_json`. Raises: InvalidArgument, naming an unknown field."""
         try:
+            raw = json.loads(text)
             services: dict[str, Any] = {
-                name: ServiceSettings(**raw.pop(name, {})) for name in names
+                name: ServiceSettings(**raw.pop(name, {})) for name in SERVICE_NAMES
             }
             if "inbox_tenants" in raw:
                 raw["inbox_tenants"] = tuple(raw["inbox_tenants"])
@@ -152,8 +187,22 @@ class Settings:
                 for tenant, given in raw.get("tenant_limits", {}).items()
             }
             return cls(**raw, limits=limits, **services)
-        except TypeError as error:
-            raise ValueError(f"bad settings: {error}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise bad_settings(str(error)) from error
+
+    def __post_init__(self) -> None:
+        if self.gateway.scales:
+            raise bad_settings(
+                "load cannot raise the gateway's replicas: leave its max_replicas at 0"
+            )
+
+    @classmethod
+    def read(cls, path: str | Path) -> Settings:
+        """The settings in a JSON file. Raises: InvalidArgument, when it is missing or bad."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise bad_settings(f"cannot read {path}: {error}") from None
 
     @property
     def metrics_folder(self) -> Path:
@@ -162,11 +211,24 @@ class Settings:
 
 
 def default_settings() -> Settings:
-    """Settings from the environment: LARIMAR_SETTINGS (a JSON file) and LARIMAR_REDIS_SERVER."""
+    """Settings from the environment: LARIMAR_SETTINGS (a JSON file), and where the store is.
+
+    Raises:
+        InvalidArgument: BAD_SETTINGS.
+    """
     path = os.environ.get("LARIMAR_SETTINGS", "")
-    settings = Settings.from_json(Path(path).read_text()) if path else Settings()
+    settings = with_store(Settings.read(path) if path else Settings())
     server = os.environ.get("LARIMAR_REDIS_SERVER", "")
     return dataclasses.replace(settings, redis_server=server) if server else settings
+
+
+def with_store(settings: Settings) -> Settings:
+    """The settings with the store's address of LARIMAR_REDIS_URL, where they name none.
+
+    So the store's password can come from a secret, and be in no file and in no cluster's state.
+    """
+    url = settings.redis_url or os.environ.get("LARIMAR_REDIS_URL", "")
+    return dataclasses.replace(settings, redis_url=url)
 
 
 def quiet_environment(settings: Settings) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import socket
@@ -18,17 +17,17 @@ import sys
 import threading
 import time
 from pathlib import Path
-
-import grpc
+from typing import Any
 
 from larimar.cli import processes
 from larimar.errors import InvalidArgument, LarimarError, NotFound, Unavailable
-from larimar.v1 import larimar_pb2, larimar_pb2_grpc
 from services.gateway.edge import server_credentials
 from services.local import Pipeline, end_strays
 from services.observability.logs import start_logging
 from services.observability.process import check_observing
-from services.private import port_held, probe_sockets
+from services.private import port_held
+from services.probe import ask_status
+from services.redeploying import Redeployer
 from services.settings import Settings, default_settings, quiet_environment
 from services.store import EmbeddedStore
 
@@ -77,19 +76,6 @@ def check_model(folder: Path) -> None:
         )
 
 
-def ask_status(data_dir: str) -> list[larimar_pb2.ServiceInfo] | None:
-    """What a gateway of the pipeline says of every service; None when none answers.
-
-    Asked on its private socket, where TLS and keys stand in nobody's way.
-    """
-    for path in probe_sockets(data_dir):
-        with grpc.insecure_channel(f"unix:{path}") as channel:
-            stub = larimar_pb2_grpc.LarimarStub(channel)
-            with contextlib.suppress(grpc.RpcError):
-                return list(stub.GetStatus(larimar_pb2.GetStatusRequest(), timeout=5.0).services)
-    return None
-
-
 def wait_until_ready(data_dir: str) -> None:
     """Waits until every service answers. Raises: Unavailable."""
     deadline = time.monotonic() + READY_TIMEOUT_S
@@ -135,13 +121,19 @@ def _http_address(settings: Settings) -> str:
     return f", {'https' if settings.tls_cert else 'http'}://{settings.host}:{settings.http_port}"
 
 
-def serve(settings: Settings, use_ray: bool) -> None:
-    """Runs a pipeline until a signal. Raises: LarimarError, when it cannot start."""
-    data_dir = Path(settings.data_dir)
-    processes.refuse_second(data_dir)
-    check_port(settings.host, settings.port)
-    if settings.http_port:
-        check_port(settings.host, settings.http_port, "--http-port")
+def settled(settings: Settings, chosen: dict[str, Any]) -> Settings:
+    """Settings with what the command line chose, and files by their whole names, checked.
+
+    Raises:
+        LarimarError: a file is missing or bad, or two settings do not go together.
+    """
+    settings = dataclasses.replace(settings, **chosen)
+    settings = dataclasses.replace(
+        settings,
+        data_dir=str(Path(settings.data_dir).resolve()),
+        model=str(Path(settings.model).resolve()),
+        **{name: _absolute(getattr(settings, name)) for name in FILES},
+    )
     check_model(Path(settings.model))
     check_observing(settings)
     server_credentials(settings)
@@ -151,6 +143,23 @@ def serve(settings: Settings, use_ray: bool) -> None:
             "--redis-url, or set it to 0",
             "BAD_SETTINGS",
         )
+    return settings
+
+
+def serve(settings: Settings, use_ray: bool, chosen: dict[str, Any]) -> None:
+    """Runs a pipeline until a signal.
+
+    Args:
+        chosen: settings that the command line chose, which stay when it is deployed anew.
+
+    Raises:
+        LarimarError: it cannot start.
+    """
+    data_dir = Path(settings.data_dir)
+    processes.refuse_second(data_dir)
+    check_port(settings.host, settings.port)
+    if settings.http_port:
+        check_port(settings.host, settings.http_port, "--http-port")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -193,10 +202,11 @@ def serve(settings: Settings, use_ray: bool) -> None:
             "store_pid": store.pid if store else None,
             "pids": pipeline.pids,
         }
-        temporary = up_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(document))
-        temporary.replace(up_file)
+        (data_dir / processes.REDEPLOY_FILE).unlink(missing_ok=True)
+        processes.leave(up_file, document)
         stack.callback(up_file.unlink, missing_ok=True)
+        redeployer = Redeployer(settings, pipeline, chosen, settled, say)
+        threading.Thread(target=redeployer.run, args=(stopping,), daemon=True).start()
         say(f"ready on {target}{_http_address(settings)}")
         watch(settings.data_dir, pipeline, stopping)
         say("stopping")
@@ -219,15 +229,8 @@ def main() -> int:
     arguments = vars(parser.parse_args())
     use_ray = not arguments.pop("no_ray")
     chosen = {name: value for name, value in arguments.items() if value is not None}
-    settings = dataclasses.replace(default_settings(), **chosen)
-    settings = dataclasses.replace(
-        settings,
-        data_dir=str(Path(settings.data_dir).resolve()),
-        model=str(Path(settings.model).resolve()),
-        **{name: _absolute(getattr(settings, name)) for name in FILES},
-    )
     try:
-        serve(settings, use_ray)
+        serve(settled(default_settings(), chosen), use_ray, chosen)
     except LarimarError as error:
         say(f"error: {error.message}")
         return 1

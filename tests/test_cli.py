@@ -108,6 +108,7 @@ def test_the_commands_are_these():
         "prepare",
         "publish",
         "recall",
+        "redeploy",
         "replay",
         "score",
         "status",

@@ -284,10 +284,11 @@ async def test_a_past_version_is_asked_of_scope_and_memory(doubles) -> None:
     doubles.scope.replies["Detect"] = [detected(2)]
     doubles.memory.replies["Read"] = [read(2)]
     latent, source = await recollect(doubles, at_version=2, noise=0.5, noise_seed=7)
-    assert (latent, source.version, source.fact_id, source.stale) == (b"z", 2, "f", False)
+    assert latent == (b"z", "encoder one")
+    assert (source.version, source.fact_id, source.stale) == (2, "f", False)
     (detect,), (sent,) = doubles.scope.requests["Detect"], doubles.memory.requests["Read"]
     assert detect.at_version == sent.at_version == 2
-    assert (sent.noise, sent.noise_seed) == (0.5, 7)
+    assert (sent.noise, sent.noise_seed, sent.encoder_digest) == (0.5, 7, "encoder one")
 
 
 @pytest.mark.parametrize(("scope_stale", "memory_stale"), [(1, 0), (0, 1), (1, 1), (0, 0)])

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from larimar import errors
+from larimar.calls import CANCELLED_HERE, Budget, to_error
 from larimar.errors import (
     Cancelled,
     Conflict,
@@ -36,7 +37,14 @@ from larimar.v1 import (
 )
 from services import rpc
 from services.contracts import add_servicer, channel_stub
-from services.rpc import MAX_CONCURRENT_RPCS, MAX_MESSAGE_BYTES, REASON_KEY, retried, start_server
+from services.rpc import (
+    MAX_CONCURRENT_RPCS,
+    MAX_MESSAGE_BYTES,
+    REASON_KEY,
+    retried,
+    start_server,
+    status_error,
+)
 from tests.in_process import served
 
 DOMAIN = [cls(f"what went wrong with {cls.__name__}", "A_REASON") for cls in errors._CLASSES]
@@ -248,6 +256,21 @@ async def test_a_service_that_is_away_is_unavailable() -> None:
     with pytest.raises(Unavailable):
         async for _ in channel_stub("decoder", address).Generate(decoder_pb2.GenerateRequest()):
             pass
+
+
+def test_a_call_that_its_stopping_server_dropped_is_unavailable() -> None:
+    """HTTP/2 says CANCEL then, without a status: here nobody cancelled anything."""
+    none = grpc.aio.Metadata()
+    dropped = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, none, none, "")
+    inside = status_error(dropped, "encoder")
+    assert isinstance(inside, Unavailable) and inside.reason == "SERVICE_DOWN"
+    outside = to_error(dropped, "localhost:9000", Budget(1.0), "event")
+    assert isinstance(outside, Unavailable) and "lost the connection" in outside.message
+    here = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, none, none, CANCELLED_HERE)
+    assert isinstance(to_error(here, "localhost:9000", Budget(1.0)), Cancelled)
+    said = grpc.aio.Metadata((REASON_KEY, "CANCELLED"))
+    told = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, none, said, "the caller went away")
+    assert isinstance(status_error(told, "encoder"), Cancelled)
 
 
 async def test_a_method_that_the_service_lacks_is_an_error_of_no_class(address) -> None:

@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command(epilog="Example: larimar up --detach --port 9000 --data-dir .larimar")(up)
     app.command(epilog="Example: larimar down --data-dir .larimar")(down)
+    app.command(epilog="Example: larimar redeploy --model models/larimar-small")(redeploy)
     app.command(epilog="Example: larimar status --json")(status)
 
 
@@ -138,6 +139,33 @@ def down(data_dir: DataDir = Path(".larimar"), as_json: AsJson = False) -> None:
     else:
         how = "stopped" if in_order else "did not stop in time and was killed"
         say(f"pid {running.pid} {how} (data dir {data_dir})")
+
+
+def redeploy(
+    model: Annotated[str | None, typer.Option(help="A model's folder.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Settings from now on, JSON.")
+    ] = None,
+    data_dir: DataDir = Path(".larimar"),
+    as_json: AsJson = False,
+) -> None:
+    """Replaces every process of a running pipeline by one of these settings, while it serves.
+
+    Without options it starts the same anew, which reads changed files: certificates, a model.
+    """
+    changes: dict[str, str] = {}
+    if model:
+        changes["model"] = str(Path(model).resolve())
+    if settings:
+        changes["settings"] = str(settings.resolve())
+    data_dir = data_dir.resolve()
+    with working("replacing every service, one after the other"):
+        answer = processes.redeploy(data_dir, changes)
+    shown = {"model": answer["model"], "seconds": answer["seconds"], "data_dir": str(data_dir)}
+    if as_json:
+        emit(shown)
+    else:
+        say(f"redeployed in {answer['seconds']:.1f} s (model {answer['model']})")
 
 
 def status(

@@ -11,20 +11,25 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import larimar
-from larimar.errors import Conflict, FailedPrecondition, Unavailable
+from larimar.errors import Conflict, FailedPrecondition, Unavailable, from_code
 
 UP_FILE = "up.json"
+REDEPLOY_FILE = "redeploy.json"
+REDEPLOYED_FILE = "redeployed.json"
 LOCK_FILE = "lock"
 LOG_FILE = "up.log"
 # Module that serves; its name in a process's command line tells that a pid is still ours.
 UP_MODULE = "services.up"
 # Ray and the models start within a minute; a machine that swaps may take several.
 START_TIMEOUT_S = 600.0
+# Five services, one after the other.
+REDEPLOY_TIMEOUT_S = 1200.0
 STOP_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.1
@@ -196,6 +201,46 @@ def asked_to_end() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def leave(path: Path, document: dict) -> None:
+    """Writes a JSON file that others read whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document), encoding="utf-8")
+    temporary.replace(path)
+
+
+def redeploy(data_dir: Path, changes: dict[str, str]) -> dict:
+    """Has the running pipeline of a data directory deploy anew; returns what it answers.
+
+    Args:
+        changes: "settings" and "model", each a path, where they are given.
+
+    Raises:
+        FailedPrecondition: NOT_UP, no pipeline is up there.
+        Unavailable: REDEPLOY_FAILED, it ended meanwhile or was not done in time.
+        LarimarError: what the pipeline says; then it serves as before.
+    """
+    running = find_running(data_dir)
+    if running is None or running.port is None:
+        raise FailedPrecondition(
+            f"no pipeline is up in {data_dir}: start it with `larimar up`", "NOT_UP"
+        )
+    asked = uuid.uuid4().hex
+    leave(data_dir / REDEPLOY_FILE, {"id": asked, **changes})
+    deadline = time.monotonic() + REDEPLOY_TIMEOUT_S
+    while time.monotonic() < deadline and _is_pipeline(running.pid):
+        with contextlib.suppress(OSError, ValueError):
+            answer = json.loads((data_dir / REDEPLOYED_FILE).read_text(encoding="utf-8"))
+            if answer["id"] == asked:
+                if answer["error"]:
+                    raise from_code(*answer["error"])
+                return answer
+        time.sleep(POLL_S)
+    raise Unavailable(
+        f"the pipeline (pid {running.pid}) did not say that it is done: see {data_dir / LOG_FILE}",
+        "REDEPLOY_FAILED",
+    )
 
 
 def stop(running: Running) -> bool:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from larimar.v1 import common_pb2 as larimar_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18larimar/v1/decoder.proto\x12\nlarimar.v1\x1a\x17larimar/v1/common.proto\"^\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0c\n\x04stop\x18\x05 \x03(\t\"\x83\x01\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06latent\x18\x02 \x01(\x0c\x12&\n\x08sampling\x18\x03 \x01(\x0b\x32\x14.larimar.v1.Sampling\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"^\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x05\"\x83\x01\n\x0f\x43ompleteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06latent\x18\x02 \x01(\x0c\x12&\n\x08sampling\x18\x03 \x01(\x0b\x32\x14.larimar.v1.Sampling\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"^\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x05\"v\n\x16ScoreCandidatesRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\x0e\n\x06latent\x18\x03 \x01(\x0c\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"A\n\x0e\x43\x61ndidateScore\x12\x16\n\x0etoken_logprobs\x18\x01 \x03(\x02\x12\x17\n\x0ftoken_is_argmax\x18\x02 \x03(\x08\"E\n\x17ScoreCandidatesResponse\x12*\n\x06scores\x18\x01 \x03(\x0b\x32\x1a.larimar.v1.CandidateScore\"B\n\x16\x44\x65scribeDecoderRequest\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"\x99\x01\n\x17\x44\x65scribeDecoderResponse\x12\x14\n\x0cmodel_digest\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nvalue_size\x18\x03 \x01(\x05\x12\x19\n\x11max_prompt_tokens\x18\x04 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x0e \x01(\x03\x32\xd1\x02\n\x07\x44\x65\x63oder\x12G\n\x08Generate\x12\x1b.larimar.v1.GenerateRequest\x1a\x1c.larimar.v1.GenerateResponse0\x01\x12\x45\n\x08\x43omplete\x12\x1b.larimar.v1.CompleteRequest\x1a\x1c.larimar.v1.CompleteResponse\x12Z\n\x0fScoreCandidates\x12\".larimar.v1.ScoreCandidatesRequest\x1a#.larimar.v1.ScoreCandidatesResponse\x12Z\n\x0f\x44\x65scribeDecoder\x12\".larimar.v1.DescribeDecoderRequest\x1a#.larimar.v1.DescribeDecoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18larimar/v1/decoder.proto\x12\nlarimar.v1\x1a\x17larimar/v1/common.proto\"^\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_p\x18\x03 \x01(\x02\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0c\n\x04stop\x18\x05 \x03(\t\"\x9b\x01\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06latent\x18\x02 \x01(\x0c\x12&\n\x08sampling\x18\x03 \x01(\x0b\x32\x14.larimar.v1.Sampling\x12\x16\n\x0e\x65ncoder_digest\x18\x04 \x01(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"^\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x05\"\x9b\x01\n\x0f\x43ompleteRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06latent\x18\x02 \x01(\x0c\x12&\n\x08sampling\x18\x03 \x01(\x0b\x32\x14.larimar.v1.Sampling\x12\x16\n\x0e\x65ncoder_digest\x18\x04 \x01(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"^\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x05\"\x8e\x01\n\x16ScoreCandidatesRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\ncandidates\x18\x02 \x03(\t\x12\x0e\n\x06latent\x18\x03 \x01(\x0c\x12\x16\n\x0e\x65ncoder_digest\x18\x04 \x01(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"A\n\x0e\x43\x61ndidateScore\x12\x16\n\x0etoken_logprobs\x18\x01 \x03(\x02\x12\x17\n\x0ftoken_is_argmax\x18\x02 \x03(\x08\"E\n\x17ScoreCandidatesResponse\x12*\n\x06scores\x18\x01 \x03(\x0b\x32\x1a.larimar.v1.CandidateScore\"B\n\x16\x44\x65scribeDecoderRequest\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"\x99\x01\n\x17\x44\x65scribeDecoderResponse\x12\x14\n\x0cmodel_digest\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nvalue_size\x18\x03 \x01(\x05\x12\x19\n\x11max_prompt_tokens\x18\x04 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x0e \x01(\x03\x32\xd1\x02\n\x07\x44\x65\x63oder\x12G\n\x08Generate\x12\x1b.larimar.v1.GenerateRequest\x1a\x1c.larimar.v1.GenerateResponse0\x01\x12\x45\n\x08\x43omplete\x12\x1b.larimar.v1.CompleteRequest\x1a\x1c.larimar.v1.CompleteResponse\x12Z\n\x0fScoreCandidates\x12\".larimar.v1.ScoreCandidatesRequest\x1a#.larimar.v1.ScoreCandidatesResponse\x12Z\n\x0f\x44\x65scribeDecoder\x12\".larimar.v1.DescribeDecoderRequest\x1a#.larimar.v1.DescribeDecoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,23 +35,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLING']._serialized_start=65
   _globals['_SAMPLING']._serialized_end=159
   _globals['_GENERATEREQUEST']._serialized_start=162
-  _globals['_GENERATEREQUEST']._serialized_end=293
-  _globals['_GENERATERESPONSE']._serialized_start=295
-  _globals['_GENERATERESPONSE']._serialized_end=389
-  _globals['_COMPLETEREQUEST']._serialized_start=392
-  _globals['_COMPLETEREQUEST']._serialized_end=523
-  _globals['_COMPLETERESPONSE']._serialized_start=525
-  _globals['_COMPLETERESPONSE']._serialized_end=619
-  _globals['_SCORECANDIDATESREQUEST']._serialized_start=621
-  _globals['_SCORECANDIDATESREQUEST']._serialized_end=739
-  _globals['_CANDIDATESCORE']._serialized_start=741
-  _globals['_CANDIDATESCORE']._serialized_end=806
-  _globals['_SCORECANDIDATESRESPONSE']._serialized_start=808
-  _globals['_SCORECANDIDATESRESPONSE']._serialized_end=877
-  _globals['_DESCRIBEDECODERREQUEST']._serialized_start=879
-  _globals['_DESCRIBEDECODERREQUEST']._serialized_end=945
-  _globals['_DESCRIBEDECODERRESPONSE']._serialized_start=948
-  _globals['_DESCRIBEDECODERRESPONSE']._serialized_end=1101
-  _globals['_DECODER']._serialized_start=1104
-  _globals['_DECODER']._serialized_end=1441
+  _globals['_GENERATEREQUEST']._serialized_end=317
+  _globals['_GENERATERESPONSE']._serialized_start=319
+  _globals['_GENERATERESPONSE']._serialized_end=413
+  _globals['_COMPLETEREQUEST']._serialized_start=416
+  _globals['_COMPLETEREQUEST']._serialized_end=571
+  _globals['_COMPLETERESPONSE']._serialized_start=573
+  _globals['_COMPLETERESPONSE']._serialized_end=667
+  _globals['_SCORECANDIDATESREQUEST']._serialized_start=670
+  _globals['_SCORECANDIDATESREQUEST']._serialized_end=812
+  _globals['_CANDIDATESCORE']._serialized_start=814
+  _globals['_CANDIDATESCORE']._serialized_end=879
+  _globals['_SCORECANDIDATESRESPONSE']._serialized_start=881
+  _globals['_SCORECANDIDATESRESPONSE']._serialized_end=950
+  _globals['_DESCRIBEDECODERREQUEST']._serialized_start=952
+  _globals['_DESCRIBEDECODERREQUEST']._serialized_end=1018
+  _globals['_DESCRIBEDECODERRESPONSE']._serialized_start=1021
+  _globals['_DESCRIBEDECODERRESPONSE']._serialized_end=1174
+  _globals['_DECODER']._serialized_start=1177
+  _globals['_DECODER']._serialized_end=1514
 # @@protoc_insertion_point(module_scope)

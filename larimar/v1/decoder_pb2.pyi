@@ -22,16 +22,18 @@ class Sampling(_message.Message):
     def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "latent", "sampling", "context")
+    __slots__ = ("prompt", "latent", "sampling", "encoder_digest", "context")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     LATENT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     latent: bytes
     sampling: Sampling
+    encoder_digest: str
     context: _common_pb2.CallContext
-    def __init__(self, prompt: _Optional[str] = ..., latent: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., latent: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., encoder_digest: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("text", "finish_reason", "tokens", "prompt_tokens")
@@ -46,16 +48,18 @@ class GenerateResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class CompleteRequest(_message.Message):
-    __slots__ = ("prompt", "latent", "sampling", "context")
+    __slots__ = ("prompt", "latent", "sampling", "encoder_digest", "context")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     LATENT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     latent: bytes
     sampling: Sampling
+    encoder_digest: str
     context: _common_pb2.CallContext
-    def __init__(self, prompt: _Optional[str] = ..., latent: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., latent: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., encoder_digest: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class CompleteResponse(_message.Message):
     __slots__ = ("text", "finish_reason", "tokens", "prompt_tokens")
@@ -70,16 +74,18 @@ class CompleteResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class ScoreCandidatesRequest(_message.Message):
-    __slots__ = ("prompt", "candidates", "latent", "context")
+    __slots__ = ("prompt", "candidates", "latent", "encoder_digest", "context")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     LATENT_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     candidates: _containers.RepeatedScalarFieldContainer[str]
     latent: bytes
+    encoder_digest: str
     context: _common_pb2.CallContext
-    def __init__(self, prompt: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., latent: _Optional[bytes] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., candidates: _Optional[_Iterable[str]] = ..., latent: _Optional[bytes] = ..., encoder_digest: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class CandidateScore(_message.Message):
     __slots__ = ("token_logprobs", "token_is_argmax")

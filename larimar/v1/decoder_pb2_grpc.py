@@ -66,7 +66,7 @@ class DecoderServicer:
     def Generate(self, request, context):
         """Streams the continuation of a prompt. Safe to retry: a given seed gives the same text.
         INVALID_ARGUMENT: empty or too long a prompt, bad sampling settings, a latent of the wrong size.
-        RESOURCE_EXHAUSTED: the queue is full.
+        RESOURCE_EXHAUSTED: the queue is full. UNAVAILABLE: the latent is of another model's encoder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

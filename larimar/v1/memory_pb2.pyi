@@ -140,7 +140,7 @@ class AppendResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[AppendResult, _Mapping]]] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("bank", "prompt_latents", "min_version", "at_version", "allow_stale", "noise", "noise_seed", "context")
+    __slots__ = ("bank", "prompt_latents", "min_version", "at_version", "allow_stale", "noise", "noise_seed", "encoder_digest", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LATENTS_FIELD_NUMBER: _ClassVar[int]
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +148,7 @@ class ReadRequest(_message.Message):
     ALLOW_STALE_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
     NOISE_SEED_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
     prompt_latents: _containers.RepeatedScalarFieldContainer[bytes]
@@ -156,8 +157,9 @@ class ReadRequest(_message.Message):
     allow_stale: bool
     noise: float
     noise_seed: int
+    encoder_digest: str
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., prompt_latents: _Optional[_Iterable[bytes]] = ..., min_version: _Optional[int] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., prompt_latents: _Optional[_Iterable[bytes]] = ..., min_version: _Optional[int] = ..., at_version: _Optional[int] = ..., allow_stale: _Optional[bool] = ..., noise: _Optional[float] = ..., noise_seed: _Optional[int] = ..., encoder_digest: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class ReadOut(_message.Message):
     __slots__ = ("value", "fact_id", "weight")
@@ -482,28 +484,32 @@ class SampleLatentsRequest(_message.Message):
     def __init__(self, bank: _Optional[str] = ..., count: _Optional[int] = ..., seed: _Optional[int] = ..., at_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class SampleLatentsResponse(_message.Message):
-    __slots__ = ("values", "version")
+    __slots__ = ("values", "version", "encoder_digest")
     VALUES_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     values: _containers.RepeatedScalarFieldContainer[bytes]
     version: int
-    def __init__(self, values: _Optional[_Iterable[bytes]] = ..., version: _Optional[int] = ...) -> None: ...
+    encoder_digest: str
+    def __init__(self, values: _Optional[_Iterable[bytes]] = ..., version: _Optional[int] = ..., encoder_digest: _Optional[str] = ...) -> None: ...
 
 class ReadRecursivelyRequest(_message.Message):
-    __slots__ = ("bank", "prompt_latent", "episode_size", "fact_id_prefix", "at_version", "context")
+    __slots__ = ("bank", "prompt_latent", "episode_size", "fact_id_prefix", "at_version", "encoder_digest", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LATENT_FIELD_NUMBER: _ClassVar[int]
     EPISODE_SIZE_FIELD_NUMBER: _ClassVar[int]
     FACT_ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
     AT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
     prompt_latent: bytes
     episode_size: int
     fact_id_prefix: str
     at_version: int
+    encoder_digest: str
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., prompt_latent: _Optional[bytes] = ..., episode_size: _Optional[int] = ..., fact_id_prefix: _Optional[str] = ..., at_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., prompt_latent: _Optional[bytes] = ..., episode_size: _Optional[int] = ..., fact_id_prefix: _Optional[str] = ..., at_version: _Optional[int] = ..., encoder_digest: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class ReadRecursivelyResponse(_message.Message):
     __slots__ = ("value", "weights", "levels", "facts", "version")

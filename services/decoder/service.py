@@ -14,6 +14,7 @@ from larimar.errors import InvalidArgument
 from larimar.v1 import decoder_pb2, decoder_pb2_grpc
 from larimar.wire import bytes_to_vector
 from services.decoder.running import DecodeJob, Runner, ScoreJob
+from services.digests import check_latent
 from services.observability.stages import stage
 from services.rpc import check_deadline
 
@@ -72,7 +73,7 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
                 "TOO_MANY_ITEMS",
             )
         prompt, candidates = request.prompt, list(request.candidates)
-        z_C = self._latent(request.latent)
+        z_C = self._latent(request)
         job = ScoreJob(
             lambda: self._decoder.score(prompt, candidates, z_C), request.context.deadline_unix_s
         )
@@ -105,17 +106,17 @@ class DecoderService(decoder_pb2_grpc.DecoderServicer):
     def _job(self, request, streamed: bool) -> DecodeJob:
         """The queued job of a request."""
         check_deadline(request)
-        row = self._decoder.row(
-            request.prompt, _sampling(request.sampling), self._latent(request.latent)
-        )
+        row = self._decoder.row(request.prompt, _sampling(request.sampling), self._latent(request))
         job = DecodeJob(row, request.context.deadline_unix_s, streamed)
         self._runner.submit(job)
         return job
 
-    def _latent(self, raw: bytes) -> torch.Tensor | None:
-        if not raw:
+    def _latent(self, request) -> torch.Tensor | None:
+        if not request.latent:
             return None
-        return torch.from_numpy(bytes_to_vector(raw, self._decoder.value_size, "latent").copy())
+        check_latent(request.encoder_digest, self._folder.encoder_digest)
+        z_C = bytes_to_vector(request.latent, self._decoder.value_size, "latent")
+        return torch.from_numpy(z_C.copy())
 
 
 def _sampling(message) -> Sampling:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 
 from larimar.defaults import DEFAULT_BANK
-from larimar.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from larimar.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2, scope_pb2
 from services.gateway.calls import LONG_DEADLINE_S, Calls, named_bank, together, unknown_bank
 from services.limits import MAX_LOAD_BYTES, check_bank_name, check_id, check_version
@@ -121,7 +121,28 @@ class BankCalls(Calls):
         finally:
             self._watches -= 1
 
+    def end_watches(self) -> None:
+        """Ends every watch, which has no end of its own; its caller goes on at another gateway."""
+        self._ending = True
+        for look in self._looks:
+            look.cancel()
+
     async def _look(self, bank: str, after: int, wait_s: float, grpc_context):
+        look = asyncio.ensure_future(self._page_after(bank, after, wait_s, grpc_context))
+        self._looks.add(look)
+        if self._ending:
+            look.cancel()
+        try:
+            return await look
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            raise Unavailable("the gateway stops: watch again", "SERVICE_DOWN") from None
+        finally:
+            look.cancel()
+            self._looks.discard(look)
+
+    async def _page_after(self, bank: str, after: int, wait_s: float, grpc_context):
         context = self._context(grpc_context)
         call = memory_pb2.EnumerateEventsRequest(
             bank=bank,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from larimar.defaults import DEFAULT_BANK, bank_config
 from larimar.errors import FailedPrecondition, NotFound
@@ -37,6 +37,14 @@ NO_LIMITS = TenantLimits(edits_per_s=0, asks_per_s=0)
 """Of a gateway that was told none, as in tests."""
 
 
+class Latent(NamedTuple):
+    """What the decoder is conditioned on: a latent, and the encoder that it belongs to."""
+
+    raw: bytes = b""
+    """Little-endian float32; empty for the plain decoder."""
+    encoder_digest: str = ""
+
+
 class Calls:
     """The four doors of the gateway, and what every call through them shares.
 
@@ -60,6 +68,8 @@ class Calls:
         self._described: tuple[float, tuple[Any, Any]] | None = None
         self.admission = Admission(lambda tenant: NO_LIMITS)
         self.auditor = Auditor(AuditTrail(None))
+        self._looks: set[asyncio.Task] = set()
+        self._ending = False
 
     async def _models(self, context) -> tuple[Any, Any]:
         """Descriptions of the encoder and of the scope model that serve."""
@@ -147,10 +157,14 @@ class Calls:
         call = memory_pb2.DescribeBankRequest(bank=bank, context=context)
         return await self._on_bank(bank, lambda: self._memory.DescribeBank(call), context)
 
-    async def _completed(self, prompt: str, latent: bytes, sampling, context):
+    async def _completed(self, prompt: str, latent: Latent, sampling, context):
         """The decoder's whole text after a prompt, with its finish reason and tokens."""
         call = decoder_pb2.CompleteRequest(
-            prompt=prompt, latent=latent, sampling=sampling, context=context
+            prompt=prompt,
+            latent=latent.raw,
+            encoder_digest=latent.encoder_digest,
+            sampling=sampling,
+            context=context,
         )
         return await self._call(lambda: self._decoder.Complete(call), context)
 

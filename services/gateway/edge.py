@@ -22,8 +22,8 @@ from services.settings import Settings
 if TYPE_CHECKING:
     from services.gateway.http.server import HttpServer
 
-GRACE_S = 2.0
-"""Time that calls in progress have when the gateway stops."""
+DRAIN_S = 10.0
+"""Time that calls in progress have when the gateway stops; watches end at once."""
 
 
 def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
@@ -119,7 +119,8 @@ class Edge:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ending = [server.stop(GRACE_S) for server in self._servers]
+        self._gateway.end_watches()
+        ending = [server.stop(DRAIN_S) for server in self._servers]
         if self._http is not None:
             ending.append(self._http.stop())
         await asyncio.gather(*ending)

@@ -24,7 +24,7 @@ from larimar.passages import (
 )
 from larimar.v1 import common_pb2, encoder_pb2, larimar_pb2, memory_pb2
 from larimar.wire import vector_to_bytes
-from services.gateway.calls import Calls, named_bank, together
+from services.gateway.calls import Calls, Latent, named_bank, together
 from services.limits import MAX_APPEND_ITEMS, check_text
 
 MAX_INGEST_CHARS = 1 << 16
@@ -124,11 +124,13 @@ class RecallCalls(Calls):
             prompt_latent=encoded.latents[0].prompt_latent,
             fact_id_prefix=passage_prefix(document) if document else "",
             at_version=request.at_version,
+            encoder_digest=encoded.encoder_digest,
             context=context,
         )
         reply = await self._on_bank(bank, lambda: self._memory.ReadRecursively(read), context)
+        latent = Latent(reply.value, encoded.encoder_digest)
         text, passages = await together(
-            self._decoded(request.prompt, reply.value, request.sampling, context),
+            self._decoded(request.prompt, latent, request.sampling, context),
             self._passages(bank, reply, context),
         )
         return larimar_pb2.RecallResponse(
@@ -162,7 +164,9 @@ class RecallCalls(Calls):
         for start in range(0, count, DREAMS_AT_ONCE):
             texts += await together(
                 *(
-                    self._decoded(prompt, latent, request.sampling, context)
+                    self._decoded(
+                        prompt, Latent(latent, drawn.encoder_digest), request.sampling, context
+                    )
                     for latent in drawn.values[start : start + DREAMS_AT_ONCE]
                 )
             )
@@ -316,7 +320,7 @@ class RecallCalls(Calls):
             document=document, offset=offset, length=len(text), text=text, weight=weight.weight
         )
 
-    async def _decoded(self, prompt: str, latent: bytes, sampling, context) -> str:
+    async def _decoded(self, prompt: str, latent: Latent, sampling, context) -> str:
         """The whole text that the decoder makes of a latent."""
         return (await self._completed(prompt, latent, sampling, context)).text
 

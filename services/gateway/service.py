@@ -19,7 +19,7 @@ from larimar.v1 import (
     scope_pb2,
 )
 from services.gateway.banks import BankCalls
-from services.gateway.calls import named_bank, together
+from services.gateway.calls import Latent, named_bank, together
 from services.gateway.edits import EditCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
@@ -71,10 +71,14 @@ class GatewayService(
                     provenance=provenance if reply.finish_reason else None,
                 )
 
-    async def _streamed(self, request, latent: bytes, context) -> AsyncGenerator:
+    async def _streamed(self, request, latent: Latent, context) -> AsyncGenerator:
         """What the decoder says, as it comes."""
         call = decoder_pb2.GenerateRequest(
-            prompt=_read_text(request), latent=latent, sampling=request.sampling, context=context
+            prompt=_read_text(request),
+            latent=latent.raw,
+            encoder_digest=latent.encoder_digest,
+            sampling=request.sampling,
+            context=context,
         )
         last = False
         async with contextlib.aclosing(self._decoder.Generate(call)) as replies:
@@ -84,7 +88,7 @@ class GatewayService(
                 last = bool(reply.finish_reason)
                 yield reply
 
-    async def _whole(self, request, latent: bytes, context) -> AsyncGenerator:
+    async def _whole(self, request, latent: Latent, context) -> AsyncGenerator:
         """What the decoder says, at once."""
         yield await self._completed(_read_text(request), latent, request.sampling, context)
 
@@ -105,7 +109,11 @@ class GatewayService(
         self.admission.asks(context.tenant)
         latent, provenance = await self._recollect(bank, request, context)
         call = decoder_pb2.ScoreCandidatesRequest(
-            prompt=request.prompt, candidates=request.candidates, latent=latent, context=context
+            prompt=request.prompt,
+            candidates=request.candidates,
+            latent=latent.raw,
+            encoder_digest=latent.encoder_digest,
+            context=context,
         )
         scored = await self._call(lambda: self._decoder.ScoreCandidates(call), context)
         return larimar_pb2.ScoreResponse(scores=scored.scores, provenance=provenance)
@@ -157,17 +165,17 @@ class GatewayService(
 
     async def _recollect(
         self, bank: str, request, context, noise: float = 0.0, noise_seed: int = 0
-    ) -> tuple[bytes, larimar_pb2.Provenance]:
+    ) -> tuple[Latent, larimar_pb2.Provenance]:
         """The latent that answers a prompt (empty when out of scope), and where it came from."""
         if request.no_memory:
-            return b"", larimar_pb2.Provenance(bank=bank)
+            return Latent(), larimar_pb2.Provenance(bank=bank)
         latent, provenance = await self._found(bank, request, context, noise, noise_seed)
         SCOPE_DECISIONS.labels("in" if provenance.in_scope else "out").inc()
         return latent, provenance
 
     async def _found(
         self, bank: str, request, context, noise: float, noise_seed: int
-    ) -> tuple[bytes, larimar_pb2.Provenance]:
+    ) -> tuple[Latent, larimar_pb2.Provenance]:
         """The same with memory.
 
         Scope and memory answer at one version. Where the bank moved on between them and the fact
@@ -195,6 +203,7 @@ class GatewayService(
             allow_stale=request.allow_stale,
             noise=noise,
             noise_seed=noise_seed,
+            encoder_digest=encoded.encoder_digest,
             context=context,
         )
         reply, stale, confirmed = None, False, ""
@@ -212,7 +221,7 @@ class GatewayService(
                 scope_threshold=detected.threshold,
             )
             if not found.in_scope:
-                return b"", provenance
+                return Latent(), provenance
             # A replica that cannot reach the store may be behind the one that scope asked.
             read.min_version = request.min_version if request.allow_stale else detected.version
             reply = await self._read(read, context)
@@ -226,7 +235,7 @@ class GatewayService(
                     same = same and confirmed == found.fact_id
                 if live_at_both or same:
                     provenance.version = reply.version
-                    return reply.readouts[0].value, provenance
+                    return Latent(reply.readouts[0].value, read.encoder_digest), provenance
                 confirmed = found.fact_id
                 if reply.version < detected.version:
                     detect.at_version, detect.min_version = reply.version, request.min_version
@@ -235,7 +244,7 @@ class GatewayService(
             detected = await self._call(lambda: self._scope.Detect(detect), context)
         if reply is None:
             raise Unavailable(f"bank {bank!r} changes faster than it is read: retry", "BUSY")
-        return reply.readouts[0].value, provenance
+        return Latent(reply.readouts[0].value, read.encoder_digest), provenance
 
     async def _read(self, read, context) -> memory_pb2.ReadResponse | None:
         """What memory reads; None from an empty bank."""

@@ -14,6 +14,7 @@ from larimar.readout import Items
 from larimar.recall import EPISODE_SIZE, RecursiveRead, read_recursively
 from larimar.v1 import common_pb2, memory_pb2, memory_pb2_grpc
 from larimar.wire import bytes_to_vector, config_to_proto, vector_to_bytes
+from services.digests import check_digest
 from services.follower import Follower
 from services.limits import MAX_PAGE, check_bank_name, check_id
 from services.log import Log
@@ -201,7 +202,9 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         ) as view:
             values = await asyncio.to_thread(view.state.sample, count, request.seed)
             return memory_pb2.SampleLatentsResponse(
-                values=[vector_to_bytes(value) for value in values], version=view.state.version
+                values=[vector_to_bytes(value) for value in values],
+                version=view.state.version,
+                encoder_digest=view.state.config.encoder_digest,
             )
 
     async def ReadRecursively(self, request, grpc_context):
@@ -213,6 +216,8 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         ) as view:
             state = view.state
             config, version = state.config, state.version
+            if request.encoder_digest:
+                check_digest("encoder", request.encoder_digest, config.encoder_digest, "read")
             query = bytes_to_vector(request.prompt_latent, config.prompt_size, "prompt latent")
             items = state.items(request.fact_id_prefix)
         read = await asyncio.to_thread(_read_recursively, items, query, episode, config.alpha)

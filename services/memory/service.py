@@ -10,7 +10,7 @@ import uuid
 
 import numpy as np
 
-from larimar.errors import FailedPrecondition, InvalidArgument, LarimarError
+from larimar.errors import InvalidArgument, LarimarError
 from larimar.memory import (
     BankConfig,
     BankState,
@@ -27,6 +27,7 @@ from larimar.wire import (
     config_to_proto,
     vector_to_bytes,
 )
+from services.digests import check_digest
 from services.follower import Follower
 from services.limits import MAX_APPEND_ITEMS, check_bank_name
 from services.log import Append, Log
@@ -105,8 +106,8 @@ class MemoryService(Operations):
             raise stopped
         config = await self._log.bank_config(tenant, request.bank)
         if any(item.kind == common_pb2.EVENT_KIND_WRITE for item in request.items):
-            _check_digest("encoder", request.encoder_digest, config.encoder_digest)
-            _check_digest("scope", request.scope_digest, config.scope_digest)
+            check_digest("encoder", request.encoder_digest, config.encoder_digest)
+            check_digest("scope", request.scope_digest, config.scope_digest)
         with stage("payloads", items=len(request.items)):
             made = await asyncio.to_thread(_appends, config, list(request.items))
         good = [append for append in made if isinstance(append, Append)]
@@ -147,6 +148,8 @@ class MemoryService(Operations):
             allow_stale=request.allow_stale,
         ) as view:
             state = view.state
+            if request.encoder_digest:
+                check_digest("encoder", request.encoder_digest, state.config.encoder_digest, "read")
             queries = [
                 bytes_to_vector(raw, state.config.prompt_size, "prompt latent")
                 for raw in request.prompt_latents
@@ -289,15 +292,6 @@ class MemoryService(Operations):
         low = bisect.bisect_right(ids, request.after) if request.after else 0
         page = [(fact_id, state.facts[fact_id][0]) for fact_id in ids[low : low + size]]
         return page, low + size < len(ids)
-
-
-def _check_digest(what: str, sent: str, wanted: str) -> None:
-    if sent != wanted:
-        raise FailedPrecondition(
-            f"the bank was made with {what} {wanted[:12]}, this write comes from {what} "
-            f"{sent[:12] or '(none)'}: serve the bank's own model, or make a new bank",
-            f"WRONG_{what.upper()}",
-        )
 
 
 def _appends(config: BankConfig, items: list) -> list[Append | LarimarError]:

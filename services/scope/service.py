@@ -14,6 +14,7 @@ from larimar.scope import ScopeDetector, SentenceEmbedder, query_sentences
 from larimar.v1 import scope_pb2, scope_pb2_grpc
 from larimar.wire import vector_to_bytes
 from services.batching import Batcher
+from services.digests import check_digest
 from services.follower import Follower
 from services.observability.stages import stage
 from services.rpc import check_deadline
@@ -95,6 +96,7 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
             at_version=request.at_version,
             allow_stale=request.allow_stale,
         ) as view:
+            check_digest("scope", self._embedder.digest, view.state.config.scope_digest, "read")
             with stage("detect", queries=len(vectors)):
                 nearest = view.state.detect(vectors) if len(vectors) else []
             facts = {fact_id for _, fact_id in nearest if fact_id}

@@ -19,8 +19,8 @@ MAX_CONNECTIONS = 1024
 """Connections at once, idle ones too; one more is refused."""
 IDLE_S = 75
 """Time that an idle connection is kept: above the minute after which clients and proxies let go."""
-GRACE_S = 2
-"""Time that calls in progress have when the gateway stops."""
+DRAIN_S = 10
+"""Time that calls in progress have when the gateway stops; streams of events end at once."""
 
 
 class _Server(uvicorn.Server):
@@ -48,7 +48,7 @@ class HttpServer:
                 proxy_headers=False,
                 limit_concurrency=MAX_CONNECTIONS,
                 timeout_keep_alive=IDLE_S,
-                timeout_graceful_shutdown=GRACE_S,
+                timeout_graceful_shutdown=DRAIN_S,
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 ssl_certfile=settings.tls_cert or None,
                 ssl_keyfile=settings.tls_key or None,
@@ -85,7 +85,7 @@ class HttpServer:
         return port
 
     async def stop(self) -> None:
-        """Ends it; calls in progress have GRACE_S."""
+        """Ends it; calls in progress have DRAIN_S."""
         if self._serving is not None:
             self._server.should_exit = True
             await asyncio.wait({self._serving})

@@ -1,0 +1,133 @@
+"""Checks every file of infra/ by its schema or its linter: `python -m infra.check`.
+
+Prints what is wrong, a line each; exit status 1 when anything is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+from larimar.errors import LarimarError
+from services.settings import Settings
+
+HERE = Path(__file__).resolve().parent
+TOOLS = Path(sys.executable).parent
+KUBERNETES = "1.33"
+"""Version whose API the manifests are checked with."""
+SCHEMA = HERE / "kubernetes" / "rayservice.schema.json"
+
+
+def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every Kubernetes object, with the name of its file."""
+    for path in sorted((HERE / "kubernetes").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            yield path.name, document
+
+
+def serve_config(service: dict[str, Any]) -> dict[str, Any]:
+    """What a RayService has Serve deploy."""
+    return yaml.safe_load(service["spec"]["serveConfigV2"])
+
+
+def pod_templates(service: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The pod template of each group of a RayService."""
+    cluster = service["spec"]["rayClusterConfig"]
+    workers = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    return {"head": cluster["headGroupSpec"]["template"], **workers}
+
+
+def _run(*command: str | Path) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [done.stdout + done.stderr] if done.returncode else []
+
+
+def check_yaml() -> list[str]:
+    """The form of every YAML file."""
+    return _run(TOOLS / "yamllint", "--strict", "--config-file", HERE / ".yamllint", HERE)
+
+
+def check_image() -> list[str]:
+    """The image definition, by hadolint."""
+    return _run(TOOLS / "hadolint", HERE / "Dockerfile")
+
+
+def check_compose() -> list[str]:
+    """The compose file, by the schema of the compose specification."""
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    return _run(TOOLS / "check-jsonschema", *schema, HERE / "compose.yaml")
+
+
+def check_settings() -> list[str]:
+    """Every file of settings, and that of the cluster."""
+    wrong = []
+    texts = {path.name: path.read_text("utf-8") for path in HERE.glob("settings-*.json")}
+    for name, found in manifests():
+        if found["kind"] == "ConfigMap":
+            texts[name] = found["data"]["settings.json"]
+    for name, text in texts.items():
+        try:
+            Settings.from_json(text)
+        except LarimarError as error:
+            wrong.append(f"{name}: {error.message}")
+    return wrong
+
+
+def check_kubernetes() -> list[str]:
+    """Every object, by the schema of its kind; a RayService by its parts."""
+    wrong = []
+    for name, found in manifests():
+        checks: dict[str, Callable[[], Any]] = {}
+        if found["kind"] == "RayService":
+            checks["RayService"] = lambda f=found: jsonschema.validate(
+                f, json.loads(SCHEMA.read_text("utf-8"))
+            )
+            checks["serveConfigV2"] = lambda f=found: _check_serve(serve_config(f))
+            for group, template in pod_templates(found).items():
+                made = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": group}}
+                checks[group] = lambda m=made, t=template: _check_object({**m, "template": t})
+        elif found["kind"] != "Kustomization":
+            checks[found["kind"]] = lambda f=found: _check_object(f)
+        for part, check in checks.items():
+            try:
+                check()
+            except Exception as error:  # of four libraries, each with its own
+                wrong.append(f"{name}: {part}: {error}")
+    return wrong
+
+
+def _check_object(found: dict[str, Any]) -> None:
+    kubernetes_validate.validate(found, KUBERNETES, strict=True)
+
+
+def _check_serve(config: dict[str, Any]) -> None:
+    from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
+
+    ServeDeploySchema.model_validate(config)  # which lets unknown fields pass
+    unknown = set(config) - set(ServeDeploySchema.model_fields)
+    for application in config["applications"]:
+        unknown |= set(application) - set(ServeApplicationSchema.model_fields)
+    if unknown:
+        raise ValueError(f"Serve knows no {', '.join(sorted(unknown))}")
+
+
+CHECKS = (check_yaml, check_image, check_compose, check_settings, check_kubernetes)
+
+
+def main() -> int:
+    """Runs every check."""
+    wrong = [line for check in CHECKS for line in check()]
+    print("\n".join(wrong) or "infra: every file is well-formed")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

