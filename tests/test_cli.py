@@ -105,6 +105,7 @@ def test_the_commands_are_these():
         "prepare",
         "publish",
         "recall",
+        "reencode",
         "replay",
         "score",
         "status",

@@ -48,6 +48,7 @@ METHOD_SCOPES: dict[str, str] = {
     "ListDeadLetters": "admin",
     "RequeueDeadLetters": "admin",
     "DropDeadLetters": "admin",
+    "ReencodeBank": "admin",
     "Checkpoint": "admin",
     "GetStatus": "read",
 }

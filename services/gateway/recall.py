@@ -123,6 +123,7 @@ class RecallCalls(Calls):
             prompt_latent=encoded.latents[0].prompt_latent,
             fact_id_prefix=passage_prefix(document) if document else "",
             at_version=request.at_version,
+            encoder_digest=encoded.encoder_digest,
             context=context,
         )
         reply = await self._on_bank(bank, lambda: self._memory.ReadRecursively(read), context)

@@ -22,6 +22,7 @@ from services.gateway.calls import named_bank, together
 from services.gateway.edits import EditCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
+from services.gateway.reencode import ReencodeCalls
 from services.limits import MAX_CANDIDATES, check_text, check_version
 from services.rpc import domain_error, until
 
@@ -34,7 +35,12 @@ MAX_NOISE = 1e6
 
 
 class GatewayService(
-    EditCalls, BankCalls, PublishCalls, RecallCalls, larimar_pb2_grpc.LarimarServicer
+    EditCalls,
+    BankCalls,
+    PublishCalls,
+    RecallCalls,
+    ReencodeCalls,
+    larimar_pb2_grpc.LarimarServicer,
 ):
     """Implements larimar.v1.Larimar over four doors."""
 
@@ -174,6 +180,7 @@ class GatewayService(
             allow_stale=request.allow_stale,
             noise=noise,
             noise_seed=noise_seed,
+            encoder_digest=encoded.encoder_digest,
             context=context,
         )
         reply, stale, confirmed = None, False, ""

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from larimar.errors import DataLoss, InvalidArgument
-from larimar.memory import Payload
+from larimar.errors import DataLoss, FailedPrecondition, InvalidArgument
+from larimar.memory import BankConfig, Payload
 from larimar.readout import Items
 from larimar.recall import EPISODE_SIZE, RecursiveRead, read_recursively
 from larimar.v1 import common_pb2, memory_pb2, memory_pb2_grpc
 from larimar.wire import bytes_to_vector, config_to_proto, vector_to_bytes
 from services.follower import Follower
-from services.limits import check_bank_name, check_id
+from services.limits import check_bank_name, check_id, check_version
 from services.log import Log
 from services.memory.archives import Archivist
 from services.memory.branches import Brancher, Facts, Live, changes
@@ -169,27 +169,31 @@ class Operations(memory_pb2_grpc.MemoryServicer):
     async def DumpBank(self, request, grpc_context) -> AsyncIterator:
         """The whole log of a bank with its payloads."""
         await self._eraser.restored()
-        async for message in self._archivist.dump(tenant_of(request), request.bank):
+        tenant, after = tenant_of(request), check_version("after_version", request.after_version)
+        async for message in self._archivist.dump(tenant, request.bank, after):
             yield message
 
     async def LoadBank(self, request, grpc_context):
         """Takes the next records of a bank; with the last ones it becomes visible."""
         tenant, bank = tenant_of(request), check_bank_name(request.bank)
-        if request.HasField("header") and await self._archivist.is_loaded(
-            tenant, bank, request.header
-        ):
-            if not request.last:
-                return memory_pb2.LoadBankResponse()
-        elif request.records:
-            await self._archivist.load(tenant, bank, list(request.records))
+        header = request.header if request.HasField("header") else None
+        if header is not None and await self._archivist.is_loaded(tenant, bank, header):
+            version, chain = header.version, header.chain
+        else:
+            records = list(request.records)
+            version, chain = await self._archivist.load(tenant, bank, records, request.source)
         if not request.last:
-            return memory_pb2.LoadBankResponse()
-        if not request.HasField("header"):
+            return memory_pb2.LoadBankResponse(version=version, chain=chain)
+        if header is None:
             raise InvalidArgument("the last call of a load carries the archive's header")
-        digest, _ = await self._archivist.finish(tenant, bank, request.header)
+        digest, _ = await self._archivist.finish(tenant, bank, header, request.source)
         again = await self._eraser.erase_again(tenant, bank)
         return memory_pb2.LoadBankResponse(
-            info=await self._info(tenant, bank), digest=digest, erased_again=again
+            info=await self._info(tenant, bank),
+            digest=digest,
+            erased_again=again,
+            version=version,
+            chain=chain,
         )
 
     async def SampleLatents(self, request, grpc_context):
@@ -215,6 +219,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         ) as view:
             state = view.state
             config, version = state.config, state.version
+            check_encoder(request.encoder_digest, config)
             query = bytes_to_vector(request.prompt_latent, config.prompt_size, "prompt latent")
             items = state.items(request.fact_id_prefix)
         read = await asyncio.to_thread(_read_recursively, items, query, episode, config.alpha)
@@ -268,6 +273,17 @@ async def without_erased(read: Callable[[], Awaitable[Any]]) -> Any:
         except DataLoss as error:
             if error.reason != "PAYLOAD_ERASED":
                 raise
+
+
+def check_encoder(digest: str, config: BankConfig) -> None:
+    """Raises: FailedPrecondition, when latents to read with come from another encoder."""
+    if digest and digest != config.encoder_digest:
+        raise FailedPrecondition(
+            f"the bank was made with encoder {config.encoder_digest[:12]}, this question is "
+            f"encoded by {digest[:12]}: serve the bank's own model, or ask a bank made for this one "
+            "(`larimar reencode`)",
+            "WRONG_ENCODER",
+        )
 
 
 def tenant_of(request: Any) -> str:
