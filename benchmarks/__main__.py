@@ -64,6 +64,7 @@ class Name(StrEnum):
     exactness = "exactness"
     chaos = "chaos"
     powercut = "powercut"
+    drill = "drill"
     all = "all"
 
 

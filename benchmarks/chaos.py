@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import larimar
 from benchmarks.measure import Aim, Report
@@ -66,19 +67,20 @@ class OwnPipeline:
         port, target: where it serves.
     """
 
-    def __init__(self, folder: Path, no_ray: bool) -> None:
+    def __init__(self, folder: Path, no_ray: bool, *options: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.target = f"127.0.0.1:{self.port}"
         self.folder = folder
         self._options = ["--data-dir", str(folder), "--port", str(self.port)]
-        self._options += ["--no-ray"] * no_ray
+        self._options += ["--no-ray"] * no_ray + list(options)
         self._child: subprocess.Popen | None = None
 
     def start(self) -> None:
         """Starts it; returns when it answers. Raises: Unavailable."""
         log = self.folder / processes.LOG_FILE
+        self.folder.mkdir(parents=True, exist_ok=True)
         log.touch()
         size = log.stat().st_size
         root = processes.checkout_root()
@@ -90,7 +92,7 @@ class OwnPipeline:
     def kill(self, victim: str) -> None:
         """SIGKILL for one of the VICTIMS; after `tree` it is started again."""
         if victim == "tree":
-            self._kill_tree()
+            self.kill_tree()
             self.start()
             return
         _kill(self.pid(victim))
@@ -131,7 +133,8 @@ class OwnPipeline:
             processes.stop(processes.Running(self._child.pid, self.port))
             self._child.wait()
 
-    def _kill_tree(self) -> None:
+    def kill_tree(self) -> None:
+        """SIGKILL for every process of it, the supervisor first, as when the machine is gone."""
         assert self._child is not None
         for pid in family(self._child.pid):
             _kill(pid)
@@ -163,21 +166,30 @@ def _kill(pid: int) -> None:
 def own_pipeline(no_ray: bool) -> Iterator[OwnPipeline]:
     """A started pipeline that saves checkpoints often; nothing of it is left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="larimar-chaos-"))
-    settings = folder / "settings.json"
-    settings.write_text(json.dumps({"checkpoint_every": CHECKPOINT_EVERY}))
-    before = os.environ.get("LARIMAR_SETTINGS")
-    os.environ["LARIMAR_SETTINGS"] = str(settings)
     pipeline = OwnPipeline(folder, no_ray)
     try:
-        pipeline.start()
-        yield pipeline
+        with settings_file(folder, checkpoint_every=CHECKPOINT_EVERY):
+            pipeline.start()
+            yield pipeline
     finally:
         pipeline.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def settings_file(folder: Path, **settings: Any) -> Iterator[None]:
+    """Pipelines that are started meanwhile take these settings."""
+    file = folder / "settings.json"
+    file.write_text(json.dumps(settings))
+    before = os.environ.get("LARIMAR_SETTINGS")
+    os.environ["LARIMAR_SETTINGS"] = str(file)
+    try:
+        yield
+    finally:
         if before is None:
             del os.environ["LARIMAR_SETTINGS"]
         else:
             os.environ["LARIMAR_SETTINGS"] = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Writer:

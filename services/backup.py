@@ -170,8 +170,8 @@ async def mark(log: Log, tenant: str, bank: str) -> BankMark:
 def copy_files(source: Path, target: Path) -> None:
     """Copies an append-only file of several parts, as it was at one moment.
 
-    The store only adds to its newest part, so a copy that ends earlier is an earlier moment; half an
-    event at its end is dropped when it is loaded. A rewrite replaces parts, and changes the
+    The store only adds to its newest part, so a copy that ends earlier is an earlier moment; half
+    an event at its end is dropped when it is loaded. A rewrite replaces parts, and changes the
     manifest: then all is copied anew.
 
     Raises: as `make_backup`.

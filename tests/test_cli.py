@@ -69,6 +69,7 @@ def test_the_commands_are_these():
     assert sorted(" ".join(path) for path in COMMANDS) == [
         "ask",
         "asyncapi",
+        "backup",
         "bank create",
         "bank delete",
         "bank list",
@@ -107,6 +108,7 @@ def test_the_commands_are_these():
         "recall",
         "reencode",
         "replay",
+        "restore",
         "score",
         "status",
         "train",

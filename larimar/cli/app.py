@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from larimar import __version__
 from larimar.cli import (
+    backups,
     banks,
     branches,
     children,
@@ -133,6 +134,7 @@ banks.register(app)
 branches.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
+backups.register(app)
 models.register(app)
 data.register(app)
 app.add_typer(data.data_app, name="data")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from larimar.cli.admin import perform
 from larimar.cli.console import AsJson, emit, note, print_table, say
-from larimar.cli.processes import checkout_environment, checkout_root
-from larimar.errors import LarimarError, from_code
 
 ADMIN_MODULE = "services.keys_admin"
 SCOPES = "read,edit,admin"
@@ -99,22 +95,5 @@ def _time(time_ms: int) -> str:
 
 def _perform(data_dir: Path, redis_url: str | None, **job: Any) -> dict[str, Any]:
     """What the store's own program answers. Raises: LarimarError, as it said."""
-    root = checkout_root()
-    job |= {"data_dir": str(data_dir.resolve()), "redis_url": redis_url or ""}
-    done = subprocess.run(
-        [sys.executable, "-m", ADMIN_MODULE],
-        input=json.dumps(job) + "\n",
-        cwd=root,
-        env=checkout_environment(root),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        return json.loads(done.stdout)
-    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    try:
-        error = json.loads(last)
-    except ValueError:
-        raise LarimarError(f"the store's program ended: {last}") from None
-    raise from_code(error["code"], error["message"], error["reason"])
+    where = {"data_dir": str(data_dir.resolve()), "redis_url": redis_url or ""}
+    return perform(ADMIN_MODULE, {**job, **where})

@@ -280,8 +280,8 @@ def check_encoder(digest: str, config: BankConfig) -> None:
     if digest and digest != config.encoder_digest:
         raise FailedPrecondition(
             f"the bank was made with encoder {config.encoder_digest[:12]}, this question is "
-            f"encoded by {digest[:12]}: serve the bank's own model, or ask a bank made for this one "
-            "(`larimar reencode`)",
+            f"encoded by {digest[:12]}: serve the bank's own model, or ask a bank made for this "
+            "one (`larimar reencode`)",
             "WRONG_ENCODER",
         )
 
