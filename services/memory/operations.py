@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from larimar.errors import DataLoss, FailedPrecondition, InvalidArgument
-from larimar.memory import BankConfig, Payload
+from larimar.errors import DataLoss, InvalidArgument
+from larimar.memory import Payload
 from larimar.readout import Items
 from larimar.recall import EPISODE_SIZE, RecursiveRead, read_recursively
 from larimar.v1 import common_pb2, memory_pb2, memory_pb2_grpc
 from larimar.wire import bytes_to_vector, config_to_proto, vector_to_bytes
+from services.digests import check_digest
 from services.follower import Follower
 from services.limits import check_bank_name, check_id, check_version
 from services.log import Log
@@ -219,7 +220,8 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         ) as view:
             state = view.state
             config, version = state.config, state.version
-            check_encoder(request.encoder_digest, config)
+            if request.encoder_digest:
+                check_digest("encoder", request.encoder_digest, config.encoder_digest, "read")
             query = bytes_to_vector(request.prompt_latent, config.prompt_size, "prompt latent")
             items = state.items(request.fact_id_prefix)
         read = await asyncio.to_thread(_read_recursively, items, query, episode, config.alpha)
@@ -273,17 +275,6 @@ async def without_erased(read: Callable[[], Awaitable[Any]]) -> Any:
         except DataLoss as error:
             if error.reason != "PAYLOAD_ERASED":
                 raise
-
-
-def check_encoder(digest: str, config: BankConfig) -> None:
-    """Raises: FailedPrecondition, when latents to read with come from another encoder."""
-    if digest and digest != config.encoder_digest:
-        raise FailedPrecondition(
-            f"the bank was made with encoder {config.encoder_digest[:12]}, this question is "
-            f"encoded by {digest[:12]}: serve the bank's own model, or ask a bank made for this "
-            "one (`larimar reencode`)",
-            "WRONG_ENCODER",
-        )
 
 
 def tenant_of(request: Any) -> str:

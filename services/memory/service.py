@@ -25,13 +25,7 @@ from services.log import Append, Log
 from services.memory.erasure import NoQueues, Queues
 from services.memory.events import KINDS, event_to_proto, fact_to_proto
 from services.memory.ledger import EraseLedger
-from services.memory.operations import (
-    Operations,
-    check_encoder,
-    page_size,
-    tenant_of,
-    without_erased,
-)
+from services.memory.operations import Operations, page_size, tenant_of, without_erased
 from services.rpc import check_deadline
 
 MAX_READS = 1024
@@ -142,7 +136,6 @@ class MemoryService(Operations):
             allow_stale=request.allow_stale,
         ) as view:
             state = view.state
-            check_encoder(request.encoder_digest, state.config)
             queries = [
                 bytes_to_vector(raw, state.config.prompt_size, "prompt latent")
                 for raw in request.prompt_latents

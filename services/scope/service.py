@@ -8,14 +8,8 @@ from itertools import islice
 
 import numpy as np
 
-from larimar.errors import (
-    DataLoss,
-    FailedPrecondition,
-    InvalidArgument,
-    LarimarError,
-    Unavailable,
-)
-from larimar.memory import BankConfig, Payload
+from larimar.errors import DataLoss, InvalidArgument, LarimarError, Unavailable
+from larimar.memory import Payload
 from larimar.scope import ScopeDetector, SentenceEmbedder, query_sentences
 from larimar.v1 import scope_pb2, scope_pb2_grpc
 from larimar.wire import vector_to_bytes
@@ -100,20 +94,10 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
             at_version=request.at_version,
             allow_stale=request.allow_stale,
         ) as view:
-            self._check_model(view.state.config)
             nearest = view.state.detect(vectors) if len(vectors) else []
             facts = {fact_id for _, fact_id in nearest if fact_id}
             versions = {fact_id: view.state.facts[fact_id][0] for fact_id in sorted(facts)}
             return nearest, versions, view.state.version, view.stale
-
-    def _check_model(self, config: BankConfig) -> None:
-        if config.scope_digest and config.scope_digest != self._embedder.digest:
-            raise FailedPrecondition(
-                f"the bank was made with scope {config.scope_digest[:12]}, this question is "
-                f"embedded by {self._embedder.digest[:12]}: serve the bank's own model, or ask a "
-                "bank made for this one (`larimar reencode`)",
-                "WRONG_SCOPE",
-            )
 
     async def _prompts(
         self, versions: dict[str, int], stale: bool, request
