@@ -74,8 +74,9 @@ class OwnPipeline:
         self.target = f"127.0.0.1:{self.port}"
         self.folder = folder
         self._options = ["--data-dir", str(folder), "--port", str(self.port)]
-        self._options += ["--no-ray"] * no_ray + list(options)
+        self._options += ["--no-ray"] * no_ray
         self._child: subprocess.Popen | None = None
+        self._options += options
 
     def start(self) -> None:
         """Starts it; returns when it answers. Raises: Unavailable."""
@@ -127,6 +128,11 @@ class OwnPipeline:
                     raise Unavailable(f"not ready again after {RECOVERY_S:.0f} s: {down}", "STUCK")
                 time.sleep(RETRY_PAUSE_S)
 
+    @property
+    def pids(self) -> list[int]:
+        """Every process of it, the supervisor first; none before it was started."""
+        return family(self._child.pid) if self._child is not None else []
+
     def stop(self) -> None:
         """Ends it, in order if it can."""
         if self._child is not None:
@@ -136,7 +142,7 @@ class OwnPipeline:
     def kill_tree(self) -> None:
         """SIGKILL for every process of it, the supervisor first, as when the machine is gone."""
         assert self._child is not None
-        for pid in family(self._child.pid):
+        for pid in self.pids:
             _kill(pid)
         self._child.wait()
 
@@ -270,32 +276,39 @@ class Found:
     """By victim: seconds from the kill until all went on again."""
 
     def look(self, target: str, writers: list[Writer], at_rest: bool) -> None:
-        """Compares the whole log with what the writers were told.
-
-        Args:
-            at_rest: the writers have ended: live facts are compared too.
-        """
+        """Compares the whole log with what the writers were told; see `compare`."""
         told = {
             event_id: version
             for writer in writers
             for event_id, version in dict(writer.acknowledged).items()
         }
+        self.acknowledged = self.events = 0
+        self.compare(target, BANK, told, at_rest)
+
+    def compare(self, target: str, bank: str, told: dict[str, int], at_rest: bool) -> None:
+        """Compares a bank's whole log with what was acknowledged, and adds what it finds.
+
+        Args:
+            told: event id -> version.
+            at_rest: nobody edits any more: live facts are compared too.
+        """
         with larimar.connect(target, timeout_s=RECOVERY_S) as client:
-            events = list(client.events(BANK))
+            events = list(client.events(bank))
             by_id = {event.event_id: event.version for event in events}
             versions = {event.version for event in events}
-            self.acknowledged, self.events = len(told), len(events)
+            self.acknowledged += len(told)
+            self.events += len(events)
             self.lost += sum(by_id.get(event_id) != at for event_id, at in told.items())
             self.twice += len(events) - len(by_id)
             self.missing += max(versions, default=0) - len(versions)
-            self.mismatches += not client.replay(BANK).matches
+            self.mismatches += not client.replay(bank).matches
             if at_rest:
                 live: dict[str, int] = {}
                 for event in events:
                     live.pop(event.fact_id, None)
                     if event.kind == "WRITE":
                         live[event.fact_id] = event.version
-                served = {fact.fact_id: fact.version for fact in client.facts(BANK)}
+                served = {fact.fact_id: fact.version for fact in client.facts(bank)}
                 self.wrong_facts += len(served.items() ^ live.items())
 
 
