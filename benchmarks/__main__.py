@@ -169,7 +169,9 @@ def main(
                     raise
                 note(f"{one}: left out, {error.message}")
                 continue
-            path = out / f"{one}{'-quick' * quick}.json"
+            mode = document["results"]["setting"].get("mode", "steady")
+            of_mode = "" if mode == "steady" else f"-{mode}"
+            path = out / f"{one}{of_mode}{'-quick' * quick}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
             draw(one, document, path.with_suffix(".png"))

@@ -143,6 +143,7 @@ def run(
     setting |= {"over": "HTTP" if over_http else "gRPC", "banks": QUICK_BANKS if quick else BANKS}
     report = LoadReport(setting)
     if sweep:
+        setting |= {"mode": "sweep"}
         _swept(report, quick, use_ray, over_http, seconds, seed, told)
         return report
     mode = "kill" if kill else "overload" if overload else "steady"
@@ -158,7 +159,7 @@ def run(
                 _killed(load, count, seconds, told)
             else:
                 asyncio.run(load.closed(count, seconds))
-        report.take_books(load.books, seconds)
+        report.take_books(load.books)
         report.take_metrics(before, scraped(load.http_port))
         report.take_memory(memory)
         told("looking up what was acknowledged")

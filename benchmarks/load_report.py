@@ -34,7 +34,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 class LoadReport(CurveReport):
     """A report of a load."""
 
-    def take_books(self, books: Books, seconds: float) -> None:
+    def take_books(self, books: Books) -> None:
         """Latency by kind of call, errors by reason, and calls a second over time."""
         for kind in KINDS:
             times = [1000 * one.seconds for one in answered(books.samples, kind)]
@@ -43,7 +43,8 @@ class LoadReport(CurveReport):
                 for percent in PERCENTS:
                     self.compare(f"{kind}, p{percent}", percentile(times, percent), unit="ms")
         done = [one for one in books.samples if not one.code]
-        self.compare("calls answered", len(done) / seconds, unit="/s")
+        lasted = max((one.at_s + one.seconds for one in books.samples), default=1.0)
+        self.compare("calls answered", len(done) / lasted, unit="/s")
         self.compare("longest time without an answer", longest_pause_s(done), unit="s")
         self._take_errors(books.samples)
         rates: dict[tuple[int, str], int] = defaultdict(int)
