@@ -64,6 +64,8 @@ class Name(StrEnum):
     exactness = "exactness"
     chaos = "chaos"
     powercut = "powercut"
+    drill = "drill"
+    load = "load"
     all = "all"
 
 
@@ -71,6 +73,9 @@ SHAPED = (Name.decode, Name.edit)
 """Benchmarks of the model alone, which run on other shapes and devices too."""
 FAULTS = (Name.chaos, Name.powercut)
 """Proofs by many faults: `all` leaves them out, as they take long, and one of them needs root."""
+LONG = (*FAULTS, Name.load)
+"""What `all` leaves out."""
+SEEDED = (*FAULTS, Name.load)
 NAMES = tuple(name.value for name in Name if name is not Name.all)
 
 
@@ -86,8 +91,24 @@ def main(
         int | None, typer.Option(min=1, help="Of chaos and powercut: faults to cause.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of chaos and powercut: repeats a run.")
+        int | None, typer.Option(min=0, help="Of chaos, powercut and load: repeats a run.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Of load: how long; 5 without it.")
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, help="Of load: how many at once; 64 without it.")
+    ] = None,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Of load: each process is killed in turn meanwhile.")
+    ] = False,
+    overload: Annotated[
+        float | None, typer.Option(min=1.0, help="Of load: so many times the rate it keeps up.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Of load: growing numbers of clients and replicas.")
+    ] = False,
+    over_http: Annotated[bool, typer.Option("--http", help="Of load: over HTTP.")] = False,
     shape: Annotated[
         Shape | None,
         typer.Option(help="Of decode and edit: random weights of this shape; small is the model."),
@@ -103,11 +124,29 @@ def main(
     Every benchmark starts what it needs, stops it again, and writes NAME.json (NAME-quick.json);
     where it has curves, a figure NAME.png beside it.
     """
-    more = {
-        what: value for what, value in (("rounds", rounds), ("seed", seed)) if value is not None
+    more: dict[str, Any] = {}
+    if rounds is not None:
+        if name not in FAULTS:
+            raise typer.BadParameter(f"only {' and '.join(FAULTS)} have --rounds")
+        more["rounds"] = rounds
+    if seed is not None:
+        if name not in SEEDED:
+            raise typer.BadParameter(f"only {', '.join(SEEDED)} have --seed")
+        more["seed"] = seed
+    loading: dict[str, Any] = {
+        "minutes": minutes,
+        "clients": clients,
+        "kill": kill,
+        "overload": overload,
+        "sweep": sweep,
+        "over_http": over_http,
     }
-    if more and name not in FAULTS:
-        raise typer.BadParameter(f"only {' and '.join(FAULTS)} have --rounds and --seed")
+    loading = {what: value for what, value in loading.items() if value}
+    if loading and name is not Name.load:
+        raise typer.BadParameter(f"only load has --{next(iter(loading)).replace('_', '-')}")
+    if sum(map(bool, (kill, overload, sweep))) > 1:
+        raise typer.BadParameter("--kill, --overload and --sweep are one each a run")
+    more |= loading
     model = {
         what: value
         for what, value in (("shape", shape), ("device", device), ("gb_per_s", bandwidth))
@@ -121,7 +160,7 @@ def main(
     os.environ.update(QUIET_ENVIRONMENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
     try:
-        every = [one for one in NAMES if one not in FAULTS]
+        every = [one for one in NAMES if one not in LONG]
         for one in every if name is Name.all else (name.value,):
             try:
                 document = measured(one, quick, not no_ray, **more)
@@ -130,7 +169,9 @@ def main(
                     raise
                 note(f"{one}: left out, {error.message}")
                 continue
-            path = out / f"{one}{'-quick' * quick}.json"
+            mode = document["results"]["setting"].get("mode", "steady")
+            of_mode = "" if mode == "steady" else f"-{mode}"
+            path = out / f"{one}{of_mode}{'-quick' * quick}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
             draw(one, document, path.with_suffix(".png"))

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import larimar
 from benchmarks.measure import Aim, Report
@@ -66,7 +67,7 @@ class OwnPipeline:
         port, target: where it serves.
     """
 
-    def __init__(self, folder: Path, no_ray: bool) -> None:
+    def __init__(self, folder: Path, no_ray: bool, *options: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -75,10 +76,12 @@ class OwnPipeline:
         self._options = ["--data-dir", str(folder), "--port", str(self.port), "--http-port", "0"]
         self._options += ["--no-ray"] * no_ray
         self._child: subprocess.Popen | None = None
+        self._options += options
 
     def start(self) -> None:
         """Starts it; returns when it answers. Raises: Unavailable."""
         log = self.folder / processes.LOG_FILE
+        self.folder.mkdir(parents=True, exist_ok=True)
         log.touch()
         size = log.stat().st_size
         root = processes.checkout_root()
@@ -90,7 +93,7 @@ class OwnPipeline:
     def kill(self, victim: str) -> None:
         """SIGKILL for one of the VICTIMS; after `tree` it is started again."""
         if victim == "tree":
-            self._kill_tree()
+            self.kill_tree()
             self.start()
             return
         _kill(self.pid(victim))
@@ -125,15 +128,21 @@ class OwnPipeline:
                     raise Unavailable(f"not ready again after {RECOVERY_S:.0f} s: {down}", "STUCK")
                 time.sleep(RETRY_PAUSE_S)
 
+    @property
+    def pids(self) -> list[int]:
+        """Every process of it, the supervisor first; none before it was started."""
+        return family(self._child.pid) if self._child is not None else []
+
     def stop(self) -> None:
         """Ends it, in order if it can."""
         if self._child is not None:
             processes.stop(processes.Running(self._child.pid, self.port))
             self._child.wait()
 
-    def _kill_tree(self) -> None:
+    def kill_tree(self) -> None:
+        """SIGKILL for every process of it, the supervisor first, as when the machine is gone."""
         assert self._child is not None
-        for pid in family(self._child.pid):
+        for pid in self.pids:
             _kill(pid)
         self._child.wait()
 
@@ -163,21 +172,30 @@ def _kill(pid: int) -> None:
 def own_pipeline(no_ray: bool) -> Iterator[OwnPipeline]:
     """A started pipeline that saves checkpoints often; nothing of it is left at the end."""
     folder = Path(tempfile.mkdtemp(prefix="larimar-chaos-"))
-    settings = folder / "settings.json"
-    settings.write_text(json.dumps({"checkpoint_every": CHECKPOINT_EVERY}))
-    before = os.environ.get("LARIMAR_SETTINGS")
-    os.environ["LARIMAR_SETTINGS"] = str(settings)
     pipeline = OwnPipeline(folder, no_ray)
     try:
-        pipeline.start()
-        yield pipeline
+        with settings_file(folder, checkpoint_every=CHECKPOINT_EVERY):
+            pipeline.start()
+            yield pipeline
     finally:
         pipeline.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def settings_file(folder: Path, **settings: Any) -> Iterator[None]:
+    """Pipelines that are started meanwhile take these settings."""
+    file = folder / "settings.json"
+    file.write_text(json.dumps(settings))
+    before = os.environ.get("LARIMAR_SETTINGS")
+    os.environ["LARIMAR_SETTINGS"] = str(file)
+    try:
+        yield
+    finally:
         if before is None:
             del os.environ["LARIMAR_SETTINGS"]
         else:
             os.environ["LARIMAR_SETTINGS"] = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Writer:
@@ -258,32 +276,39 @@ class Found:
     """By victim: seconds from the kill until all went on again."""
 
     def look(self, target: str, writers: list[Writer], at_rest: bool) -> None:
-        """Compares the whole log with what the writers were told.
-
-        Args:
-            at_rest: the writers have ended: live facts are compared too.
-        """
+        """Compares the whole log with what the writers were told; see `compare`."""
         told = {
             event_id: version
             for writer in writers
             for event_id, version in dict(writer.acknowledged).items()
         }
+        self.acknowledged = self.events = 0
+        self.compare(target, BANK, told, at_rest)
+
+    def compare(self, target: str, bank: str, told: dict[str, int], at_rest: bool) -> None:
+        """Compares a bank's whole log with what was acknowledged, and adds what it finds.
+
+        Args:
+            told: event id -> version.
+            at_rest: nobody edits any more: live facts are compared too.
+        """
         with larimar.connect(target, timeout_s=RECOVERY_S) as client:
-            events = list(client.events(BANK))
+            events = list(client.events(bank))
             by_id = {event.event_id: event.version for event in events}
             versions = {event.version for event in events}
-            self.acknowledged, self.events = len(told), len(events)
+            self.acknowledged += len(told)
+            self.events += len(events)
             self.lost += sum(by_id.get(event_id) != at for event_id, at in told.items())
             self.twice += len(events) - len(by_id)
             self.missing += max(versions, default=0) - len(versions)
-            self.mismatches += not client.replay(BANK).matches
+            self.mismatches += not client.replay(bank).matches
             if at_rest:
                 live: dict[str, int] = {}
                 for event in events:
                     live.pop(event.fact_id, None)
                     if event.kind == "WRITE":
                         live[event.fact_id] = event.version
-                served = {fact.fact_id: fact.version for fact in client.facts(BANK)}
+                served = {fact.fact_id: fact.version for fact in client.facts(bank)}
                 self.wrong_facts += len(served.items() ^ live.items())
 
 

@@ -20,6 +20,7 @@ from larimar.results import (
     FactChange,
     ImportResult,
     MergeResult,
+    ReencodeResult,
     ReplayResult,
 )
 from larimar.transport import AsyncConnection
@@ -274,3 +275,19 @@ class AsyncBankMethods:
         archive = await asyncio.to_thread(Archive, folder)
         response = await streams.import_async(self._connection, archive, bank, timeout_s, progress)
         return bank_messages.import_result(response)
+
+    async def reencode(
+        self,
+        bank: str,
+        new_bank: str,
+        *,
+        encoder_digest: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> ReencodeResult:
+        """Makes a bank of another for the models that serve now; see `Client.reencode`."""
+        request = messages.build(
+            pb.ReencodeBankRequest, bank=bank, new_bank=new_bank, encoder_digest=encoder_digest
+        )
+        last = await streams.reencode_async(self._connection, request, timeout_s, progress)
+        return bank_messages.reencode_result(last)

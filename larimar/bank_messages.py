@@ -371,3 +371,13 @@ def import_result(message: larimar_pb2.ImportBankResponse) -> results.ImportResu
         digest=message.digest,
         erased_again=message.erased_again,
     )
+
+
+def reencode_result(message: larimar_pb2.ReencodeBankResponse) -> results.ReencodeResult:
+    """What a re-encoding came to, from its last message."""
+    return results.ReencodeResult(
+        info=messages.bank_info(message.info, False),
+        digest=message.digest,
+        facts=message.facts,
+        behind=message.total - message.version,
+    )

@@ -20,6 +20,7 @@ from larimar.results import (
     FactChange,
     ImportResult,
     MergeResult,
+    ReencodeResult,
     ReplayResult,
 )
 from larimar.transport import Connection
@@ -313,3 +314,29 @@ class BankMethods:
         """
         response = streams.import_(self._connection, Archive(folder), bank, timeout_s, progress)
         return bank_messages.import_result(response)
+
+    def reencode(
+        self,
+        bank: str,
+        new_bank: str,
+        *,
+        encoder_digest: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> ReencodeResult:
+        """Makes a bank with another's whole log, encoded by the models that serve now, or brings
+        it up to the other's newest event. Called again, it goes on where it was left.
+
+        Args:
+            encoder_digest: refused unless this encoder serves.
+            progress: told which version of how many is reached.
+
+        Raises:
+            Conflict: BANK_EXISTS, `new_bank` is something else.
+            FailedPrecondition: OTHER_HISTORY, somebody else has edited `new_bank`.
+        """
+        request = messages.build(
+            pb.ReencodeBankRequest, bank=bank, new_bank=new_bank, encoder_digest=encoder_digest
+        )
+        last = streams.reencode(self._connection, request, timeout_s, progress)
+        return bank_messages.reencode_result(last)

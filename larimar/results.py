@@ -338,6 +338,18 @@ class ImportResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ReencodeResult:
+    """A bank made of another for the models that serve; every live fact of both was compared."""
+
+    info: BankInfo
+    digest: str
+    facts: int
+    """Live facts that both have."""
+    behind: int
+    """Events of the other bank that came too fast: re-encode again to bring them over."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceInfo:
     """One service of the pipeline; `detail` says what it holds, or why it is not ready."""
 

@@ -131,7 +131,7 @@ class _Export:
 
 
 def _again(error: LarimarError) -> LarimarError:
-    """The error of an export; one that only came at a bad moment is worth another attempt."""
+    """The error of an export or re-encoding; one that came at a bad moment is worth another try."""
     if isinstance(error, FailedPrecondition) and error.reason == "ERASED_MEANWHILE":
         return Unavailable(error.message, error.reason)
     return error
@@ -185,6 +185,54 @@ async def export_async(
         finally:
             call.cancel()
             await asyncio.to_thread(made.discard)
+
+    return await connection._retry(attempt, LONG_TIMEOUT_S if timeout_s is None else timeout_s)
+
+
+def reencode(
+    connection: Connection,
+    request: pb.ReencodeBankRequest,
+    timeout_s: float | None,
+    progress: Progress | None,
+) -> pb.ReencodeBankResponse:
+    """The last message of a re-encoding; an attempt that breaks goes on where it was."""
+
+    def attempt(budget: calls.Budget) -> pb.ReencodeBankResponse:
+        last = pb.ReencodeBankResponse()
+        call = connection._stub.ReencodeBank(request, timeout=budget.remaining_s())
+        try:
+            for last in call:
+                if progress is not None:
+                    progress(last.version, last.total)
+            return last
+        except grpc.RpcError as raised:
+            raise _again(calls.to_error(raised, connection.target, budget)) from None
+        finally:
+            call.cancel()
+
+    return connection._retry(attempt, LONG_TIMEOUT_S if timeout_s is None else timeout_s)
+
+
+async def reencode_async(
+    connection: AsyncConnection,
+    request: pb.ReencodeBankRequest,
+    timeout_s: float | None,
+    progress: Progress | None,
+) -> pb.ReencodeBankResponse:
+    """As `reencode`."""
+
+    async def attempt(budget: calls.Budget) -> pb.ReencodeBankResponse:
+        last = pb.ReencodeBankResponse()
+        call = connection._stub.ReencodeBank(request, timeout=budget.remaining_s())
+        try:
+            async for last in call:
+                if progress is not None:
+                    progress(last.version, last.total)
+            return last
+        except grpc.RpcError as raised:
+            raise _again(calls.to_error(raised, connection.target, budget)) from None
+        finally:
+            call.cancel()
 
     return await connection._retry(attempt, LONG_TIMEOUT_S if timeout_s is None else timeout_s)
 

@@ -253,9 +253,15 @@ class Log(Protocol):
         tenant: str,
         bank: str,
         entries: Sequence[Stored],
-    ) -> None:
+        source: str = "",
+    ) -> tuple[int, str]:
         """Puts entries into a bank that is being restored and that nobody can see yet: versions
         go on from what it has. Entries that it has already are compared by chain and skipped.
+
+        Returns: version and chain value of the newest entry.
+
+        Args:
+            source: what the entries are made of; those of another source are swept first.
 
         Raises:
             Conflict: BANK_EXISTS, the bank is there.
@@ -264,9 +270,15 @@ class Log(Protocol):
         ...
 
     async def publish(
-        self, tenant: str, bank: str, config: BankConfig, erased: Sequence[str], version: int
+        self,
+        tenant: str,
+        bank: str,
+        config: BankConfig,
+        erased: Sequence[str],
+        version: int,
+        source: str = "",
     ) -> None:
-        """Makes a loaded bank visible.
+        """Makes a bank visible that was loaded from this source.
 
         Raises: as `load`; DataLoss when its last version is another.
         """

@@ -51,6 +51,7 @@ class MemoryLog:
     def __init__(self, max_events: int = MAX_EVENTS) -> None:
         self._banks: dict[tuple[str, str], Bank] = {}
         self._loading: dict[tuple[str, str], Bank] = {}
+        self._sources: dict[tuple[str, str], str] = {}
         self._jobs: set[tuple[str, str, str]] = set()
         self._max_events = max_events
 
@@ -231,9 +232,11 @@ class MemoryLog:
         banks = self._bank(tenant, bank).family.banks
         return {name: banks[name].origin for name in sorted(banks)}
 
-    async def load(self, tenant: str, bank: str, entries: Sequence[Stored]) -> None:
+    async def load(
+        self, tenant: str, bank: str, entries: Sequence[Stored], source: str = ""
+    ) -> tuple[int, str]:
         """See Log."""
-        held = self._loaded(tenant, bank)
+        held = self._loaded(tenant, bank, source)
         for stored in entries:
             event = stored.event
             if event.version <= len(held.entries):
@@ -242,15 +245,22 @@ class MemoryLog:
                 held = self._loading[tenant, bank] = Bank(bank, held.config, Family())
             check_stored(bank, held, stored)
             held.add(Entry(event, stored.salted, stored.request_hmac))
+        return len(held.entries), held.entries[-1].event.chain if held.entries else ""
 
     async def publish(
-        self, tenant: str, bank: str, config: BankConfig, erased: Sequence[str], version: int
+        self,
+        tenant: str,
+        bank: str,
+        config: BankConfig,
+        erased: Sequence[str],
+        version: int,
+        source: str = "",
     ) -> None:
         """See Log."""
         config.validate()
         for fact_id in erased:
             check_id("fact_id", fact_id)
-        held = self._loaded(tenant, bank)
+        held = self._loaded(tenant, bank, source)
         if len(held.entries) != version:
             raise damaged(bank, len(held.entries), f"what is loaded must end at {version}")
         held.config = config
@@ -377,14 +387,15 @@ class MemoryLog:
     def _show(self, tenant: str, bank: Bank) -> None:
         self._banks[tenant, bank.name] = bank.family.banks[bank.name] = bank
 
-    def _loaded(self, tenant: str, bank: str) -> Bank:
-        """The bank that is being restored under a name."""
+    def _loaded(self, tenant: str, bank: str, source: str) -> Bank:
+        """The bank that is being restored under a name, from a source."""
         check_names(tenant, bank)
         if (tenant, bank) in self._banks:
             raise name_taken(bank)
         held = self._loading.get((tenant, bank))
-        if held is None:
+        if held is None or self._sources[tenant, bank] != source:
             self._check_room(tenant)
             unset = BankConfig(prompt_size=1, value_size=1, scope_size=1)
             held = self._loading[tenant, bank] = Bank(bank, unset, Family())
+            self._sources[tenant, bank] = source
         return held

@@ -17,8 +17,10 @@ from services.redis_store import Keys
 class RedisArchives(RedisBanks):
     """The part of `RedisLog` that restores banks."""
 
-    async def load(self, tenant: str, bank: str, entries: Sequence[Stored]) -> None:
-        """See Log. Entries of another archive under the name are swept first."""
+    async def load(
+        self, tenant: str, bank: str, entries: Sequence[Stored], source: str = ""
+    ) -> tuple[int, str]:
+        """See Log."""
         check_names(tenant, bank)
         for stored in entries:
             event = stored.event
@@ -32,32 +34,38 @@ class RedisArchives(RedisBanks):
         for stored in entries:
             length = len(stored.salted or b"")
             if count and (count == MAX_BATCH or size + length > MAX_BATCH_BYTES):
-                await self._load(keys, arguments)
+                await self._load(keys, source, arguments)
                 arguments, count, size = [], 0, 0
             arguments += load_arguments(stored)
             count, size = count + 1, size + length
-        await self._load(keys, arguments)
+        return await self._load(keys, source, arguments)
 
-    async def _load(self, keys: Keys, arguments: list[Any]) -> None:
+    async def _load(self, keys: Keys, source: str, arguments: list[Any]) -> tuple[int, str]:
         while True:
-            state, *at = await self._run(LOAD, keys, *arguments)
+            state, *at = await self._run(LOAD, keys, source, *arguments)
             if state == 0:
                 raise name_taken(keys.bank)
             if state == -2:
                 what = "the entry does not follow from the one before (chain)"
                 raise damaged(keys.bank, int(at[0]), what)
             if state == 1:
-                return
+                return at[0], at[1].decode()
             await self._sweep(keys)
 
     async def publish(
-        self, tenant: str, bank: str, config: BankConfig, erased: Sequence[str], version: int
+        self,
+        tenant: str,
+        bank: str,
+        config: BankConfig,
+        erased: Sequence[str],
+        version: int,
+        source: str = "",
     ) -> None:
         """See Log."""
         text = config.validate().to_json()
         for fact_id in erased:
             check_id("fact_id", fact_id)
-        await self.load(tenant, bank, ())
+        await self.load(tenant, bank, (), source)
         keys, facts = Keys(tenant, bank, bank), sorted(set(erased))
         for start in range(0, max(len(facts), 1), MAX_BATCH):
             step = facts[start : start + MAX_BATCH]

@@ -194,9 +194,10 @@ LOAD = Script(
     "load",
     """#!lua
 -- Puts entries of an archive into a root that nobody can see yet.
--- ARGV[3..]: ten for each entry: version, kind, event id, fact id, time, SHA-256, chain, previous,
--- HMAC, salt and payload ("" for none). Returns {1}, {0} when there is a bank, {-1} when something
--- else was left under its name, {-2, version} when an entry does not follow.
+-- ARGV[3]: the source. ARGV[4..]: ten for each entry: version, kind, event id, fact id, time,
+-- SHA-256, chain, previous, HMAC, salt and payload ("" for none). Returns {1, version, chain}, {0}
+-- when there is a bank, {-1} when something else was left under its name, {-2, version} when an
+-- entry does not follow.
 """
     + KEYS
     + LINEAGE
@@ -205,14 +206,15 @@ LOAD = Script(
 if redis.call('EXISTS', key('config')) == 1 then
   return {0}
 end
-if redis.call('GET', key('building')) ~= 'load' then
+local source = 'load:' .. ARGV[3]
+if redis.call('GET', key('building')) ~= source then
   if leftover(true) then
     return {-1}
   end
-  redis.call('SET', key('building'), 'load')
+  redis.call('SET', key('building'), source)
 end
 local version, chain = head_of(bank)
-for i = 3, #ARGV, 10 do
+for i = 4, #ARGV, 10 do
   local at, kind, event_id, fact_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local time_ms, sha256, given, previous = ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]
   if tonumber(at) <= version then
@@ -237,7 +239,7 @@ for i = 3, #ARGV, 10 do
     end
   end
 end
-return {1}
+return {1, version, chain}
 """,
 )
 
@@ -249,7 +251,8 @@ LOAD_ERASED = Script(
 """
     + KEYS
     + """
-if redis.call('EXISTS', key('config')) == 1 or redis.call('GET', key('building')) ~= 'load' then
+local building = redis.call('GET', key('building')) or ''
+if redis.call('EXISTS', key('config')) == 1 or string.sub(building, 1, 5) ~= 'load:' then
   return 0
 end
 if ARGV[3] == '1' then
@@ -271,7 +274,8 @@ SHOW = Script(
     + KEYS
     + LINEAGE
     + """
-if redis.call('EXISTS', key('config')) == 1 or redis.call('GET', key('building')) ~= 'load'
+local building = redis.call('GET', key('building')) or ''
+if redis.call('EXISTS', key('config')) == 1 or string.sub(building, 1, 5) ~= 'load:'
     or redis.call('SCARD', erased) ~= tonumber(ARGV[5]) then
   return {0}
 end

@@ -372,6 +372,7 @@ def test_both_clients_have_the_same_methods():
         "publish",
         "publish_many",
         "recall",
+        "reencode",
         "replay",
         "requeue_dead_letters",
         "score",

@@ -42,6 +42,7 @@ DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
     *sorted(path for path in ROOT.glob("docs/*.md") if path.name != "log.md"),
     *sorted(ROOT.glob("docs/decisions/*.md")),
+    *sorted(ROOT.glob("docs/quickstart/*.md")),
     *sorted(ROOT.glob("services/*/README.md")),
     ROOT / "infra" / "README.md",
 ]

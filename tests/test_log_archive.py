@@ -86,6 +86,19 @@ class TestArchives:
         await log.publish(T, "new", CONFIG, ["f1"], 22)
         assert await whole_archive(log, "new", page=5) == archive
 
+    async def test_a_load_says_how_far_it_is_and_another_source_begins_anew(self, log: Log) -> None:
+        archive = await fill(log)
+        chain = archive[8].event.chain
+        assert await log.load(T, "new", [], "one") == (0, "")
+        assert await log.load(T, "new", archive[:9], "one") == (9, chain)
+        assert await log.load(T, "new", [], "one") == (9, chain)
+        with pytest.raises(Conflict):
+            await log.load(T, B, [], "one")
+        assert await log.load(T, "new", [], "two") == (0, "")
+        await log.load(T, "new", archive, "two")
+        await log.publish(T, "new", CONFIG, ["f1"], 22, "two")
+        assert await whole_archive(log, "new") == archive
+
     async def test_another_archive_replaces_what_was_loaded_half_way(self, log: Log) -> None:
         archive = await fill(log)
         await log.make_bank(T, "other", CONFIG)

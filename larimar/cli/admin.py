@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,22 +21,42 @@ RedisUrl = Annotated[
 ]
 
 
-def perform(module: str, data_dir: Path, **job: Any) -> list[Any]:
-    """What a program answers, a JSON value a line. Raises: LarimarError, as it said."""
+def perform(
+    module: str, data_dir: Path, told: Callable[[str], None] = lambda _: None, **job: Any
+) -> list[Any]:
+    """What a program answers, a JSON value a line.
+
+    Args:
+        told: hears each line of progress, {"progress": text}, as it comes.
+
+    Raises: LarimarError, as it said.
+    """
     root = checkout_root()
     job["data_dir"] = str(data_dir.resolve())
-    done = subprocess.run(
-        [sys.executable, "-m", module],
-        input=json.dumps(job) + "\n",
-        cwd=root,
-        env=checkout_environment(root),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        return [json.loads(line) for line in done.stdout.splitlines()]
-    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    answers = []
+    with tempfile.TemporaryFile("w+") as said:
+        with subprocess.Popen(
+            [sys.executable, "-m", module],
+            cwd=root,
+            env=checkout_environment(root),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        ) as child:
+            assert child.stdin and child.stdout
+            child.stdin.write(json.dumps(job) + "\n")
+            child.stdin.close()
+            for line in child.stdout:
+                value = json.loads(line)
+                if isinstance(value, dict) and value.keys() == {"progress"}:
+                    told(value["progress"])
+                else:
+                    answers.append(value)
+        if child.returncode == 0:
+            return answers
+        said.seek(0)
+        last = (said.read().strip().splitlines() or ["it said nothing"])[-1]
     try:
         error = json.loads(last)
     except ValueError:

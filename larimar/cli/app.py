@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from larimar import __version__
 from larimar.cli import (
     audit,
+    backups,
     banks,
     branches,
     children,
@@ -140,6 +141,7 @@ app.add_typer(keys.key_app, name="key")
 audit.register(app)
 doctor.register(app)
 mcp.register(app)
+backups.register(app)
 models.register(app)
 traces.register(app)
 data.register(app)

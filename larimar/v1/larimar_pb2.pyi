@@ -721,6 +721,30 @@ class DropDeadLettersResponse(_message.Message):
     dropped: int
     def __init__(self, dropped: _Optional[int] = ...) -> None: ...
 
+class ReencodeBankRequest(_message.Message):
+    __slots__ = ("bank", "new_bank", "encoder_digest")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    NEW_BANK_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    new_bank: str
+    encoder_digest: str
+    def __init__(self, bank: _Optional[str] = ..., new_bank: _Optional[str] = ..., encoder_digest: _Optional[str] = ...) -> None: ...
+
+class ReencodeBankResponse(_message.Message):
+    __slots__ = ("version", "total", "info", "digest", "facts")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    total: int
+    info: _memory_pb2.BankInfo
+    digest: str
+    facts: int
+    def __init__(self, version: _Optional[int] = ..., total: _Optional[int] = ..., info: _Optional[_Union[_memory_pb2.BankInfo, _Mapping]] = ..., digest: _Optional[str] = ..., facts: _Optional[int] = ...) -> None: ...
+
 class CheckpointRequest(_message.Message):
     __slots__ = ("bank",)
     BANK_FIELD_NUMBER: _ClassVar[int]

@@ -193,6 +193,11 @@ class LarimarStub:
                 request_serializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersRequest.SerializeToString,
                 response_deserializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersResponse.FromString,
                 _registered_method=True)
+        self.ReencodeBank = channel.unary_stream(
+                '/larimar.v1.Larimar/ReencodeBank',
+                request_serializer=larimar_dot_v1_dot_larimar__pb2.ReencodeBankRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_larimar__pb2.ReencodeBankResponse.FromString,
+                _registered_method=True)
         self.Checkpoint = channel.unary_unary(
                 '/larimar.v1.Larimar/Checkpoint',
                 request_serializer=larimar_dot_v1_dot_larimar__pb2.CheckpointRequest.SerializeToString,
@@ -442,6 +447,16 @@ class LarimarServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReencodeBank(self, request, context):
+        """Makes a bank whose log is another's, entry for entry, with the vectors of the encoder and scope
+        model that serve; or brings it up to the other's newest event. A message streams back for each
+        step. Safe to retry, which goes on where it was left.
+        ALREADY_EXISTS: the name is taken. FAILED_PRECONDITION: the bank was edited by somebody else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Checkpoint(self, request, context):
         """Saves a checkpoint of a bank. Safe to retry.
         """
@@ -613,6 +628,11 @@ def add_LarimarServicer_to_server(servicer, server):
                     servicer.DropDeadLetters,
                     request_deserializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersRequest.FromString,
                     response_serializer=larimar_dot_v1_dot_larimar__pb2.DropDeadLettersResponse.SerializeToString,
+            ),
+            'ReencodeBank': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReencodeBank,
+                    request_deserializer=larimar_dot_v1_dot_larimar__pb2.ReencodeBankRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_larimar__pb2.ReencodeBankResponse.SerializeToString,
             ),
             'Checkpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.Checkpoint,
@@ -1466,6 +1486,33 @@ class Larimar:
             '/larimar.v1.Larimar/DropDeadLetters',
             larimar_dot_v1_dot_larimar__pb2.DropDeadLettersRequest.SerializeToString,
             larimar_dot_v1_dot_larimar__pb2.DropDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReencodeBank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/larimar.v1.Larimar/ReencodeBank',
+            larimar_dot_v1_dot_larimar__pb2.ReencodeBankRequest.SerializeToString,
+            larimar_dot_v1_dot_larimar__pb2.ReencodeBankResponse.FromString,
             options,
             channel_credentials,
             insecure,

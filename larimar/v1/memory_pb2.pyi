@@ -430,12 +430,14 @@ class CompareVersionsResponse(_message.Message):
     def __init__(self, changes: _Optional[_Iterable[_Union[_common_pb2.FactChange, _Mapping]]] = ..., from_version: _Optional[int] = ..., to_version: _Optional[int] = ..., added: _Optional[int] = ..., removed: _Optional[int] = ..., changed: _Optional[int] = ..., next_after: _Optional[str] = ...) -> None: ...
 
 class DumpBankRequest(_message.Message):
-    __slots__ = ("bank", "context")
+    __slots__ = ("bank", "after_version", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]
+    AFTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     bank: str
+    after_version: int
     context: _common_pb2.CallContext
-    def __init__(self, bank: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, bank: _Optional[str] = ..., after_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class DumpBankResponse(_message.Message):
     __slots__ = ("header", "records")
@@ -446,28 +448,34 @@ class DumpBankResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ...) -> None: ...
 
 class LoadBankRequest(_message.Message):
-    __slots__ = ("header", "records", "bank", "last", "context")
+    __slots__ = ("header", "records", "bank", "last", "source", "context")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     BANK_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.ArchiveHeader
     records: _containers.RepeatedCompositeFieldContainer[_common_pb2.ArchiveRecord]
     bank: str
     last: bool
+    source: str
     context: _common_pb2.CallContext
-    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ..., bank: _Optional[str] = ..., last: _Optional[bool] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ..., bank: _Optional[str] = ..., last: _Optional[bool] = ..., source: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class LoadBankResponse(_message.Message):
-    __slots__ = ("info", "digest", "erased_again")
+    __slots__ = ("info", "digest", "erased_again", "version", "chain")
     INFO_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ERASED_AGAIN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
     info: BankInfo
     digest: str
     erased_again: int
-    def __init__(self, info: _Optional[_Union[BankInfo, _Mapping]] = ..., digest: _Optional[str] = ..., erased_again: _Optional[int] = ...) -> None: ...
+    version: int
+    chain: str
+    def __init__(self, info: _Optional[_Union[BankInfo, _Mapping]] = ..., digest: _Optional[str] = ..., erased_again: _Optional[int] = ..., version: _Optional[int] = ..., chain: _Optional[str] = ...) -> None: ...
 
 class SampleLatentsRequest(_message.Message):
     __slots__ = ("bank", "count", "seed", "at_version", "context")

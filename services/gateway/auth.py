@@ -50,6 +50,7 @@ METHOD_SCOPES: dict[str, str] = {
     "ListDeadLetters": "admin",
     "RequeueDeadLetters": "admin",
     "DropDeadLetters": "admin",
+    "ReencodeBank": "admin",
     "Checkpoint": "admin",
     "GetStatus": "read",
 }

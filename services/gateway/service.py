@@ -23,6 +23,7 @@ from services.gateway.calls import Latent, named_bank, together
 from services.gateway.edits import EditCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
+from services.gateway.reencode import ReencodeCalls
 from services.limits import MAX_CANDIDATES, check_text, check_version
 from services.observability.metrics import SCOPE_DECISIONS
 from services.rpc import domain_error, until
@@ -39,7 +40,12 @@ MAX_NOISE = 1e6
 
 
 class GatewayService(
-    EditCalls, BankCalls, PublishCalls, RecallCalls, larimar_pb2_grpc.LarimarServicer
+    EditCalls,
+    BankCalls,
+    PublishCalls,
+    RecallCalls,
+    ReencodeCalls,
+    larimar_pb2_grpc.LarimarServicer,
 ):
     """Implements larimar.v1.Larimar over four doors."""
 

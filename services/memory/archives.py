@@ -26,8 +26,10 @@ class Archivist:
         self._log = log
         self._follower = follower
 
-    async def dump(self, tenant: str, bank: str) -> AsyncIterator[memory_pb2.DumpBankResponse]:
-        """The header of a bank at its newest version, then every entry up to it.
+    async def dump(
+        self, tenant: str, bank: str, after: int = 0
+    ) -> AsyncIterator[memory_pb2.DumpBankResponse]:
+        """The header of a bank at its newest version, then every entry past `after` up to it.
 
         Raises:
             FailedPrecondition: ERASED_MEANWHILE, facts were erased on the way: begin again.
@@ -47,7 +49,6 @@ class Archivist:
                 digest=digest,
             )
         )
-        after = 0
         while after < version:
             limit = min(DUMP_ENTRIES, version - after)
             page = await self._log.stored(tenant, bank, after, limit)
@@ -64,21 +65,27 @@ class Archivist:
         tenant: str,
         bank: str,
         records: Sequence[common_pb2.ArchiveRecord],
-    ) -> None:
-        """Takes the next records of a bank that is being loaded. Safe to repeat.
+        source: str = "",
+    ) -> tuple[int, str]:
+        """Takes the next records of a bank that is being loaded, and returns the version and chain
+        value it has come to. Safe to repeat.
+
+        Args:
+            source: as of Log.load.
 
         Raises:
             Conflict: BANK_EXISTS.
             DataLoss: a record is not what was dumped.
         """
-        await self._log.load(tenant, bank, [_stored(record) for record in records])
+        return await self._log.load(tenant, bank, [_stored(one) for one in records], source)
 
     async def finish(
-        self, tenant: str, bank: str, header: common_pb2.ArchiveHeader
+        self, tenant: str, bank: str, header: common_pb2.ArchiveHeader, source: str = ""
     ) -> tuple[str, bool]:
         """Makes a loaded bank visible, and compares it with what was dumped: (digest, made).
 
-        A bank that is there already and is this very one is taken as loaded.
+        A bank that is there already and is this very one is taken as loaded. A header without a
+        digest is compared by version and chain.
 
         Raises:
             Conflict: BANK_EXISTS, another bank has the name.
@@ -88,7 +95,7 @@ class Archivist:
         made = not await self.is_loaded(tenant, bank, header)
         if made:
             await self._log.publish(
-                tenant, bank, config, list(header.erased_fact_ids), header.version
+                tenant, bank, config, list(header.erased_fact_ids), header.version, source
             )
         try:
             async with self._follower.state(tenant, bank) as state:
@@ -97,7 +104,7 @@ class Archivist:
             if not made:
                 raise
             found = (0, "", "")
-        if made and found != (header.version, header.chain, header.digest):
+        if made and found != (header.version, header.chain, header.digest or found[2]):
             await self._log.drop_bank(tenant, bank)
             raise DataLoss(
                 "the archive does not give the digest that it names: export the bank again",

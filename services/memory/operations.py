@@ -16,7 +16,7 @@ from larimar.v1 import common_pb2, memory_pb2, memory_pb2_grpc
 from larimar.wire import bytes_to_vector, config_to_proto, vector_to_bytes
 from services.digests import check_digest
 from services.follower import Follower
-from services.limits import MAX_PAGE, check_bank_name, check_id
+from services.limits import MAX_PAGE, check_bank_name, check_id, check_version
 from services.log import Log
 from services.memory.archives import Archivist
 from services.memory.branches import Brancher, Facts, Live, changes
@@ -168,27 +168,31 @@ class Operations(memory_pb2_grpc.MemoryServicer):
     async def DumpBank(self, request, grpc_context) -> AsyncIterator:
         """The whole log of a bank with its payloads."""
         await self._eraser.restored()
-        async for message in self._archivist.dump(tenant_of(request), request.bank):
+        tenant, after = tenant_of(request), check_version("after_version", request.after_version)
+        async for message in self._archivist.dump(tenant, request.bank, after):
             yield message
 
     async def LoadBank(self, request, grpc_context):
         """Takes the next records of a bank; with the last ones it becomes visible."""
         tenant, bank = tenant_of(request), check_bank_name(request.bank)
-        if request.HasField("header") and await self._archivist.is_loaded(
-            tenant, bank, request.header
-        ):
-            if not request.last:
-                return memory_pb2.LoadBankResponse()
-        elif request.records:
-            await self._archivist.load(tenant, bank, list(request.records))
+        header = request.header if request.HasField("header") else None
+        if header is not None and await self._archivist.is_loaded(tenant, bank, header):
+            version, chain = header.version, header.chain
+        else:
+            records = list(request.records)
+            version, chain = await self._archivist.load(tenant, bank, records, request.source)
         if not request.last:
-            return memory_pb2.LoadBankResponse()
-        if not request.HasField("header"):
+            return memory_pb2.LoadBankResponse(version=version, chain=chain)
+        if header is None:
             raise InvalidArgument("the last call of a load carries the archive's header")
-        digest, _ = await self._archivist.finish(tenant, bank, request.header)
+        digest, _ = await self._archivist.finish(tenant, bank, header, request.source)
         again = await self._eraser.erase_again(tenant, bank)
         return memory_pb2.LoadBankResponse(
-            info=await self._info(tenant, bank), digest=digest, erased_again=again
+            info=await self._info(tenant, bank),
+            digest=digest,
+            erased_again=again,
+            version=version,
+            chain=chain,
         )
 
     async def SampleLatents(self, request, grpc_context):

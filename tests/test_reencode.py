@@ -1,0 +1,274 @@
+"""Re-encoding: the whole of a bank's log under other models, and what comes to it meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+import torch
+
+from larimar.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from larimar.v1 import common_pb2
+from larimar.v1 import larimar_pb2 as pb
+from services.gateway import reencode_entries
+from services.rpc import ObjectStub
+from tests.gateway_calls import FACTS, ask, digest, events, facts, forget, write
+from tests.in_process import Door, Pipeline, Weights, new_bank_name
+
+OTHER_ENCODER = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def other(weights: Weights) -> Weights:
+    """A model of another encoder: its values are another map of the same states."""
+    encoder = weights.folder.encoder(weights.dtype)
+    with torch.no_grad():
+        encoder.network.to_part.mul_(-0.5)
+    sha256 = {**weights.folder.sha256, "encoder.safetensors": OTHER_ENCODER}
+    folder = dataclasses.replace(weights.folder, sha256=sha256)
+    assert folder.encoder_digest != weights.folder.encoder_digest
+    return dataclasses.replace(weights, folder=folder, encoder=encoder)
+
+
+@pytest.fixture
+def served(pipeline: Pipeline, other: Weights) -> Pipeline:
+    """A pipeline of the other model on the log of the first."""
+    return Pipeline(other, pipeline.log)
+
+
+@pytest.fixture
+def new(served: Pipeline) -> ObjectStub:
+    return served.gateway()
+
+
+async def reencode(gateway, bank: str, new_bank: str, **more) -> list[pb.ReencodeBankResponse]:
+    request = pb.ReencodeBankRequest(bank=bank, new_bank=new_bank, **more)
+    return [one async for one in gateway.ReencodeBank(request)]
+
+
+async def lines(gateway, bank: str) -> list[tuple]:
+    """Of each entry what a re-encoding keeps."""
+    return [
+        (one.version, one.kind, one.fact_id, one.event_id, one.previous_version, one.erased)
+        for one in (await events(gateway, bank, page_size=1000)).events
+    ]
+
+
+async def a_history(gateway, bank: str) -> None:
+    """Writes with rephrasings, a replacement, a forgotten fact, a passage, an erased fact."""
+    for number, (prompt, answer) in enumerate(FACTS[:4]):
+        await write(
+            gateway,
+            bank,
+            prompt,
+            answer,
+            fact_id=f"f{number}",
+            event_id=f"e{number}",
+            rephrasings=["Who keeps it?"] * (number == 1),
+        )
+    await write(gateway, bank, FACTS[0][0], "Ada Lund", fact_id="f0", event_id="again")
+    await forget(gateway, bank, "f2", "gone")
+    text = "The tide at Marn runs six hours in. It turns at the third bell."
+    await gateway.Ingest(pb.IngestRequest(bank=bank, document="tides", text=text))
+    erased = await gateway.Erase(pb.EraseRequest(bank=bank, fact_ids=["f3"], event_id="erase"))
+    assert erased.receipt.banks[0].versions
+
+
+async def test_a_bank_is_the_same_bank_under_another_encoder(gateway, bank, new) -> None:
+    await a_history(gateway, bank)
+    target = new_bank_name()
+    said = await reencode(new, bank, target)
+    last, live = said[-1], list((await facts(gateway, bank)).facts)
+    assert (last.version, last.total, last.facts) == (8, 8, len(live) == 3 and 3)
+    assert [one.fact_id for one in live][:2] == ["f0", "f1"]
+    assert last.info.config.encoder_digest != (
+        (await gateway.GetBank(pb.GetBankRequest(bank=bank))).info.config.encoder_digest
+    )
+    assert await lines(new, target) == await lines(gateway, bank)
+    assert list((await facts(new, target)).facts) == live
+    _, end = await ask(new, target, FACTS[1][0])
+    assert (end.provenance.in_scope, end.provenance.fact_id) == (True, "f1")
+    assert (await new.Replay(pb.ReplayRequest(bank=target))).matches
+    assert last.digest == (await digest(new, target)).digest != (await digest(new, bank)).digest
+    recalled = await new.Recall(pb.RecallRequest(bank=target, prompt="When does the tide turn?"))
+    assert recalled.passages[0].document == "tides"
+
+
+async def test_an_event_that_is_sent_again_is_a_duplicate_in_the_new_bank(
+    gateway, bank, new
+) -> None:
+    await write(gateway, bank, *FACTS[0], event_id="first")
+    target = new_bank_name()
+    await reencode(new, bank, target)
+    again = await write(new, target, *FACTS[0], event_id="first")
+    assert (again.version, again.duplicate) == (1, True)
+    with pytest.raises(Conflict):
+        await write(new, target, FACTS[0][0], "somebody else", event_id="first")
+
+
+async def test_questions_and_edits_of_the_other_model_are_refused_by_name(
+    gateway, bank, new
+) -> None:
+    await write(gateway, bank, *FACTS[0])
+    for call in (ask(new, bank, FACTS[0][0]), write(new, bank, *FACTS[1])):
+        with pytest.raises(FailedPrecondition) as refused:
+            await call
+        assert refused.value.reason == "WRONG_ENCODER"
+    with pytest.raises(FailedPrecondition) as refused:
+        await new.Recall(pb.RecallRequest(bank=bank, prompt=FACTS[0][0]))
+    assert refused.value.reason == "WRONG_ENCODER"
+    assert (await facts(new, bank)).total == 1
+
+
+async def test_what_comes_to_the_old_bank_is_brought_over_when_it_is_called_again(
+    gateway, bank, new, pipeline
+) -> None:
+    await a_history(gateway, bank)
+    target = new_bank_name()
+    await reencode(new, bank, target)
+    await write(gateway, bank, *FACTS[4], fact_id="f4", event_id="late")
+    await write(gateway, bank, *FACTS[5], fact_id="f5", event_id="doomed")
+    await forget(gateway, bank, "f1", "late forget")
+    await gateway.Erase(pb.EraseRequest(bank=bank, fact_ids=["f5", "f0"], event_id="late erase"))
+    await done(gateway, bank, "late erase")
+    last = (await reencode(new, bank, target))[-1]
+    assert (last.version, last.total) == (13, 13)
+    assert await lines(new, target) == await lines(gateway, bank)
+    found = list((await facts(new, target)).facts)
+    assert found == list((await facts(gateway, bank)).facts)
+    assert [one.fact_id for one in found if not one.fact_id.startswith("tides")] == ["f4"]
+    needles = [text.encode() for text in FACTS[5]]
+    assert (await pipeline.log.search("default", target, needles)).found == 0
+    assert (await reencode(new, bank, target))[-1].digest == last.digest
+
+
+async def edit(gateway, bank: str, given: list[tuple[str, str]]) -> None:
+    """Writes facts in one append."""
+    items = [pb.EditItem(write=pb.WriteRequest(prompt=one, answer=two)) for one, two in given]
+    await gateway.Edit(pb.EditRequest(bank=bank, items=items))
+
+
+async def done(gateway, bank: str, event_id: str) -> None:
+    """Waits for an erasure."""
+    request = pb.GetEraseRequest(bank=bank, event_id=event_id)
+    for _ in range(6000):
+        if (await gateway.GetErase(request)).receipt.step == 5:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the erasure does not end")
+
+
+async def test_a_copy_that_broke_goes_on_where_it_was(gateway, bank, served, monkeypatch) -> None:
+    monkeypatch.setattr(reencode_entries, "BATCH_ENTRIES", 2)
+    await edit(gateway, bank, FACTS[:5])
+    target, loads = new_bank_name(), []
+
+    async def breaks(request, call):
+        loads.append(len(request.records))
+        if len([count for count in loads if count]) == 2:
+            raise InvalidArgument("the second batch does not get through")
+        return await call(request)
+
+    memory = Door(served.doors["memory"], LoadBank=breaks)
+    with pytest.raises(InvalidArgument):
+        await reencode(served.gateway(memory=memory), bank, target)
+    with pytest.raises(NotFound):
+        await facts(served.gateway(), target)
+    encoded = []
+
+    async def counts(request, call):
+        encoded.append(len(request.items))
+        return await call(request)
+
+    encoder = Door(served.doors["encoder"], Encode=counts)
+    last = (await reencode(served.gateway(encoder=encoder), bank, target))[-1]
+    assert (last.version, last.facts) == (5, 5)
+    assert sum(encoded) == 3
+
+
+async def test_half_a_copy_is_thrown_away_when_facts_were_erased_since(
+    gateway, bank, served
+) -> None:
+    await edit(gateway, bank, FACTS)
+    gone = (await facts(gateway, bank)).facts[0]
+    target = new_bank_name()
+
+    async def breaks(request, call):
+        if request.last:
+            raise Unavailable("the last step does not get through", "BUSY")
+        return await call(request)
+
+    memory = Door(served.doors["memory"], LoadBank=breaks)
+    with pytest.raises(Unavailable):
+        await reencode(served.gateway(memory=memory), bank, target)
+    await gateway.Erase(pb.EraseRequest(bank=bank, fact_ids=[gone.fact_id], event_id="oak"))
+    await done(gateway, bank, "oak")
+    last = (await reencode(served.gateway(), bank, target))[-1]
+    assert (last.version, last.facts) == (7, 5)
+    found = await served.log.search("default", target, [gone.prompt.encode()])
+    assert found.found == 0
+
+
+async def test_a_name_that_is_taken_is_refused(gateway, bank, new, served) -> None:
+    await write(gateway, bank, *FACTS[0])
+    taken = new_bank_name()
+    await new.CreateBank(pb.CreateBankRequest(bank=taken))
+    await write(new, taken, *FACTS[1])
+    for name, reason in ((taken, "BANK_EXISTS"), (bank, "SAME_BANK")):
+        with pytest.raises((Conflict, InvalidArgument)) as refused:
+            await reencode(new, bank, name)
+        assert refused.value.reason == reason
+    target = new_bank_name()
+    await reencode(new, bank, target)
+    await write(new, target, *FACTS[2])
+    with pytest.raises(Conflict):
+        await reencode(new, bank, target)
+
+
+async def test_an_edit_of_the_new_bank_is_found_when_the_next_ones_come(
+    gateway, bank, served
+) -> None:
+    await write(gateway, bank, *FACTS[0])
+    target, new = new_bank_name(), served.gateway()
+    await reencode(new, bank, target)
+    await write(gateway, bank, *FACTS[1])
+
+    async def edited(request, call):
+        if request.bank == target and not meddled:
+            meddled.append(await write(new, target, *FACTS[2]))
+        return await call(request)
+
+    meddled: list = []
+    memory = Door(served.doors["memory"], Append=edited)
+    with pytest.raises(FailedPrecondition) as refused:
+        await reencode(served.gateway(memory=memory), bank, target)
+    assert refused.value.reason == "OTHER_HISTORY"
+
+
+async def test_a_pinv_bank_keeps_its_addressing(gateway, new) -> None:
+    bank, target = new_bank_name(), new_bank_name()
+    request = pb.CreateBankRequest(bank=bank, addressing=common_pb2.ADDRESSING_PINV, slots=32)
+    await gateway.CreateBank(request)
+    await write(gateway, bank, *FACTS[0])
+    last = (await reencode(new, bank, target))[-1]
+    assert (last.info.config.addressing, last.info.config.slots) == (2, 32)
+    assert (await new.Replay(pb.ReplayRequest(bank=target))).matches
+
+
+async def test_the_wanted_encoder_must_serve_and_an_empty_bank_is_a_bank(
+    gateway, bank, new, other
+) -> None:
+    target = new_bank_name()
+    with pytest.raises(FailedPrecondition) as refused:
+        await reencode(new, bank, target, encoder_digest="f" * 64)
+    assert refused.value.reason == "WRONG_ENCODER"
+    last = (await reencode(new, bank, target, encoder_digest=other.folder.encoder_digest))[-1]
+    assert (last.version, last.facts) == (0, 0)
+    assert last.info.config.bank == target
