@@ -135,10 +135,10 @@ def build_edge(settings: Settings, doors: dict[str, Any], replicas: int = 1) -> 
     from services.observability.serving import Observed
 
     gateway = GatewayService(**doors)
-    gateway.inbox = _inbox(settings)
+    gateway.inbox = inbox = _inbox(settings)
     gateway.admission = Admission(settings.limits_of, replicas)
     gateway.auditor = Auditor(audit_trail(settings))
-    gateway.condition = Condition(gateway, gateway.inbox, settings)
+    gateway.condition = Condition(gateway, inbox, settings)
     keys = _keys(settings) if settings.require_keys else None
     return Edge(Observed("gateway", gateway), settings, keys)
 

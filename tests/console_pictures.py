@@ -1,4 +1,7 @@
-"""Makes the pictures of docs/console.md: `python -m tests.console_pictures`, or with a folder, every view."""
+"""Makes the pictures of docs/console.md, or with a folder every view there is.
+
+Run as `python -m tests.console_pictures [FOLDER]`.
+"""
 
 from __future__ import annotations
 
