@@ -5,13 +5,16 @@ brought, "operator" for `larimar key`, empty where no keys are asked for), `acti
 DUPLICATE or an error's reason), and what the action is about: bank, fact_id, event_id, version ...
 It holds no text of a fact, so that an erasure leaves nothing in it.
 
-Each process writes to a file of its own, so that none waits for another; who reads merges them.
+Each process writes to a file of its own, so that none waits for another; who reads merges them. A
+file whose process has ended is taken over by the next.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import fcntl
 import heapq
 import json
 import logging
@@ -24,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from larimar.errors import LarimarError
+from larimar.errors import Cancelled, LarimarError
 
 log = logging.getLogger("larimar.audit")
 
@@ -102,7 +105,7 @@ class AuditTrail:
             self._file = None
 
     def _file_for(self, size: int) -> BinaryIO:
-        """The file that takes so many bytes more: the one that is open, or the next."""
+        """The file that takes so many bytes more: the one that is open, or another."""
         if self._file is not None:
             held = os.fstat(self._file.fileno())
             if held.st_nlink and held.st_size + size <= self._file_bytes:
@@ -110,16 +113,53 @@ class AuditTrail:
         assert self._folder is not None
         self._end()
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}.jsonl"
-        self._file = open(  # noqa: SIM115
-            self._folder / name, "xb", buffering=0, opener=_private
-        )
+        self._file = self._taken_over(size) or self._begun()
         remove_oldest(self._folder, self._most_bytes)
         return self._file
+
+    def _taken_over(self, size: int) -> BinaryIO | None:
+        """A file of this machine with room, whose process has ended."""
+        assert self._folder is not None
+        for path in reversed(files(self._folder)):
+            with contextlib.suppress(OSError):
+                if path.name.partition("-")[2] != _suffix():
+                    continue
+                file = open(path, "rb+", buffering=0, opener=_private)  # noqa: SIM115
+                if file.seek(0, os.SEEK_END) + size <= self._file_bytes and _locked(file):
+                    if not _ends_a_line(file):
+                        file.write(b"\n")
+                    return file
+                file.close()
+        return None
+
+    def _begun(self) -> BinaryIO:
+        assert self._folder is not None
+        path = self._folder / f"{time.time_ns()}-{_suffix()}"
+        file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115
+        _locked(file)
+        return file
+
+
+def _suffix() -> str:
+    return f"{socket.gethostname()}.jsonl"
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_APPEND, 0o600)
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Takes a file for this process, for as long as it has it open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    return not size or os.pread(file.fileno(), 1, size - 1) == b"\n"
 
 
 def remove_oldest(folder: Path, most_bytes: int) -> None:
@@ -138,7 +178,7 @@ def remove_oldest(folder: Path, most_bytes: int) -> None:
 
 def files(folder: Path) -> list[Path]:
     """The files of an audit log, those that were begun first before others."""
-    found = [path for path in folder.glob("*-*-*.jsonl") if path.name.split("-")[0].isdecimal()]
+    found = [path for path in folder.glob("*-*.jsonl") if path.name.split("-")[0].isdecimal()]
     return sorted(found, key=lambda path: (int(path.name.split("-")[0]), path.name))
 
 
@@ -171,4 +211,6 @@ def result_of(error: BaseException | None) -> str:
     """What a line says of how it ended."""
     if error is None:
         return OK
-    return error.reason if isinstance(error, LarimarError) else type(error).__name__.upper()
+    if isinstance(error, asyncio.CancelledError):
+        return Cancelled.default_reason
+    return error.reason if isinstance(error, LarimarError) else LarimarError.default_reason

@@ -200,18 +200,26 @@ def test_processes_write_beside_one_another_and_are_read_in_order(tmp_path: Path
         thread.join()
     entries = list(read(tmp_path))
     assert len(entries) == 200 and len(files(tmp_path)) == 3
+    for trail in trails:
+        trail.close()
+    AuditTrail(tmp_path).add("t", "", [{"action": "write"}])
+    assert len(files(tmp_path)) == 3, "a file whose process has ended is taken over"
     times = [entry["time"] for entry in entries]
     assert times == sorted(times)
 
 
-def test_a_torn_line_is_left_out_and_takes_no_other_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_torn_line_is_left_out_and_takes_no_other_with_it(tmp_path: Path, ended: bool) -> None:
     trail = AuditTrail(tmp_path)
     trail.add("t", "", [{"action": "write", "number": 0}])
     with files(tmp_path)[0].open("ab") as file:
         file.write(b'{"time": "2026')
-    trail._failing = True  # as after a write that stopped there
+    if ended:  # as a process that was killed while it wrote
+        trail.close()
+        trail = AuditTrail(tmp_path)
+    trail._failing = not ended  # as after a write that stopped there
     trail.add("t", "", [{"action": "write", "number": 1}])
-    assert lines(tmp_path, "number") == [(0,), (1,)]
+    assert lines(tmp_path, "number") == [(0,), (1,)] and len(files(tmp_path)) == 1
 
 
 def test_a_log_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, caplog) -> None:

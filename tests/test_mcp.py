@@ -188,24 +188,27 @@ async def keyed(keys: MemoryKeys, tenant: str, *scopes: str) -> str:
     return shown
 
 
-async def test_a_key_opens_its_tenants_banks_and_what_its_scopes_say(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_key_opens_its_tenants_banks_and_what_its_scopes_say(
+    pipeline: Pipeline, mode: str
+) -> None:
     keys, servicer = MemoryKeys(), pipeline.gateway()._servicer
     tenant, other = f"a-{new_bank_name()}", f"b-{new_bank_name()}"
     editor, reader = await keyed(keys, tenant, "read", "edit"), await keyed(keys, tenant, "read")
     stranger = await keyed(keys, other, "read", "edit", "admin")
     async with http_port(servicer, keys) as url:
-        async with over_http(url, editor) as client, over_http(url, reader) as reading:
+        async with over_http(url, editor, mode) as client, over_http(url, reader, mode) as reading:
             await call(client, "write_fact", prompt=PROMPT, answer=ANSWER, fact_id="f")
             assert (await call(reading, "list_facts"))["total"] == 1
             text = await refused(reading, "write_fact", prompt=PROMPT, answer="another")
             assert "MISSING_SCOPE" in text and "edit" in text
             assert "MISSING_SCOPE" in await refused(reading, "forget_fact", fact_id="f")
-        async with over_http(url, stranger) as client:
+        async with over_http(url, stranger, mode) as client:
             assert (await call(client, "list_facts"))["total"] == 0
             answer = await call(client, "ask", prompt=PROMPT, max_tokens=1)
             assert not answer["in_scope"]
             assert "UNKNOWN_FACT" in await refused(client, "forget_fact", fact_id="f")
-        async with over_http(url, reader) as client:
+        async with over_http(url, reader, mode) as client:
             assert (await call(client, "list_facts"))["total"] == 1
         async with httpx2.AsyncClient() as http:
             for headers in ({}, {"authorization": f"Bearer {editor[:-1]}x"}):
