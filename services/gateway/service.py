@@ -20,6 +20,7 @@ from larimar.v1 import (
 from services.gateway.banks import BankCalls
 from services.gateway.calls import named_bank, together
 from services.gateway.edits import EditCalls
+from services.gateway.maps import MapCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
 from services.limits import MAX_CANDIDATES, check_text, check_version
@@ -34,7 +35,7 @@ MAX_NOISE = 1e6
 
 
 class GatewayService(
-    EditCalls, BankCalls, PublishCalls, RecallCalls, larimar_pb2_grpc.LarimarServicer
+    EditCalls, BankCalls, PublishCalls, RecallCalls, MapCalls, larimar_pb2_grpc.LarimarServicer
 ):
     """Implements larimar.v1.Larimar over four doors."""
 
