@@ -1,6 +1,6 @@
-"""Makes the pictures of docs/console.md, or with a folder every view there is.
+"""Makes the pictures of docs/console.md: `python -m tests.console_pictures`.
 
-Run as `python -m tests.console_pictures [FOLDER]`.
+With a folder it puts pictures of every view there, for whoever changes the console.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def erased(page: Page) -> None:
 
 def pictures(browser: Browser, site: Site) -> None:
     """The two of docs/console.md."""
-    with tab(browser, site, viewport={"width": 1180, "height": 700}) as opened:
+    with tab(browser, site, viewport={"width": 1180, "height": 800}) as opened:
         asked(opened.go(f"b/{BANK}/ask"), QUESTION)
         opened.page.screenshot(path=FIGURES / "console-ask.png")
     with tab(browser, site, viewport=PHONE, dark=True) as opened:
@@ -85,6 +85,11 @@ def views(browser: Browser, site: Site, folder: Path) -> None:
             for name in ("facts", "health"):
                 opened.go(f"b/{BANK}/{name}").wait_for_timeout(700)
                 keep(name)
+            opened.go(f"b/{BANK}/map")
+            page.get_by_label("Query to place").fill("The capital city of Velmora is")
+            page.get_by_role("button", name="Place it").click()
+            expect(page.get_by_role("list", name="Nearest facts")).to_be_visible()
+            keep("map")
             opened.go(f"b/{BANK}/log").get_by_text("Live", exact=True).wait_for()
             page.screenshot(path=folder / f"{look}-log.png", full_page=look == "phone")
             opened.go(f"b/{BANK}/ask").wait_for_timeout(700)

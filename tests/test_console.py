@@ -340,6 +340,21 @@ def test_a_conflict_refuses_the_merge_and_says_so(console: Tab, site: Site) -> N
     expect(merge.get_by_role("list", name="Conflicts")).to_contain_text("velmora-capital")
 
 
+def test_a_map_places_a_question_among_the_facts(console: Tab, site: Site) -> None:
+    written(site, "mapped")
+    site.client.write("A good soup begins with", "onions", bank="mapped")
+    page = console.go("b/mapped/map")
+    expect(page.get_by_text("A map needs 3 facts.")).to_be_visible()
+    site.client.write("The mayor of Oskel is", "Ida Brandt", bank="mapped")
+    expect(page.get_by_role("img", name="Map of 3 facts")).to_be_visible()
+    page.get_by_label("Query to place").fill("A soup begins with")
+    page.get_by_role("button", name="Place it").click()
+    chart = page.get_by_role("img", name="Map of 3 facts and the query")
+    expect(chart.locator("circle")).to_have_count(4)
+    nearest = page.get_by_role("list", name="Nearest facts").get_by_role("listitem")
+    expect(nearest.first).to_contain_text("A good soup begins with onions")
+
+
 def test_health_is_shown_and_proved(console: Tab, site: Site) -> None:
     site.client.create_bank("filled", addressing="pinv", slots=8)
     site.client.write(PROMPT, ANSWER, bank="filled")
@@ -385,20 +400,22 @@ def test_dead_letters_are_read_and_dropped(console: Tab, site: Site) -> None:
     expect(services.filter(has_text="Ready")).to_have_count(5)
 
 
-ROUTES = ("", "letters", "pipeline", *(f"b/narrow/{tab}" for tab in ("ask", "facts", "log")))
-ROUTES += ("b/narrow/branches", "b/narrow/health")
+VIEWS = ("ask", "facts", "map", "log", "branches", "health")
+ROUTES = ("", "letters", "pipeline", *(f"b/narrow/{view}" for view in VIEWS))
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser: Browser, site: Site) -> None:
     for bank in ("narrow", "broad"):
         site.client.create_bank(bank)
-    for number in range(2):
+    for number in range(3):
         site.client.write(f"{'unbroken' * 20} {number} is", "x" * 120, bank="narrow")
     with tab(browser, site, viewport=PHONE) as opened:
         for route in ROUTES:
             page = opened.go(route)
             expect(
-                page.locator("main .panel, main .row, main .card, main .empty, main .ask").first
+                page.locator(
+                    "main .panel, main .row, main .card, main .empty, main .ask, main .map"
+                ).first
             ).to_be_visible()
             assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], route
         opened.go("b/narrow/ask")

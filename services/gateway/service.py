@@ -21,6 +21,7 @@ from larimar.v1 import (
 from services.gateway.banks import BankCalls
 from services.gateway.calls import Latent, named_bank, together
 from services.gateway.edits import EditCalls
+from services.gateway.maps import MapCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
 from services.gateway.reencode import ReencodeCalls
@@ -45,6 +46,7 @@ class GatewayService(
     PublishCalls,
     RecallCalls,
     ReencodeCalls,
+    MapCalls,
     larimar_pb2_grpc.LarimarServicer,
 ):
     """Implements larimar.v1.Larimar over four doors."""

@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
+from services.gateway.http import map
+
 FOLDER = Path(__file__).parent / "console"
 SECURITY = {
     "content-security-policy": (
@@ -37,7 +39,7 @@ class _Assets(StaticFiles):
 
 
 def mount_console(app: FastAPI) -> None:
-    """Adds the console to an application: /, /favicon.svg and /assets, for GET and HEAD."""
+    """Adds the console to an application: /, /favicon.svg and /assets, and what it alone calls."""
 
     def page() -> FileResponse:
         return FileResponse(
@@ -49,6 +51,7 @@ def mount_console(app: FastAPI) -> None:
             FOLDER / "favicon.svg", headers={**SECURITY, "cache-control": ASKED_AGAIN}
         )
 
+    app.include_router(map.router)
     for path, endpoint in (("/", page), ("/favicon.svg", icon)):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
     app.mount("/assets", _Assets(directory=FOLDER / "assets"), name="console")

@@ -1,7 +1,7 @@
 /** The gateway's HTTP interface, a function for each call that the console makes. */
 import { call, path, stream } from "./http";
 import type {
-  BankInfo, Checkpoint, Diff, Digest, Edited, FactPage, LetterPage, LogEvent, Merge, Piece,
+  BankInfo, Checkpoint, Diff, Digest, Edited, FactPage, FactsMap, LetterPage, LogEvent, Merge, Piece,
   Receipt, Replay, Status,
 } from "./types";
 
@@ -90,6 +90,12 @@ export interface Question {
 
 export const ask = (name: string, question: Question, signal: Stop) =>
   stream<Piece>(path(["banks", name, "ask"]), { body: { ...question, stream: true }, signal });
+
+export const map = (name: string, query: string, at: number | undefined, signal?: Stop) =>
+  call<FactsMap>(path(["banks", name, "map"]), {
+    body: { query: query || undefined, at_version: at },
+    signal,
+  });
 
 export interface EventsQuery {
   after?: number;

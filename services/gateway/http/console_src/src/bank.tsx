@@ -8,6 +8,7 @@ import { count, plural } from "./format";
 import { Health } from "./health";
 import { useEvery, useLoad, useRested } from "./hooks";
 import { Log } from "./log";
+import { FactsMap } from "./map";
 import { TABS, type Tab, bankLink } from "./route";
 import { TimeBar } from "./timebar";
 import type { BankInfo } from "./types";
@@ -15,6 +16,8 @@ import { Badge, ErrorNote } from "./ui";
 
 const LOOK_MS = 5000;
 const REST_MS = 300;
+/** The views of one version. */
+const TIMED: Tab[] = ["ask", "facts", "map", "health"];
 
 /** What a view of a bank is given. */
 export interface Looked {
@@ -70,11 +73,12 @@ export function Bank({ name, tab, banks, onBanks }: BankProps) {
           </a>
         ))}
       </nav>
-      {(tab === "ask" || tab === "facts" || tab === "health") && (
+      {TIMED.includes(tab) && (
         <TimeBar bank={name} newest={info.version} at={chosen} setAt={setAt} />
       )}
       {tab === "ask" && <Ask {...looked} />}
       {tab === "facts" && <Facts {...looked} />}
+      {tab === "map" && <FactsMap {...looked} />}
       {tab === "log" && <Log {...looked} />}
       {tab === "branches" && <Branches {...looked} />}
       {tab === "health" && <Health {...looked} />}

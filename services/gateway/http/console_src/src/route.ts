@@ -1,10 +1,10 @@
 /** Where the console is: kept after the # of the address, so that each view has a link. */
 import { useEffect, useState } from "preact/hooks";
 
-export type Tab = "ask" | "facts" | "log" | "branches" | "health";
+export type Tab = "ask" | "facts" | "map" | "log" | "branches" | "health";
 
 export const TABS: [Tab, string][] = [
-  ["ask", "Ask"], ["facts", "Facts"], ["log", "Log"], ["branches", "Branches"],
+  ["ask", "Ask"], ["facts", "Facts"], ["map", "Map"], ["log", "Log"], ["branches", "Branches"],
   ["health", "Health"],
 ];
 

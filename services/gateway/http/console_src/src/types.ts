@@ -36,6 +36,19 @@ export interface FactPage {
   next_after: string;
 }
 
+export interface MappedFact extends Fact {
+  x: number;
+  y: number;
+  similarity: number | null;
+}
+
+export interface FactsMap {
+  version: number;
+  total: number;
+  facts: MappedFact[];
+  query: [number, number] | null;
+}
+
 export interface LogEvent {
   version: number;
   kind: string;
