@@ -20,9 +20,10 @@ from larimar.errors import DataLoss, FailedPrecondition, LarimarError, NotFound,
 from larimar.memory import BankState
 from services.checkpoints import from_checkpoint, sha256_of
 from services.folding import Outdated, fold_tail
-from services.log import MAX_EVENTS, Log
-from services.observability import metrics
+from services.log import Log
+from services.observability.followers import FollowerMetrics
 from services.observability.logs import get_logger
+from services.observability.metrics import DIGEST_MISMATCHES
 from services.observability.stages import passed
 
 log = get_logger("larimar.follower")
@@ -111,10 +112,7 @@ class Follower:
         self._held: OrderedDict[Key, _Held] = OrderedDict()
         self._tasks: set[asyncio.Task] = set()
         self._warmer: asyncio.Task | None = None
-        self._lag = metrics.FOLLOWER_LAG.labels(self.part)
-        metrics.OTHER_HISTORIES.labels(self.part)
-        for outcome in ("saved", "failed", "skipped"):
-            metrics.CHECKPOINTS.labels(self.part, outcome)
+        self._metrics = FollowerMetrics(self.part)
         self._tell_what_is_held()
 
     @contextlib.asynccontextmanager
@@ -206,7 +204,7 @@ class Follower:
                 digest, folded = await asyncio.to_thread(_sums_of, rebuilt)
                 matches = served == (digest, folded)
                 if not matches:
-                    metrics.DIGEST_MISMATCHES.labels("replay").inc()
+                    DIGEST_MISMATCHES.labels("replay").inc()
                 return Verified(
                     rebuilt.version, rebuilt.erase_count, len(rebuilt), digest, folded, seconds,
                     matches,
@@ -234,7 +232,7 @@ class Follower:
             tenant, bank, self.part, version, blob, meta, erase_count
         ):
             raise Unavailable("facts were erased while a checkpoint was saved: retry", "BUSY")
-        metrics.CHECKPOINTS.labels(self.part, "saved").inc()
+        self._metrics.checkpoints["saved"].inc()
         held = self._held.get((tenant, bank, 0))
         if held:
             took = time.monotonic() - started
@@ -299,7 +297,7 @@ class Follower:
             before = held.state.version
             try:
                 await fold_tail(self.log, held.state, tenant, bank)
-                self._lag.observe(held.state.version - before)
+                self._metrics.lag.observe(held.state.version - before)
             except Outdated as why:
                 log.warning("bank %s is folded anew: %s", bank, why, tenant=tenant, bank=bank)
                 held.state = await self._cold_state(held, tenant, bank)
@@ -315,14 +313,14 @@ class Follower:
                     bank=bank,
                     version=held.state.version,
                 )
-                metrics.OTHER_HISTORIES.labels(self.part).inc()
+                self._metrics.other_histories.inc()
                 held.checkpoint_version = 0
                 held.state = await self.rebuilt(tenant, bank)
         except DataLoss as error:
             log.error(
                 "bank %s stopped: %s", bank, error, tenant=tenant, bank=bank, reason=error.reason
             )
-            metrics.DIGEST_MISMATCHES.labels("log").inc()
+            DIGEST_MISMATCHES.labels("log").inc()
             held.state, held.stopped, held.stopped_time = None, error, time.monotonic()
             self._tell_what_is_held()
             if self._on_stopped is not None:
@@ -380,7 +378,7 @@ class Follower:
             await self.save_checkpoint(tenant, bank)
         except LarimarError as error:
             held.checkpoint_version = 0
-            metrics.CHECKPOINTS.labels(self.part, "failed").inc()
+            self._metrics.checkpoints["failed"].inc()
             log.warning(
                 "no checkpoint of bank %s: %s", bank, error, tenant=tenant, bank=bank,
                 reason=error.reason,
@@ -407,17 +405,10 @@ class Follower:
                             await self._caught_up(held, tenant, bank)
 
     def _tell_what_is_held(self) -> None:
-        """Sets the metrics of what this follower holds."""
         newest = [held for (_, _, at), held in self._held.items() if not at]
         states = [held.state for held in newest if held.state is not None]
-        metrics.BANKS_HELD.labels(self.part).set(len(states))
-        metrics.BANKS_STOPPED.labels(self.part).set(sum(one.stopped is not None for one in newest))
-        metrics.STATE_BYTES.labels(self.part).set(self.bytes_held)
-        metrics.STATE_BUDGET_BYTES.labels(self.part).set(self.state_budget_bytes)
-        fullest = max((state.version for state in states), default=0)
-        metrics.BANK_FILL.labels("events").set(fullest / MAX_EVENTS)
-        if self.part == "memory":
-            metrics.BANK_FILL.labels("slots").set(max((one.fill for one in states), default=0.0))
+        stopped = sum(held.stopped is not None for held in newest)
+        self._metrics.holds(states, stopped, self.bytes_held, self.state_budget_bytes)
 
     def _spawn(self, work, context: contextvars.Context | None = None) -> asyncio.Task:
         task = asyncio.create_task(work, context=context)

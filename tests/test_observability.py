@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -9,15 +10,18 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
@@ -340,6 +344,49 @@ def test_without_spans_the_callers_trace_is_passed_on() -> None:
     assert passed_on.tenant == "t" and traces.trace_ids() is None
     with traces.serving("x", "nonsense"):
         assert traces.name_trace(common_pb2.CallContext()).traceparent == ""
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans by OTLP over HTTP, as a collector does."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.server.taken.append((self.path, ExportTraceServiceRequest.FromString(body)))  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_spans_go_to_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Collector)
+    server.taken = taken = []  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(traces, "_tracer", None)
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}/"
+        traces.start_tracing("encoder", Settings(otlp_endpoint=endpoint, trace_sample=0.0))
+        with traces.serving("not sampled"):
+            pass
+        with traces.serving("encode it", f"00-{TRACE}-{CALLER}-01"):
+            pass
+        deadline = time.monotonic() + WAIT_S
+        while not taken:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        server.shutdown()
+        server.server_close()
+    ((path, request),) = taken
+    (resource,) = request.resource_spans
+    (span,) = resource.scope_spans[0].spans
+    assert path == "/v1/traces" and span.name == "encode it"
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, CALLER)
+    named = {one.key: one.value.string_value for one in resource.resource.attributes}
+    assert named["service.name"] == "encoder"
 
 
 def test_an_errors_text_is_not_logged(tmp_path: Path) -> None:

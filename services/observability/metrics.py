@@ -29,6 +29,11 @@ CALLS = Counter(
     "Calls of a service's methods that have ended, by gRPC status code.",
     ["service", "method", "code"],
 )
+INTERNAL_ERRORS = Counter(
+    "larimar_internal_errors",
+    "Calls that met something that nobody expected, or a damaged log.",
+    ["service"],
+)
 CALL_SECONDS = Histogram(
     "larimar_call_seconds",
     "Time of a call within the service; of a stream until its end.",

@@ -13,11 +13,18 @@ from services.contracts import methods_of
 from services.observability import traces
 from services.observability.calls import code_of, span_name
 from services.observability.logs import get_logger
-from services.observability.metrics import CALL_SECONDS, CALLS, CALLS_IN_PROGRESS
+from services.observability.metrics import (
+    CALL_SECONDS,
+    CALLS,
+    CALLS_IN_PROGRESS,
+    INTERNAL_ERRORS,
+)
 
 NAME = "larimar.calls"
 PROBE = "GetStatus"
 """What supervisors and probes ask all the time: no news in the log."""
+INTERNAL = frozenset({"INTERNAL", "DATA_LOSS"})
+"""Codes that are never a caller's fault, nor a fault that passes."""
 UNTRACED = frozenset({PROBE, "Watch"})
 """What no trace begins with: probes, and a stream that may go on for days."""
 log, levels = get_logger(NAME), logging.getLogger(NAME)
@@ -75,6 +82,7 @@ class _Measured:
         self._span = span_name(service, method)
         self._begins = service == "gateway" and method not in UNTRACED
         self._in_progress = CALLS_IN_PROGRESS.labels(service)
+        self._internal_errors = INTERNAL_ERRORS.labels(service)
 
     @contextlib.contextmanager
     def served(self, request: Any, grpc_context: Any) -> Iterator[_Ending]:
@@ -94,6 +102,8 @@ class _Measured:
                 code, seconds = code_of(failure), time.monotonic() - started
                 CALL_SECONDS.labels(self._service, self._method).observe(seconds)
                 CALLS.labels(self._service, self._method, code).inc()
+                if code in INTERNAL:
+                    self._internal_errors.inc()
                 if failure is not None:
                     traces.end_with_error(span, code)
                 self._say(code, seconds, failure)
