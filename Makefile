@@ -24,9 +24,10 @@ run: setup ## start the whole pipeline, run the guided demo, stop
 test: setup ## run the test suite
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
-check: setup ## format, lint, types and import rules, in seconds
+check: setup ## format, lint, types, import rules and the files of infra/
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/lint-imports && $(BIN)/pyright
+	$(BIN)/python -m infra.check
 
 up: setup ## start the pipeline and leave it serving
 	@$(BIN)/larimar up --detach --data-dir $(DATA_DIR) --port $(PORT) --http-port $(HTTP_PORT)
@@ -52,3 +53,4 @@ clean: ## remove .venv and caches (not the data directory)
 chaos: setup ## many SIGKILL rounds, minutes to hours: make chaos ROUNDS=100
 	LARIMAR_CHAOS_ROUNDS=$(or $(ROUNDS),30) LARIMAR_SIMULATION_ROUNDS=1000 \
 	  $(BIN)/python -m pytest -s tests/test_faults*.py tests/test_simulation.py
+	$(BIN)/python -m pytest -s -m slow tests/test_ray_changes.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,19 @@ def shell(line: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProc
     return subprocess.run(
         ["sh", "-c", line], env=env, cwd=cwd, capture_output=True, text=True, check=False
     )
+
+
+def groups() -> list[dict]:
+    """The worker groups of the RayService."""
+    text = (INFRA / "kubernetes" / "rayservice.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+
+
+def offered_resources() -> dict[str, float]:
+    """The custom resources that some pod of the RayService offers, as `ray start` reads them."""
+    found: dict[str, float] = {}
+    for group in groups():
+        # KubeRay puts the text into a shell's command line, which takes one level of quotes off.
+        text = shlex.split(group["rayStartParams"].get("resources", "'{}'"))[0]
+        found |= json.loads(text.replace("\\", ""))
+    return found
