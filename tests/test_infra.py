@@ -153,6 +153,28 @@ def test_replicas_of_the_cluster_find_room_while_they_are_replaced() -> None:
     assert by_name["serve"] == check.serve_config(SERVICE)["http_options"]["port"]
 
 
+def test_the_import_path_of_the_cluster_builds_the_services(tmp_path) -> None:
+    from ray._common.utils import import_attr
+    from ray.serve._private.build_app import build_app
+
+    (application,) = check.serve_config(SERVICE)["applications"]
+    settings = tmp_path / "settings.json"
+    settings.write_text(settings_of_the_cluster().to_json())
+    args = {**application["args"], "settings": str(settings), "decoder": {"max_replicas": 9}}
+    built = build_app(import_attr(application["import_path"])(args), name=application["name"])
+    found = {one.name: one for one in built.deployments}
+    assert set(found) == {"encoder", "scope", "memory", "decoder", "gateway"}
+    assert built.ingress_deployment_name == "gateway"
+    scaling = found["decoder"]._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 9)
+    assert scaling.target_ongoing_requests == 8
+    assert found["memory"].num_replicas == 2
+    asked = found["decoder"].ray_actor_options
+    assert (asked["num_gpus"], asked["num_cpus"]) == (0.3, 1)
+    assert found["gateway"].ray_actor_options["resources"] == {"gateway": 1}
+    assert all(one._deployment_config.max_surge_percent == 100 for one in found.values())
+
+
 def test_the_stores_of_compose_and_cluster_are_started_alike() -> None:
     composed = COMPOSE["services"]["valkey"]["command"]
     for store in STORES:

@@ -59,9 +59,9 @@ class Nodes:
         env = quiet_environment(settings_of_the_cluster()) | {
             "LARIMAR_REDIS_URL": store.url,
             "OMP_NUM_THREADS": "1",
+            # A lost node is noticed soon, and a slow machine has its time.
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
-            "RAY_health_check_failure_threshold": "3",
+            "RAY_raylet_start_wait_time_s": "240",
         }
         command = [sys.executable, "-m", "tests.ray_nodes", "2", str(folder)]
         self.process = subprocess.Popen(
