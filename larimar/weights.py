@@ -16,6 +16,9 @@ _SCALE = "::scale"
 _SMALLEST_INT8 = 4096
 """Entries from which a matrix is worth a scale for each of its rows."""
 
+MODE = 0o644
+"""Of a file of weights: whoever serves a model need not be who trained it."""
+
 
 def shard_names(stem: str, files: Iterable[str]) -> list[str]:
     """Those of `files` that hold the weights of `stem`, in order."""
@@ -47,6 +50,7 @@ def write_shards(
         for key in keys:
             stored |= _stored(key, tensors[key].detach(), dtype)
         save_file(stored, folder / f"{name}.tmp")
+        (folder / f"{name}.tmp").chmod(MODE)
         written.append(name)
     for name in shard_names(stem, os.listdir(folder)):
         if name not in written:

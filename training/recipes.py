@@ -161,8 +161,22 @@ def small() -> Episodic:
     )
 
 
+def small_again() -> Episodic:
+    """A second round of episodic training, from what `small_settle` made."""
+    return dataclasses.replace(
+        small(),
+        steps=750,
+        learning_rate=3e-4,
+        warmup_steps=40,
+        decay_share=0.5,
+        plain_blocks=8,
+        plain_length=256,
+        beta_cycles=8,
+    )
+
+
 def small_settle() -> Episodic:
-    """The last steps of the shipped default, from a mix of `small_base` and `small`."""
+    """The last steps, from a mix of `small_base` and `small`."""
     return dataclasses.replace(
         small(),
         steps=400,
@@ -324,6 +338,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     for recipe in (
         small_base,
         small,
+        small_again,
         small_settle,
         small_generic,
         small_shared_kv,
