@@ -19,6 +19,7 @@ from services.gateway.http.bodies import (
     PageSize,
     PageToken,
     VersionQuery,
+    addressing_of,
 )
 from services.gateway.http.rendering import plain
 from services.gateway.http.routes import (
@@ -28,7 +29,7 @@ from services.gateway.http.routes import (
     HttpCall,
     calls,
 )
-from services.gateway.http.sse import EventStream, event
+from services.gateway.http.sse import STREAM, EventStream, event
 
 PATIENCE_S = 0.5
 """How long a watch waits for its first event before it answers that it watches: an error comes
@@ -46,7 +47,7 @@ async def list_banks(call: Call) -> Response:
 @router.post("/banks", **calls("CreateBank"))
 async def create_bank(body: BankBody, call: Call) -> Response:
     """Makes a bank. Safe to retry."""
-    request = pb.CreateBankRequest(bank=body.bank, addressing=body.kind(), slots=body.slots)
+    request = pb.CreateBankRequest(bank=body.bank, addressing=addressing_of(body), slots=body.slots)
     return await call.answer("CreateBank", request)
 
 
@@ -79,9 +80,8 @@ async def list_events(
 
 @router.get(
     "/banks/{bank}/events/stream",
-    status_code=200,
-    response_class=EventStream,
-    **calls("Watch", {"default": ERROR_BY_REFERENCE}, response_model=None),
+    response_class=Response,
+    **calls("Watch", {**STREAM, "default": ERROR_BY_REFERENCE}, response_model=None),
 )
 async def watch(
     bank: BankPath,
