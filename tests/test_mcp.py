@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -11,10 +12,12 @@ from typing import Any
 
 import httpx2
 import pytest
+import typer
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from larimar import mcp_server
+from larimar.cli import app
 from larimar.defaults import default_fact_id
 from larimar.errors import NotFound, ResourceExhausted
 from larimar.v1 import larimar_pb2 as pb
@@ -25,7 +28,7 @@ from services.gateway.http.server import HttpServer
 from services.keys import MemoryKeys, new_key
 from services.rpc import start_server
 from services.settings import Settings, TenantLimits
-from tests.command_line import command, environment
+from tests.command_line import ROOT, command, environment
 from tests.gateway_calls import ANSWER, FACTS, PROMPT
 from tests.in_process import Pipeline, new_bank_name
 
@@ -242,3 +245,16 @@ def test_the_command_says_what_it_needs() -> None:
     assert done.returncode == 1
     assert json.loads(done.stderr)["error"]["code"] == "NO_MCP"
     assert command("mcp", "--target", "nonsense", "--json", text=True).returncode == 2
+
+
+def test_the_configurations_of_the_document_are_json_and_start_what_there_is() -> None:
+    text = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
+    blocks = re.findall(r'^    \{"mcpServers".*?\}\}\}$', text, re.DOTALL | re.MULTILINE)
+    started, called = (json.loads(block)["mcpServers"]["larimar"] for block in blocks)
+    assert [started["command"], started["args"][0]] == ["larimar", "mcp"]
+    known = typer.main.get_command(app).commands["mcp"].params  # type: ignore[attr-defined]
+    options = {option for one in known for option in one.opts}
+    assert {word for word in started["args"] if word.startswith("--")} <= options
+    assert called["type"] == "http" and called["url"].endswith("/mcp")
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert named == {"write_fact", "ask", "forget_fact", "list_facts", "recall", "history"}
