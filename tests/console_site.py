@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 import larimar
 from larimar.client import Client
@@ -32,6 +32,7 @@ PATIENCE_MS = 60_000
 """How long a page may take to show what it should: machines are busy."""
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
+PROMPT, ANSWER = "The capital of Velmora is", "Tarsin"
 
 
 @dataclass
@@ -129,3 +130,26 @@ def tab(
         yield opened
     finally:
         context.close()
+
+
+def written(site: Site, bank: str, answer: str = ANSWER) -> None:
+    """A bank of its own with one fact."""
+    site.client.create_bank(bank)
+    site.client.write(PROMPT, answer, bank=bank, fact_id="velmora-capital")
+
+
+def dialog(page: Page) -> Locator:
+    return page.get_by_role("dialog")
+
+
+def answer(page: Page, memory: bool = True) -> Locator:
+    return page.get_by_role("region", name="With memory" if memory else "Without memory")
+
+
+def ask(page: Page, prompt: str = PROMPT) -> None:
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def facts(page: Page) -> Locator:
+    return page.get_by_role("list", name="Facts").get_by_role("listitem")
