@@ -139,17 +139,21 @@ def written(site: Site, bank: str, answer: str = ANSWER) -> None:
 
 
 def dialog(page: Page) -> Locator:
+    """The dialog that is open."""
     return page.get_by_role("dialog")
 
 
 def answer(page: Page, memory: bool = True) -> Locator:
+    """The answer with memory, or the one without."""
     return page.get_by_role("region", name="With memory" if memory else "Without memory")
 
 
 def ask(page: Page, prompt: str = PROMPT) -> None:
+    """Asks as a mouse would."""
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_role("button", name="Ask", exact=True).click()
 
 
 def facts(page: Page) -> Locator:
+    """The facts in sight."""
     return page.get_by_role("list", name="Facts").get_by_role("listitem")
