@@ -46,8 +46,18 @@ class Site:
 
     def publish(self, event: bytes) -> None:
         """Puts an event into the inbox, as a producer in the cluster does."""
-        with redis.Redis(unix_socket_path=str(socket_path_of(self.data_dir))) as producer:
+        with self._store() as producer:
             producer.xadd("{default}:inbox", {"event": event})
+
+    def damage(self, bank: str) -> None:
+        """Leaves a gap in a bank's log."""
+        with self._store() as store:
+            log = f"{{default:{bank}}}:{bank}:log"
+            ((_, entry),) = store.xrevrange(log, count=1)
+            store.xadd(log, entry, id="1000-0")
+
+    def _store(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(socket_path_of(self.data_dir)))
 
 
 @contextlib.contextmanager

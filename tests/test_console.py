@@ -332,6 +332,19 @@ def test_health_is_shown_and_proved(console: Tab, site: Site) -> None:
     assert "filled" not in [info.bank for info in site.client.list_banks()]
 
 
+def test_a_stopped_bank_is_named_and_leaves_the_others(console: Tab, site: Site) -> None:
+    written(site, "sound")
+    written(site, "damaged")
+    site.damage("damaged")
+    page = console.go("")
+    cards = page.get_by_role("list", name="Banks").get_by_role("listitem")
+    card = cards.filter(has=page.get_by_role("heading", name="damaged"))
+    expect(card.get_by_text("Stopped", exact=True)).to_be_visible()
+    expect(cards.filter(has=page.get_by_role("heading", name="sound"))).to_contain_text("1 fact")
+    card.get_by_role("link").click()
+    expect(page.get_by_role("alert")).to_contain_text("DATA_LOSS")
+
+
 def test_dead_letters_are_read_and_dropped(console: Tab, site: Site) -> None:
     for number in range(2):
         site.publish(event_json(f"dead-{number}", bank="default", prompt="", colour="red"))
