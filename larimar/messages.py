@@ -274,6 +274,7 @@ def bank_info(message: memory_pb2.BankInfo, created: bool = False) -> results.Ba
         erase_count=message.erase_count,
         fill=message.fill,
         origin=origin,
+        stopped=message.stopped,
     )
 
 

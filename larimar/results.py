@@ -170,6 +170,8 @@ class BankInfo:
     """N / K of a pinv or gaussian bank, rephrasings counted; 0 for a slots bank."""
     origin: Origin | None = None
     """None for a bank that is not a fork."""
+    stopped: str = ""
+    """In a list: why the bank's log cannot be read, which leaves version and sizes 0."""
 
 
 @dataclass(frozen=True, slots=True)

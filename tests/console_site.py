@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 import larimar
 from larimar.client import Client
@@ -32,6 +32,7 @@ PATIENCE_MS = 60_000
 """How long a page may take to show what it should: machines are busy."""
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
+PROMPT, ANSWER = "The capital of Velmora is", "Tarsin"
 
 
 @dataclass
@@ -45,8 +46,18 @@ class Site:
 
     def publish(self, event: bytes) -> None:
         """Puts an event into the inbox, as a producer in the cluster does."""
-        with redis.Redis(unix_socket_path=str(socket_path_of(self.data_dir))) as producer:
+        with self._store() as producer:
             producer.xadd("{default}:inbox", {"event": event})
+
+    def damage(self, bank: str) -> None:
+        """Leaves a gap in a bank's log."""
+        with self._store() as store:
+            log = f"{{default:{bank}}}:{bank}:log"
+            ((_, entry),) = store.xrevrange(log, count=1)
+            store.xadd(log, entry, id="1000-0")
+
+    def _store(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(socket_path_of(self.data_dir)))
 
 
 @contextlib.contextmanager
@@ -129,3 +140,30 @@ def tab(
         yield opened
     finally:
         context.close()
+
+
+def written(site: Site, bank: str, answer: str = ANSWER) -> None:
+    """A bank of its own with one fact."""
+    site.client.create_bank(bank)
+    site.client.write(PROMPT, answer, bank=bank, fact_id="velmora-capital")
+
+
+def dialog(page: Page) -> Locator:
+    """The dialog that is open."""
+    return page.get_by_role("dialog")
+
+
+def answer(page: Page, memory: bool = True) -> Locator:
+    """The answer with memory, or the one without."""
+    return page.get_by_role("region", name="With memory" if memory else "Without memory")
+
+
+def ask(page: Page, prompt: str = PROMPT) -> None:
+    """Asks as a mouse would."""
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def facts(page: Page) -> Locator:
+    """The facts in sight."""
+    return page.get_by_role("list", name="Facts").get_by_role("listitem")

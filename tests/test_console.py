@@ -1,61 +1,38 @@
-"""The console: its files, and each journey of its users in a real browser on a real pipeline."""
+"""Each journey of the console's users, in a real browser on a real pipeline."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, expect
 
 from services.gateway.http.console import FOLDER
-from tests.console_site import CHROMIUM, PHONE, Site, Tab, chromium, running_site, tab
+from tests.console_site import (
+    ANSWER,
+    CHROMIUM,
+    PHONE,
+    PROMPT,
+    Site,
+    Tab,
+    answer,
+    ask,
+    chromium,
+    dialog,
+    facts,
+    running_site,
+    tab,
+    written,
+)
 from tests.events import event_json
 
-SOURCES = FOLDER.parent / "console_src"
-MAX_BUILT_BYTES = 150_000
-PROMPT, ANSWER, LATER = "The capital of Velmora is", "Tarsin", "Oskelund"
+LATER = "Oskelund"
 SAID = re.compile(ANSWER, re.IGNORECASE)
 """How the model says it: it knows no capitals."""
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def files(folder: Path) -> dict[str, str]:
-    """Digest of each file below a folder, by path; what npm installs does not count."""
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    kept = sorted(name for name in found if not name.startswith("node_modules/"))
-    return {name: sha256(found[name]) for name in kept}
-
-
-def test_the_built_console_belongs_to_its_sources() -> None:
-    said = json.loads((FOLDER / "build.json").read_text())
-    lines = "".join(f"{digest}  {name}\n" for name, digest in files(SOURCES).items())
-    hint = "run `make console` and commit what it writes"
-    assert said["sources_sha256"] == hashlib.sha256(lines.encode()).hexdigest(), hint
-    built = files(FOLDER)
-    del built["build.json"]
-    assert said["files_sha256"] == built, hint
-
-
-def test_the_built_console_is_small_and_asks_nobody_else() -> None:
-    built = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in built) < MAX_BUILT_BYTES
-    page = (FOLDER / "index.html").read_text()
-    assert not re.search(r"<style|style=|<script(?![^>]*src=)|\son\w+=", page)
-    hosts = {
-        host
-        for path in built
-        for host in re.findall(r"https?://([\w.-]+)", path.read_text(errors="replace"))
-    }
-    assert hosts <= {"www.w3.org"}  # names of XML namespaces
 
 
 @pytest.fixture(scope="module")
@@ -78,29 +55,6 @@ def console(browser: Browser, site: Site) -> Iterator[Tab]:
     with tab(browser, site) as opened:
         yield opened
         assert opened.complaints == []
-
-
-def written(site: Site, bank: str, answer: str = ANSWER) -> None:
-    """A bank of its own with one fact."""
-    site.client.create_bank(bank)
-    site.client.write(PROMPT, answer, bank=bank, fact_id="velmora-capital")
-
-
-def dialog(page: Page) -> Locator:
-    return page.get_by_role("dialog")
-
-
-def answer(page: Page, memory: bool = True) -> Locator:
-    return page.get_by_role("region", name="With memory" if memory else "Without memory")
-
-
-def ask(page: Page, prompt: str = PROMPT) -> None:
-    page.get_by_label("Prompt").fill(prompt)
-    page.get_by_role("button", name="Ask", exact=True).click()
-
-
-def facts(page: Page) -> Locator:
-    return page.get_by_role("list", name="Facts").get_by_role("listitem")
 
 
 def fetched(site: Site, path: str) -> tuple[bytes, dict[str, str]]:
@@ -376,6 +330,19 @@ def test_health_is_shown_and_proved(console: Tab, site: Site) -> None:
     delete.click()
     expect(page.get_by_text("Deleted filled.")).to_be_visible()
     assert "filled" not in [info.bank for info in site.client.list_banks()]
+
+
+def test_a_stopped_bank_is_named_and_leaves_the_others(console: Tab, site: Site) -> None:
+    written(site, "sound")
+    written(site, "damaged")
+    site.damage("damaged")
+    page = console.go("")
+    cards = page.get_by_role("list", name="Banks").get_by_role("listitem")
+    card = cards.filter(has=page.get_by_role("heading", name="damaged"))
+    expect(card.get_by_text("Stopped", exact=True)).to_be_visible()
+    expect(cards.filter(has=page.get_by_role("heading", name="sound"))).to_contain_text("1 fact")
+    card.get_by_role("link").click()
+    expect(page.get_by_role("alert")).to_contain_text("DATA_LOSS")
 
 
 def test_dead_letters_are_read_and_dropped(console: Tab, site: Site) -> None:

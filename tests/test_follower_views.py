@@ -8,8 +8,10 @@ import pytest
 
 from larimar.errors import DataLoss, FailedPrecondition, Unavailable
 from larimar.memory import BankState
+from larimar.v1 import common_pb2, memory_pb2
 from services import follower as follower_module
 from services.follower import Follower
+from services.memory.service import MemoryService
 from tests.banks import ADDRESSINGS, config_of
 from tests.following import (
     BUDGET,
@@ -181,6 +183,20 @@ async def test_a_stopped_bank_is_not_looked_at_until_it_has_cooled_down(log, mon
     monkeypatch.setattr(follower_module, "STOPPED_S", 0.0)
     assert (await view_of(follower))[0] == 10
     assert follower.stopped(TENANT, "b") is None
+
+
+async def test_a_stopped_bank_leaves_the_others_in_a_list(log) -> None:
+    await filled(log)
+    await filled(log, "sound")
+    log._banks[TENANT, "b"].entries[4].salted = b"noise"
+    service = MemoryService(log, Follower(log, ("memory",), BUDGET))
+    request = memory_pb2.EnumerateBanksRequest(context=common_pb2.CallContext(tenant=TENANT))
+    listed = (await service.EnumerateBanks(request, None)).banks
+    found = {info.config.bank: (info.version, info.stopped) for info in listed}
+    assert found["sound"] == (10, "")
+    version, why = found["b"]
+    assert version == 0 and "version 5" in why
+    assert listed[0].config.value_size == CONFIG.value_size
 
 
 @pytest.mark.parametrize("addressing", ADDRESSINGS)

@@ -75,7 +75,7 @@ def test_the_axes_are_those_along_which_vectors_vary_most() -> None:
     places_N2 = flattened(wide_N3, 50)
     for axis, column in ((0, 1), (1, 2)):
         same = np.corrcoef(places_N2[:, axis], wide_N3[:, column])[0, 1]
-        assert same > 0.99, "and the sign is that of the largest component"
+        assert same > 0.95, "and the sign is that of the largest component"
     assert np.abs(places_N2).max() == pytest.approx(1.0)
     again_N2 = flattened(np.concatenate([wide_N3, [[0.0, 500.0, 0.0]]]), 50)
     assert np.array_equal(again_N2[:50], places_N2)

@@ -92,7 +92,10 @@ def list_banks(
         return
     print_table(
         ("bank", "addressing", "facts", "version", "bytes held"),
-        [(i.bank, i.addressing, i.facts, i.version, i.state_bytes) for i in banks],
+        [
+            (i.bank, i.addressing, i.facts, "stopped" if i.stopped else i.version, i.state_bytes)
+            for i in banks
+        ],
     )
 
 

@@ -24,7 +24,7 @@ class MakeBankResponse(_message.Message):
     def __init__(self, config: _Optional[_Union[_common_pb2.BankConfig, _Mapping]] = ..., created: _Optional[bool] = ...) -> None: ...
 
 class BankInfo(_message.Message):
-    __slots__ = ("config", "version", "facts", "state_bytes", "erase_count", "fill", "origin")
+    __slots__ = ("config", "version", "facts", "state_bytes", "erase_count", "fill", "origin", "stopped")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class BankInfo(_message.Message):
     ERASE_COUNT_FIELD_NUMBER: _ClassVar[int]
     FILL_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
     config: _common_pb2.BankConfig
     version: int
     facts: int
@@ -39,7 +40,8 @@ class BankInfo(_message.Message):
     erase_count: int
     fill: float
     origin: _common_pb2.Origin
-    def __init__(self, config: _Optional[_Union[_common_pb2.BankConfig, _Mapping]] = ..., version: _Optional[int] = ..., facts: _Optional[int] = ..., state_bytes: _Optional[int] = ..., erase_count: _Optional[int] = ..., fill: _Optional[float] = ..., origin: _Optional[_Union[_common_pb2.Origin, _Mapping]] = ...) -> None: ...
+    stopped: str
+    def __init__(self, config: _Optional[_Union[_common_pb2.BankConfig, _Mapping]] = ..., version: _Optional[int] = ..., facts: _Optional[int] = ..., state_bytes: _Optional[int] = ..., erase_count: _Optional[int] = ..., fill: _Optional[float] = ..., origin: _Optional[_Union[_common_pb2.Origin, _Mapping]] = ..., stopped: _Optional[str] = ...) -> None: ...
 
 class DescribeBankRequest(_message.Message):
     __slots__ = ("bank", "context")

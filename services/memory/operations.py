@@ -239,6 +239,14 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             version=version,
         )
 
+    async def _listed(self, tenant: str, bank: str) -> memory_pb2.BankInfo:
+        """A bank of a list: one whose log is damaged says so, and leaves the others in it."""
+        try:
+            return await self._info(tenant, bank)
+        except DataLoss as error:
+            config = config_to_proto(bank, await self._log.bank_config(tenant, bank))
+            return memory_pb2.BankInfo(config=config, stopped=error.message)
+
     async def _info(self, tenant: str, bank: str) -> memory_pb2.BankInfo:
         async with self._follower.state(tenant, bank) as state:
             info = memory_pb2.BankInfo(

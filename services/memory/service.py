@@ -84,7 +84,7 @@ class MemoryService(Operations):
         tenant = tenant_of(request)
         names = await self._log.banks(tenant)
         return memory_pb2.EnumerateBanksResponse(
-            banks=[await self._info(tenant, name) for name in names]
+            banks=[await self._listed(tenant, name) for name in names]
         )
 
     async def DropBank(self, request, grpc_context):

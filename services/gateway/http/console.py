@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from services.gateway.http import map
+from services.gateway.http import facts_map
 
 FOLDER = Path(__file__).parent / "console"
 SECURITY = {
@@ -51,7 +51,7 @@ def mount_console(app: FastAPI) -> None:
             FOLDER / "favicon.svg", headers={**SECURITY, "cache-control": ASKED_AGAIN}
         )
 
-    app.include_router(map.router)
+    app.include_router(facts_map.router)
     for path, endpoint in (("/", page), ("/favicon.svg", icon)):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
     app.mount("/assets", _Assets(directory=FOLDER / "assets"), name="console")

@@ -60,7 +60,7 @@ class HttpCall:
         async with contextlib.aclosing(self.replies(method, request)) as replies:
             return await anext(replies)
 
-    async def reply(self, method: str, request: Message) -> Any:
+    async def reply(self, method: str, request: Any) -> Any:
         """What a method answers. Raises: LarimarError."""
         return await getattr(self._service, method)(request, self)
 

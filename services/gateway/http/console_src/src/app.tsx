@@ -14,7 +14,8 @@ import type { BankInfo } from "./types";
 import { chosenTheme, nextTheme } from "./theme";
 import { Button } from "./ui";
 
-const LOOK_MS = 10_000;
+/** A list of banks looks at each of them. */
+const LOOK_MS = 60_000;
 
 export function App() {
   const [identity, setIdentity] = useState(0);

@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import * as api from "./api";
 import { bytes, count, plural } from "./format";
 import { Fill } from "./health";
-import { type Loaded, useAction, useLoad } from "./hooks";
+import { type Loaded, useAction } from "./hooks";
 import { notify } from "./notices";
 import { bankLink, goTo } from "./route";
 import type { BankInfo } from "./types";
@@ -11,7 +11,6 @@ import { Badge, Button, Dialog, Empty, ErrorNote, Field, Form } from "./ui";
 
 export function Banks({ listed }: { listed: Loaded<BankInfo[]> }) {
   const [making, setMaking] = useState(false);
-  const stopped = useStopped();
   return (
     <>
       <header class="page-head">
@@ -24,7 +23,7 @@ export function Banks({ listed }: { listed: Loaded<BankInfo[]> }) {
       )}
       <ul class="cards" aria-label="Banks">
         {listed.data?.map((info) => (
-          <BankCard key={info.config.bank} info={info} stopped={stopped.has(info.config.bank)} />
+          <BankCard key={info.config.bank} info={info} />
         ))}
       </ul>
       {making && <NewBank onClose={() => setMaking(false)} onDone={listed.reload} />}
@@ -32,34 +31,33 @@ export function Banks({ listed }: { listed: Loaded<BankInfo[]> }) {
   );
 }
 
-/** Banks whose log is damaged, as the memory service says in its status. */
-function useStopped(): Set<string> {
-  const { data } = useLoad(api.status, []);
-  const memory = data?.services.find((one) => one.name === "memory");
-  const found = [...(memory?.detail.matchAll(/STOPPED [^/;]+\/([^:;]+)/g) ?? [])];
-  return new Set(found.map((match) => match[1]));
-}
-
-function BankCard({ info, stopped }: { info: BankInfo; stopped: boolean }) {
+function BankCard({ info }: { info: BankInfo }) {
   const { config } = info;
   return (
     <li class="card">
       <h2>
         <a class="cut" href={bankLink(config.bank)}>{config.bank}</a>
-        {stopped ? <Badge tone="bad">Stopped</Badge> : <Badge>{config.addressing}</Badge>}
+        {info.stopped ? <Badge tone="bad">Stopped</Badge> : <Badge>{config.addressing}</Badge>}
       </h2>
+      {info.stopped ? <p class="told">{info.stopped}</p> : <Numbers info={info} />}
+    </li>
+  );
+}
+
+function Numbers({ info }: { info: BankInfo }) {
+  return (
+    <>
       <p class="card-numbers">
         <span><strong class="number">{count(info.facts)}</strong> {info.facts === 1 ? "fact" : "facts"}</span>
         <span><strong class="number">{count(info.version)}</strong> events</span>
         <span><strong class="number">{bytes(info.state_bytes)}</strong> held</span>
       </p>
-      {config.slots > 0 && <Fill fill={info.fill} />}
-      {stopped && <p class="faint">Its log is damaged: see the operations guide, “A stopped bank”.</p>}
+      {info.config.slots > 0 && <Fill fill={info.fill} />}
       <p class="faint">
         {info.origin && `Fork of ${info.origin.bank} at version ${count(info.origin.version)}. `}
         {info.erase_count > 0 && `${plural(info.erase_count, "fact")} erased in its family.`}
       </p>
-    </li>
+    </>
   );
 }
 

@@ -10,7 +10,7 @@ import { Button, Empty, ErrorNote, Field, Form, Meter } from "./ui";
 const NEAREST = 5;
 const LABELLED = 12;
 const FEWEST = 3;
-const HALF = { width: 500, height: 300 };
+const HALF = { width: 500, height: 230 };
 const MARGIN = 1.12;
 
 export function FactsMap({ info, at }: Looked) {
@@ -75,8 +75,8 @@ function Chart({ map, named }: { map: Mapped; named: Set<MappedFact> }) {
           </circle>
           {named.has(fact) && (
             <text
-              x={across(fact.x) + (fact.x > 0 ? -11 : 11)}
-              y={down(fact.y) + 5}
+              x={across(fact.x) + (fact.x > 0 ? 8 : -8)}
+              y={down(fact.y) - 9}
               text-anchor={fact.x > 0 ? "end" : "start"}
             >
               {fact.answer}

@@ -19,6 +19,8 @@ export interface BankInfo {
   erase_count: number;
   fill: number;
   origin: { bank: string; version: number } | null;
+  /** Why the log of a bank in a list cannot be read; else empty. */
+  stopped: string;
 }
 
 export interface Fact {
