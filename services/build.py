@@ -131,8 +131,8 @@ def build_edge(settings: Settings, doors: dict[str, Any]) -> Any:
     from services.observability.serving import Observed
 
     gateway = GatewayService(**doors)
-    gateway.inbox = _inbox(settings)
-    gateway.condition = Condition(gateway, gateway.inbox, settings)
+    inbox = gateway.inbox = _inbox(settings)
+    gateway.condition = Condition(gateway, inbox, settings)
     keys = _keys(settings) if settings.require_keys else None
     return Edge(Observed("gateway", gateway), settings, keys)
 

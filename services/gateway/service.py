@@ -45,6 +45,8 @@ class GatewayService(
 
     condition: Condition | None = None
     """Tells the metrics of the pipeline; None where the gateway was given no store."""
+    http_port: int = 0
+    """Where this gateway also answers HTTP; 0 where it does not."""
 
     async def Ask(self, request, grpc_context) -> AsyncIterator:
         """Answers a prompt; the last message says from where."""
@@ -134,7 +136,14 @@ class GatewayService(
             "memory": _memory_detail,
             "decoder": lambda r: f"{r.architecture}, prompts to {r.max_prompt_tokens} tokens",
         }
-        services = [larimar_pb2.ServiceInfo(name="gateway", ready=True, pid=os.getpid())]
+        services = [
+            larimar_pb2.ServiceInfo(
+                name="gateway",
+                ready=True,
+                pid=os.getpid(),
+                detail=f"HTTP on port {self.http_port}" if self.http_port else "",
+            )
+        ]
         for name, reply in found.items():
             if isinstance(reply, BaseException):
                 detail = domain_error(reply).message

@@ -34,6 +34,7 @@ _STATUSES_BY_REASON = {
     "METHOD_NOT_ALLOWED": 405,
     "MESSAGE_TOO_LARGE": 413,
     "BAD_CONTENT_TYPE": 415,
+    "HEADERS_TOO_LARGE": 431,
 }
 _SAID_BY_US = "Value error, "
 """What the framework puts before a message of a validator."""
