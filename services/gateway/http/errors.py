@@ -38,7 +38,7 @@ _STATUSES_BY_REASON = {
 }
 _SAID_BY_US = "Value error, "
 """What the framework puts before a message of a validator."""
-_TAGS = frozenset({"str", "constrained-str"})
+_TAGS = frozenset({"str", "constrained-str", "SlotsBank", "FixedBank"})
 """What it puts into a field's place where the field may be of several types."""
 
 
