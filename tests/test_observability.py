@@ -27,9 +27,11 @@ from typer.testing import CliRunner
 
 import larimar
 from larimar.cli import app
-from larimar.v1 import common_pb2, larimar_pb2, larimar_pb2_grpc
+from larimar.v1 import common_pb2, encoder_pb2, larimar_pb2, larimar_pb2_grpc
 from services.observability import logs, traces
+from services.observability.metrics import INTERNAL_ERRORS
 from services.observability.process import check_observing
+from services.observability.serving import Observed
 from services.settings import Settings
 from tests.command_line import ROOT
 from tests.document_checks import cells
@@ -406,6 +408,30 @@ def test_an_errors_text_is_not_logged(tmp_path: Path) -> None:
     assert PROMPT not in line
     assert (said["event"], said["bank"], said["error"]) == ("unexpected failure", "b", "ValueError")
     assert any("test_an_errors_text" in place for place in said["raised_at"])
+
+
+class Parrot:
+    """A service of two methods: one answers with what it hears, the other fails."""
+
+    repeats = 1
+
+    async def Encode(self, request: Any, grpc_context: Any) -> list[Any]:
+        return self.repeats * [request]
+
+    async def DescribeEncoder(self, request: Any, grpc_context: Any) -> None:
+        raise larimar.DataLoss("gone")
+
+
+async def test_an_observed_service_is_that_service() -> None:
+    parrot, request = Parrot(), encoder_pb2.EncodeRequest()
+    observed = Observed("encoder", parrot)
+    before = INTERNAL_ERRORS.labels("encoder")._value.get()
+    observed.repeats = 2
+    assert parrot.repeats == observed.repeats == 2
+    assert await observed.Encode(request, None) == [request, request]
+    with pytest.raises(larimar.DataLoss, match="gone"):
+        await observed.DescribeEncoder(encoder_pb2.DescribeEncoderRequest())
+    assert INTERNAL_ERRORS.labels("encoder")._value.get() == before + 1
 
 
 @pytest.mark.parametrize("wrong", [{"log_level": "loud"}, {"trace_sample": 1.5}])

@@ -91,6 +91,7 @@ def _formatter(service: str) -> logging.Formatter:
         if ids is not None:
             line["trace_id"], line["span_id"] = ids
         line["service"], line["pid"] = service, os.getpid()
+        line.pop("_ray_timestamp_ns", None)  # which Ray adds to every record of a replica
         return line
 
     return structlog.stdlib.ProcessorFormatter(

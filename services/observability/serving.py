@@ -34,18 +34,22 @@ class Observed:
     """A service, every call of which is counted, timed, traced, and logged at level info.
 
     Whoever calls it, through a socket, a handle or as an object, meets the same methods. Whatever
-    else is asked of it is the service's own.
+    else is asked of it, or set, is the service's own.
     """
 
     def __init__(self, name: str, service: Any) -> None:
-        self._service = service
+        own = vars(self)
+        own["_service"] = service
         for method, streams in methods_of(name).items():
             measured = _Measured(name, method)
             call = getattr(service, method)
-            setattr(self, method, (_stream if streams else _single)(measured, call))
+            own[method] = (_stream if streams else _single)(measured, call)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._service, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._service, name, value)
 
 
 def _single(measured: _Measured, call: Any):
