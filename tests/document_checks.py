@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import grpc
 
 from larimar import errors
+from services.gateway.http.errors import BadRequest
 from services.log_rules import ChainBroken
 from tests.command_line import ROOT
 
@@ -56,7 +57,7 @@ def reasons_of_the_code() -> dict[str, set[str]]:
     """Every reason that an error may have, with the statuses that it comes with."""
     statuses = {code.value[0]: code.name for code in grpc.StatusCode}
     classes = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
-    classes["ChainBroken"] = ChainBroken
+    classes |= {"ChainBroken": ChainBroken, "BadRequest": BadRequest}
     found = {kind.default_reason: {statuses[kind.code]} for kind in classes.values()}
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -103,9 +103,11 @@ class BankCalls(Calls):
                 "TOO_MANY_WATCHES",
             )
         self._watches += 1
+        wait_s = 0.0  # at first, so that what is wrong is said at once
         try:
             while True:
-                page = await self._look(bank, after, grpc_context)
+                page = await self._look(bank, after, wait_s, grpc_context)
+                wait_s = WATCH_WAIT_S
                 if page.version < after:
                     raise FailedPrecondition(
                         f"bank {bank!r} has {page.version} events, version {after} is not written: "
@@ -126,8 +128,8 @@ class BankCalls(Calls):
         for look in self._looks:
             look.cancel()
 
-    async def _look(self, bank: str, after: int, grpc_context):
-        look = asyncio.ensure_future(self._page_after(bank, after, grpc_context))
+    async def _look(self, bank: str, after: int, wait_s: float, grpc_context):
+        look = asyncio.ensure_future(self._page_after(bank, after, wait_s, grpc_context))
         self._looks.add(look)
         if self._ending:
             look.cancel()
@@ -141,13 +143,13 @@ class BankCalls(Calls):
             look.cancel()
             self._looks.discard(look)
 
-    async def _page_after(self, bank: str, after: int, grpc_context):
+    async def _page_after(self, bank: str, after: int, wait_s: float, grpc_context):
         context = self._context(grpc_context)
         call = memory_pb2.EnumerateEventsRequest(
             bank=bank,
             after_version=after,
             page_size=WATCH_PAGE,
-            wait_s=min(WATCH_WAIT_S, max(0.0, context.deadline_unix_s - time.time()) / 2),
+            wait_s=min(wait_s, max(0.0, context.deadline_unix_s - time.time()) / 2),
             context=context,
         )
         return await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)

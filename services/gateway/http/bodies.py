@@ -166,7 +166,7 @@ class BankBody(Body):
         0, description="K of a pinv or gaussian bank; 0 means 512."
     )
 
-    def kind(self) -> int:
+    def kind(self) -> Any:
         """The addressing as the contract counts it."""
         return common_pb2.Addressing.Value(f"ADDRESSING_{self.addressing.upper()}")
 
@@ -186,7 +186,7 @@ class MergeBody(Body):
     merge_id: Id = ""
     dry_run: bool = False
 
-    def kind(self) -> int:
+    def kind(self) -> Any:
         """The policy as the contract counts it."""
         return common_pb2.MergePolicy.Value(f"MERGE_POLICY_{self.policy.upper()}")
 

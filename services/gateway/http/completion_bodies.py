@@ -112,6 +112,13 @@ class CompletionBody(Completing):
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _single(cls, value: Any) -> Any:
+        if isinstance(value, list) and (len(value) != 1 or not isinstance(value[0], str)):
+            raise ValueError("give one text a call: neither several prompts nor tokens are taken")
+        return value
+
     def question(self) -> tuple[str, str]:
         """What the decoder alone reads before the question, and the question."""
         return "", self.prompt if isinstance(self.prompt, str) else self.prompt[0]

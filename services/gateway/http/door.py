@@ -11,11 +11,13 @@ from larimar.errors import InvalidArgument, PermissionDenied, ResourceExhausted
 from services.gateway.auth import KeyGate
 from services.gateway.http.errors import error_response, http_error
 from services.gateway.tenancy import set_tenant
-from services.rpc import MAX_CONCURRENT_RPCS, MAX_MESSAGE_BYTES
+from services.rpc import MAX_CONCURRENT_RPCS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from services.settings import Settings
 
 MAX_BODY_BYTES = MAX_MESSAGE_BYTES
 """Body of a request: what a gRPC message may hold."""
+MAX_HEADER_BYTES = MAX_METADATA_BYTES
+"""Headers of a request: what a gRPC call's metadata may hold."""
 MAX_HTTP_CALLS = MAX_CONCURRENT_RPCS
 """Calls in progress at one gateway's HTTP port, streams included: as many as at its gRPC port."""
 GUARDED = ("/v1/", "/mcp")
@@ -60,6 +62,7 @@ class Door:
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        _check_headers(headers)
         self._check_origin(headers)
         _check_length(headers)
         scope[KEY] = None
@@ -91,6 +94,14 @@ class Door:
             )
         if origin is not None and urlsplit(origin).netloc != host:
             raise PermissionDenied("pages of other sites may not call this port", "BAD_ORIGIN")
+
+
+def _check_headers(headers: Headers) -> None:
+    if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
+        raise InvalidArgument(
+            f"the headers of a request have at most {MAX_HEADER_BYTES} bytes: send fewer",
+            "HEADERS_TOO_LARGE",
+        )
 
 
 def _check_length(headers: Headers) -> None:

@@ -34,7 +34,12 @@ _STATUSES_BY_REASON = {
     "METHOD_NOT_ALLOWED": 405,
     "MESSAGE_TOO_LARGE": 413,
     "BAD_CONTENT_TYPE": 415,
+    "HEADERS_TOO_LARGE": 431,
 }
+_SAID_BY_US = "Value error, "
+"""What the framework puts before a message of a validator."""
+_TAGS = frozenset({"str", "constrained-str"})
+"""What it puts into a field's place where the field may be of several types."""
 
 
 class ErrorDetail(BaseModel):
@@ -114,11 +119,11 @@ def _invalid(error: RequestValidationError) -> BadRequest:
     place = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {first['ctx']['error']}")
-    where = place[0]
-    param = ".".join(place[1:]) or None
-    if where == "body" and param is None:
+    param = ".".join(part for part in place[1:] if part not in _TAGS and "[" not in part)
+    if place == ["body"]:
         return BadRequest(f"the body must be a JSON object, as application/json: {first['msg']}")
-    return BadRequest(f"{where} {param}: {first['msg']}", param)
+    message = first["msg"].removeprefix(_SAID_BY_US)
+    return BadRequest(f"{place[0]} {param}: {message}", param)
 
 
 def _refused(error: HTTPException) -> LarimarError:

@@ -12,11 +12,9 @@ from typing import Any
 import uvicorn
 
 from larimar.errors import FailedPrecondition, Unavailable
-from services.rpc import MAX_METADATA_BYTES
+from services.gateway.http.door import MAX_HEADER_BYTES
 from services.settings import Settings
 
-MAX_HEADER_BYTES = MAX_METADATA_BYTES
-"""Request line and headers of a request: what a gRPC call's metadata may hold."""
 MAX_CONNECTIONS = 1024
 """Connections at once, idle ones too; one more is refused."""
 IDLE_S = 75
@@ -40,7 +38,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="h11",  # which bounds headers
+                http="h11",  # which bounds what it holds of a request that is not whole
                 ws="none",
                 lifespan="on",
                 loop="none",
