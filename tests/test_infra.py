@@ -206,8 +206,11 @@ def test_grafana_and_prometheus_find_their_files() -> None:
 
 
 CLIENT = """#!{python}
-import os, sys, redis
-print(redis.Redis(port={port}, password=os.environ["REDISCLI_AUTH"]).execute_command(*sys.argv[1:]))
+import os, socket, sys
+with socket.create_connection(("127.0.0.1", {port}), 30) as server, server.makefile("rw") as lines:
+    lines.write("AUTH %s\\r\\n%s\\r\\n" % (os.environ["REDISCLI_AUTH"], " ".join(sys.argv[1:])))
+    lines.flush()
+    print(lines.readline(), lines.readline())
 """
 
 
