@@ -101,16 +101,16 @@ def watch(data_dir: str, pipeline: Pipeline, stopping: threading.Event) -> None:
 
 
 def say_who_may_call(settings: Settings) -> None:
-    """Says in a line what guards the public port."""
+    """Says in a line what guards the public ports."""
     guards = []
     if settings.tls_cert:
         guards.append("TLS with client certificates" if settings.tls_client_ca else "TLS")
     if settings.require_keys:
         guards.append("API keys (`larimar key create`)")
-        say(f"the public port asks for {' and '.join(guards)}")
+        say(f"the public ports ask for {' and '.join(guards)}")
         return
     said = f"{' and '.join(guards)}, but no" if guards else "no"
-    say(f"the public port asks for {said} API keys: whoever reaches it may read and edit")
+    say(f"the public ports ask for {said} API keys: whoever reaches them may read and edit")
 
 
 def _http_address(settings: Settings) -> str:

@@ -173,7 +173,7 @@ def test_a_guarded_pipeline_from_start_to_end(tmp_path, pki) -> None:  # noqa: F
             "LARIMAR_TLS_KEY": pki.client.key,
         }
         log = (data_dir / "up.log").read_text()
-        assert "asks for TLS with client certificates and API keys" in log
+        assert "ask for TLS with client certificates and API keys" in log
         secure = {"tls_ca": pki.ours, "tls_cert": pki.client.cert, "tls_key": pki.client.key}
         with larimar.connect(up.target, api_key=key, **secure) as client:
             client.write(SECRETS["prompt"], SECRETS["answer"], fact_id="f")

@@ -138,7 +138,7 @@ def _channels() -> dict[str, Any]:
             "title": "Publish",
             "description": (
                 "Publish takes one event, PublishMany a stream of them with a result for each, in "
-                "order. Acknowledged means durable."
+                "order; over HTTP POST /v1/events takes one or a batch. Acknowledged means durable."
             ),
             "servers": [{"$ref": "#/servers/gateway"}],
             "messages": {**edits, "result": {"$ref": "#/components/messages/result"}},

@@ -110,7 +110,9 @@ class Edge:
 
         app = build_app(self._gateway, self._keys, self._settings)
         self._http = HttpServer(app, self._settings)
-        await self._http.start(self._settings.host, self._settings.http_port, share_port)
+        self._gateway.http_port = await self._http.start(
+            self._settings.host, self._settings.http_port, share_port
+        )
 
     async def stop(self) -> None:
         """Ends consumers and servers; leases are given back."""

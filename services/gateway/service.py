@@ -38,6 +38,9 @@ class GatewayService(
 ):
     """Implements larimar.v1.Larimar over four doors."""
 
+    http_port: int = 0
+    """Where this gateway also answers HTTP; 0 where it does not."""
+
     async def Ask(self, request, grpc_context) -> AsyncIterator:
         """Answers a prompt; the last message says from where."""
         context = self._context(grpc_context)
@@ -134,7 +137,14 @@ class GatewayService(
             "memory": _memory_detail,
             "decoder": lambda r: f"{r.architecture}, prompts to {r.max_prompt_tokens} tokens",
         }
-        services = [larimar_pb2.ServiceInfo(name="gateway", ready=True, pid=os.getpid())]
+        services = [
+            larimar_pb2.ServiceInfo(
+                name="gateway",
+                ready=True,
+                pid=os.getpid(),
+                detail=f"HTTP on port {self.http_port}" if self.http_port else "",
+            )
+        ]
         for name, reply in found.items():
             if isinstance(reply, BaseException):
                 detail = domain_error(reply).message

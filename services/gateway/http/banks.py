@@ -28,7 +28,7 @@ from services.gateway.http.routes import (
     HttpCall,
     calls,
 )
-from services.gateway.http.sse import EventStream, event
+from services.gateway.http.sse import STREAM, EventStream, event
 
 PATIENCE_S = 0.5
 """How long a watch waits for its first event before it answers that it watches: an error comes
@@ -79,9 +79,8 @@ async def list_events(
 
 @router.get(
     "/banks/{bank}/events/stream",
-    status_code=200,
-    response_class=EventStream,
-    **calls("Watch", {"default": ERROR_BY_REFERENCE}, response_model=None),
+    response_class=Response,
+    **calls("Watch", {**STREAM, "default": ERROR_BY_REFERENCE}, response_model=None),
 )
 async def watch(
     bank: BankPath,

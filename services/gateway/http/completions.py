@@ -29,9 +29,8 @@ from services.gateway.http.completion_answers import (
     source_headers,
 )
 from services.gateway.http.completion_bodies import MAX_MODEL_NAME, ChatBody, CompletionBody
-from services.gateway.http.facts import STREAM
 from services.gateway.http.routes import Call, CallRoute, HttpCall, calls
-from services.gateway.http.sse import EventStream, event, raw_event
+from services.gateway.http.sse import STREAM, EventStream, event, raw_event
 
 BASE = "base"
 """The model that has no memory: the plain decoder."""

@@ -86,14 +86,23 @@ class Door:
     def _check_origin(self, headers: Headers) -> None:
         """Keeps pages of other sites out, which a browser lets call whatever it can reach."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._only_here and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+        if self._only_here and _name(f"//{host}")[1] not in _LOOPBACK:
             raise PermissionDenied(
                 "this port is for this machine and was called by another name: call localhost, "
                 "or start the pipeline with another host or with --require-keys",
                 "BAD_HOST",
             )
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _name(origin)[0] != host:
             raise PermissionDenied("pages of other sites may not call this port", "BAD_ORIGIN")
+
+
+def _name(url: str) -> tuple[str, str | None]:
+    """Host with its port, and host alone, of an address; nothing of what is none."""
+    try:
+        found = urlsplit(url)
+        return found.netloc, found.hostname
+    except ValueError:
+        return "", None
 
 
 def _check_headers(headers: Headers) -> None:

@@ -26,13 +26,11 @@ from services.gateway.http.bodies import (
 from services.gateway.http.rendering import plain
 from services.gateway.http.routes import Call, CallRoute, HttpCall, calls
 from services.gateway.http.search import MAX_SEARCH_CHARS, matching_facts
-from services.gateway.http.sse import MEDIA_TYPE, EventStream, event
+from services.gateway.http.sse import STREAM, EventStream, event
 
 router = APIRouter(prefix="/v1/banks/{bank}", route_class=CallRoute, tags=["facts"])
 
 FactPath = Annotated[str, Path(min_length=1, max_length=256, description="A fact id.")]
-STREAM = {200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}}
-"""What the declaration of a route says that may answer with server-sent events."""
 
 
 @router.get("/facts", **calls("ListFacts"))

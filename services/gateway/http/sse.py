@@ -17,6 +17,25 @@ from services.gateway.http.routes import gone
 KEEP_ALIVE_S = 15.0
 """Silence after which a comment is sent: proxies cut connections that say nothing for a minute."""
 MEDIA_TYPE = "text/event-stream"
+STREAM = {
+    200: {
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "description": "One event of the stream.",
+                    "required": ["data"],
+                    "properties": {
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                        "id": {"type": "string"},
+                        "event": {"type": "string"},
+                    },
+                }
+            }
+        }
+    }
+}
+"""What the declaration of a route says that may answer with server-sent events."""
 
 
 def event(data: Any, event_id: str = "", name: str = "") -> str:
