@@ -174,7 +174,8 @@ class Pipeline:
         with self._swapping:
             process, held.process = held.process, successor
         if process is not None:
-            self._end(process)
+            process.terminate()
+            _wait(process)
 
     def _tell(self, held: _Held, settings: Settings) -> None:
         """Has the process with the Ray cluster replace every replica."""
@@ -203,7 +204,7 @@ class Pipeline:
         for process in processes:
             process.terminate()
         for process in processes:
-            self._end(process)
+            _wait(process)
         for pid in below:  # Ray's agents take minutes to notice that their raylet is gone
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -211,14 +212,6 @@ class Pipeline:
         for held in self._all():
             if held.keeper is not None:
                 held.keeper.close()
-
-    def _end(self, process: subprocess.Popen) -> None:
-        process.terminate()
-        try:
-            process.wait(timeout=STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
     def _all(self) -> list[_Held]:
         return [held for group in self._groups for held in group]
@@ -271,6 +264,15 @@ class Pipeline:
             self._say(f"{held.name}: {error}")
             pause_s = min(MAX_RESTART_PAUSE_S, RESTART_PAUSE_S * 2**held.failures)
             self._stopping.wait(pause_s)
+
+
+def _wait(process: subprocess.Popen) -> None:
+    """Waits until a process that was told to end has ended; kills it when its time is over."""
+    try:
+        process.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _send(process: subprocess.Popen, job: dict) -> None:

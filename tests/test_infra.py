@@ -30,6 +30,7 @@ from tests.infra_files import (
     image_environment,
     instruction,
     instructions,
+    offered_resources,
     placed,
     shell,
 )
@@ -117,13 +118,15 @@ def settings_of_the_cluster() -> Settings:
 
 def test_every_node_has_the_settings_secrets_and_environment_of_a_pipeline() -> None:
     settings = settings_of_the_cluster()
-    # Ray's logs are its own files there, and the folder of metrics is that of the data directory.
     wanted = quiet_environment(settings)
+    # What keeps a terminal quiet: logs are files there.
     dropped = {"RAY_SERVE_LOG_TO_STDERR", "RAY_DISABLE_IMPORT_WARNING"}
+    (application,) = check.serve_config(SERVICE)["applications"]
+    of_replicas = application["runtime_env"]["env_vars"]
     for template in check.pod_templates(SERVICE).values():
         (container,) = template["spec"]["containers"]
         assert container["image"].startswith(f"larimar:{larimar.__version__}-")
-        known = {one["name"]: one.get("value") for one in container["env"]}
+        known = {one["name"]: one.get("value") for one in container["env"]} | of_replicas
         for name, value in wanted.items():
             if name not in dropped:
                 assert known[name] == value.replace(str(ROOT), "/srv/larimar"), name
@@ -132,8 +135,8 @@ def test_every_node_has_the_settings_secrets_and_environment_of_a_pipeline() -> 
         mounted = {one["mountPath"] for one in container["volumeMounts"]}
         for path in (settings.tls_cert, settings.erase_ledger, settings.data_dir + "/x"):
             assert str(Path(path).parent) in mounted
-        args = check.serve_config(SERVICE)["applications"][0]["args"]
-        assert str(Path(args["settings"]).parent) in mounted
+        assert str(Path(application["args"]["settings"]).parent) in mounted
+        assert set(of_replicas.values()) <= mounted
 
 
 def test_replicas_of_the_cluster_find_room_while_they_are_replaced() -> None:
@@ -143,9 +146,7 @@ def test_replicas_of_the_cluster_find_room_while_they_are_replaced() -> None:
     gpu = [settings.encoder, settings.scope, settings.decoder]
     assert 0 < 2 * sum(one.gpus * one.replicas for one in gpu) <= groups["compute"]["minReplicas"]
     for group, service in (("gateways", settings.gateway), ("followers", settings.memory)):
-        offered = json.loads(groups[group]["rayStartParams"]["resources"].strip("'\"").replace(
-            "\\", ""))  # fmt: skip
-        room = offered[service.resource] * groups[group]["minReplicas"]
+        room = offered_resources()[service.resource] * groups[group]["minReplicas"]
         assert room >= 2 * service.replicas
     ports = check.pod_templates(SERVICE)["gateways"]["spec"]["containers"][0]["ports"]
     by_name = {one["name"]: one["containerPort"] for one in ports}
@@ -205,8 +206,11 @@ def test_grafana_and_prometheus_find_their_files() -> None:
 
 
 CLIENT = """#!{python}
-import os, sys, redis
-print(redis.Redis(port={port}, password=os.environ["REDISCLI_AUTH"]).execute_command(*sys.argv[1:]))
+import os, socket, sys
+with socket.create_connection(("127.0.0.1", {port}), 30) as server, server.makefile("rw") as lines:
+    lines.write("AUTH %s\\r\\n%s\\r\\n" % (os.environ["REDISCLI_AUTH"], " ".join(sys.argv[1:])))
+    lines.flush()
+    print(lines.readline(), lines.readline())
 """
 
 

@@ -48,6 +48,9 @@ def serve_config(folder: Path, port: int) -> dict:
         "tls_key": "",
         **{name: {**twice, "gpus": 0} for name in ("encoder", "scope", "decoder")},
     }
+    metrics = folder / "metrics"
+    metrics.mkdir()
+    application["runtime_env"] = {"env_vars": {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}}
     # Two nodes of one machine cannot both have a proxy at one port.
     return {**config, "proxy_location": "Disabled"}
 
