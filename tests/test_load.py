@@ -121,8 +121,9 @@ async def test_both_loops_end_and_the_open_one_keeps_its_rate() -> None:
     await closed_loop([client_of(door, books) for door in doors], 0.05)
     assert all(door.sent and door.closed for door in doors)
     opened = Books()
-    await open_loop([client_of(Script(), opened)], rate=200.0, seconds=0.1)
-    assert len(opened.samples) == 20
+    door = Script()
+    await open_loop([client_of(door, opened)], rate=200.0, seconds=0.1)
+    assert len(opened.samples) == 20 and door.closed
 
 
 class Answers(BaseHTTPRequestHandler):
