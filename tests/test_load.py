@@ -43,6 +43,7 @@ class Script:
         self.closed = False
 
     async def ask(self, bank: str, prompt: str, min_version: int) -> None:
+        await asyncio.sleep(0)  # as any door does: other clients get their turn
         self.sent.append(("ask", str(min_version)))
 
     async def write(self, bank: str, fact: dict[str, str]) -> int:
