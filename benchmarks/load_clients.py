@@ -80,7 +80,9 @@ class GrpcDoor:
 
     async def write(self, bank: str, fact: dict[str, str]) -> int:
         """See Door."""
-        return (await self._client.write(**fact, bank=bank)).version
+        texts, ids = (fact["prompt"], fact["answer"]), (fact["fact_id"], fact["event_id"])
+        edit = await self._client.write(*texts, bank=bank, fact_id=ids[0], event_id=ids[1])
+        return edit.version
 
     async def forget(self, bank: str, fact_id: str, event_id: str) -> int:
         """See Door."""

@@ -27,6 +27,7 @@ from larimar.cli import (
     models,
     pipeline,
     publish,
+    reencoding,
 )
 from larimar.cli.console import FAILED, INTERRUPTED, USAGE, emit_error
 from larimar.errors import LarimarError
@@ -132,6 +133,7 @@ edits.register(app)
 documents.register(app)
 banks.register(app)
 branches.register(app)
+reencoding.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
 backups.register(app)
