@@ -80,7 +80,9 @@ class GrpcDoor:
 
     async def write(self, bank: str, fact: dict[str, str]) -> int:
         """See Door."""
-        return (await self._client.write(**fact, bank=bank)).version
+        texts, ids = (fact["prompt"], fact["answer"]), (fact["fact_id"], fact["event_id"])
+        edit = await self._client.write(*texts, bank=bank, fact_id=ids[0], event_id=ids[1])
+        return edit.version
 
     async def forget(self, bank: str, fact_id: str, event_id: str) -> int:
         """See Door."""
@@ -209,6 +211,10 @@ class LoadClient:
         """Makes one call after the other until told to stop."""
         while not stopping.is_set():
             await self.step(stopping)
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection."""
         await self._door.close()
 
     async def step(self, stopping: asyncio.Event) -> None:
@@ -218,6 +224,8 @@ class LoadClient:
             await self._ask(bank)
             return
         async with self._editing:
+            if stopping.is_set():
+                return
             if draw < ASKS + WRITES or not self._live[bank]:
                 await self._write(bank, stopping)
             else:
@@ -299,5 +307,8 @@ async def open_loop(clients: list[LoadClient], rate: float, seconds: float) -> N
         task = asyncio.create_task(next(turns).step(stopping))
         calls.add(task)
         task.add_done_callback(calls.discard)
+    await asyncio.sleep(max(0.0, begun + seconds - time.monotonic()))
     stopping.set()
     await asyncio.gather(*calls)
+    for client in clients:
+        await client.close()

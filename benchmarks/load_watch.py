@@ -113,7 +113,7 @@ def histograms(before: Counts, after: Counts, name: str) -> Iterator[dict[str, A
         elif sample in (f"{name}_sum", f"{name}_count"):
             found[kept][sample.rpartition("_")[2]] = more
     for labels, one in sorted(found.items()):
-        if one.get("count"):
+        if one.get("count", 0) > 0:  # less where a process began to count anew
             quantiles = {f"p{round(100 * q)}": quantile(one["buckets"], q) for q in QUANTILES}
             yield {**dict(labels), "count": one["count"], "sum": one["sum"], **quantiles}
 

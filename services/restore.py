@@ -142,9 +142,11 @@ async def _checked(
 
 async def _finished(log: RedisLog, eraser: Eraser, told: Told) -> None:
     """Returns when no erasure is left to do, of those too that the backup found at work."""
-    give_up = time.monotonic() + ERASE_TIMEOUT_S
+    give_up, said = time.monotonic() + ERASE_TIMEOUT_S, 0
     while left := [name for _, _, name in await log.jobs() if name.startswith("erase:")]:
-        told(f"erasing again: {len(left)} left")
+        if len(left) != said:
+            said = len(left)
+            told(f"erasing again: {said} left")
         await eraser.take_up(left_s=0.0)
         if time.monotonic() > give_up:
             raise Unavailable(

@@ -23,6 +23,7 @@ class BankCallsDouble:
         self.erasures_last = 5  # looks after which an erasure is done
         self.archive = log_of(4)
         self.imported: list = []
+        self.reencoded = 0
         self.watch_dies_after: deque[int] = deque()
         self.conflicts = 0
         self.left_behind = 0
@@ -171,6 +172,26 @@ class BankCallsDouble:
                     await self._abort(context, fault)
                 await context.abort(fault, "the gateway went down")
             yield larimar_pb2.ExportBankResponse(records=[bank_messages.record_message(record)])
+
+    async def ReencodeBank(self, request, context):
+        """Three entries a try: it goes on where the try before broke."""
+        await self._begin("ReencodeBank", request, context)
+        for version in range(self.reencoded + 1, 5):
+            self.reencoded = version
+            yield larimar_pb2.ReencodeBankResponse(version=version, total=5)
+            if self.faults["ReencodeMidway"]:
+                fault = self.faults["ReencodeMidway"].popleft()
+                if isinstance(fault, LarimarError):
+                    await self._abort(context, fault)
+                await context.abort(fault, "the gateway went down")
+        config = common_pb2.BankConfig(bank=request.new_bank, encoder_digest=request.encoder_digest)
+        yield larimar_pb2.ReencodeBankResponse(
+            version=4,
+            total=5,
+            info=memory_pb2.BankInfo(config=config, version=4, facts=3),
+            digest="d",
+            facts=3,
+        )
 
     async def ImportBank(self, request_iterator, context):
         self.imported.append([])

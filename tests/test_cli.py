@@ -75,6 +75,7 @@ def test_the_commands_are_these():
         "bank delete",
         "bank list",
         "bank show",
+        "bank switch",
         "bench",
         "censor",
         "checkpoint",

@@ -442,3 +442,26 @@ def test_events_know_what_was_erased(client, gateway):
     gateway.banks["default"]["events"].extend([_second(), _second()])
     event = next(client.watch(after=1))
     assert (event.kind, event.erased) == ("ERASE", True)
+
+
+# Re-encoding
+
+
+def test_a_re_encoding_goes_on_where_it_broke_and_says_what_is_left(client, gateway):
+    erased = FailedPrecondition("erased meanwhile", "ERASED_MEANWHILE")
+    gateway.faults["ReencodeMidway"].extend([grpc.StatusCode.UNAVAILABLE, erased])
+    seen = []
+    result = client.reencode(
+        "default", "new", encoder_digest="e1", progress=lambda *at: seen.append(at)
+    )
+    assert [version for version, _ in seen] == [1, 2, 3, 4, 4]
+    assert {total for _, total in seen} == {5}
+    assert (result.info.bank, result.info.version, result.facts) == ("new", 4, 3)
+    assert (result.digest, result.behind) == ("d", 1)
+
+
+def test_a_re_encoding_that_cannot_go_on_raises(client, gateway):
+    gateway.faults["ReencodeMidway"].append(FailedPrecondition("edited", "OTHER_HISTORY"))
+    with pytest.raises(FailedPrecondition) as raised:
+        client.reencode("default", "new")
+    assert raised.value.reason == "OTHER_HISTORY"

@@ -43,6 +43,7 @@ class Script:
         self.closed = False
 
     async def ask(self, bank: str, prompt: str, min_version: int) -> None:
+        await asyncio.sleep(0)  # as any door does: other clients get their turn
         self.sent.append(("ask", str(min_version)))
 
     async def write(self, bank: str, fact: dict[str, str]) -> int:
@@ -121,8 +122,9 @@ async def test_both_loops_end_and_the_open_one_keeps_its_rate() -> None:
     await closed_loop([client_of(door, books) for door in doors], 0.05)
     assert all(door.sent and door.closed for door in doors)
     opened = Books()
-    await open_loop([client_of(Script(), opened)], rate=200.0, seconds=0.1)
-    assert len(opened.samples) == 20
+    door = Script()
+    await open_loop([client_of(door, opened)], rate=200.0, seconds=0.1)
+    assert len(opened.samples) == 20 and door.closed
 
 
 class Answers(BaseHTTPRequestHandler):

@@ -114,7 +114,7 @@ def test_the_quickstart_of_publishers(reader: Reader) -> None:
 @pytest.mark.timeout(900)
 def test_the_quickstart_of_operators(reader: Reader) -> None:
     said, _ = reader.follow("operator.md", last=True)
-    assert said["larimar replay --bank desk --verify"].count("equals the served state") == 2
+    assert said["larimar replay --bank desk --verify"].count("equals the served state") == 3
     at_six = said['larimar ask --bank desk "The price of a Harrow stove is" --at 6']
     assert "version 6" in at_six
     assert "CHANGED" in said["larimar diff desk 6"]
@@ -124,4 +124,5 @@ def test_the_quickstart_of_operators(reader: Reader) -> None:
         assert "stove-price" in said[line]
         assert "lamp-maker" not in said[line] and "bell-price" not in said[line]
     assert "5 facts as in desk" in said["larimar reencode desk desk-2"]
+    assert "bank desk is desk-2" in said["larimar bank switch desk desk-2"]
     assert not os.path.exists(reader.folder / ".larimar" / "up.json")

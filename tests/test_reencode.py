@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 
 import pytest
 import torch
+from click.testing import Result
+from typer.testing import CliRunner
 
+import larimar
+from larimar.cli import app
+from larimar.client import Client
 from larimar.errors import (
     Conflict,
     FailedPrecondition,
@@ -20,7 +26,7 @@ from larimar.v1 import larimar_pb2 as pb
 from services.gateway import reencode_entries
 from services.rpc import ObjectStub
 from tests.gateway_calls import FACTS, ask, digest, events, facts, forget, write
-from tests.in_process import Door, Pipeline, Weights, new_bank_name
+from tests.in_process import Door, Pipeline, ServedPipeline, Weights, new_bank_name
 
 OTHER_ENCODER = "0" * 64
 
@@ -272,3 +278,50 @@ async def test_the_wanted_encoder_must_serve_and_an_empty_bank_is_a_bank(
     last = (await reencode(new, bank, target, encoder_digest=other.folder.encoder_digest))[-1]
     assert (last.version, last.facts) == (0, 0)
     assert last.info.config.bank == target
+
+
+# The command that gives the new bank the old one's name
+
+
+def switched(target: str) -> Result:
+    words = ["bank", "switch", "kb", "kb-2", "--target", target, "--json"]
+    return CliRunner().invoke(app, words)
+
+
+def test_a_name_is_switched_in_steps_that_may_be_repeated(weights: Weights) -> None:
+    with ServedPipeline(weights, "objects") as served, larimar.connect(served.target) as client:
+        client.create_bank("kb")
+        edit = client.write(*FACTS[0], bank="kb", event_id="first")
+        client.fork("kb", "trial")
+        refused = switched(served.target)
+        assert (refused.exit_code, "HAS_FORKS" in refused.stderr) == (1, True)
+        assert client.get_bank("kb").version == 1
+        client.delete_bank("trial")
+        client.write(*FACTS[1], bank="kb")
+        done = switched(served.target)
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["digest"] == client.digest("kb-2").digest
+        assert [one.version for one in client.events("kb")] == [1, 2]
+        again = client.write(*FACTS[0], bank="kb", event_id="first")
+        assert (again.version, again.duplicate) == (edit.version, True)
+        client.delete_bank("kb")  # as a command that was cut off leaves it
+        assert switched(served.target).exit_code == 0
+        assert client.digest("kb").digest == client.digest("kb-2").digest
+
+
+def test_a_bank_that_is_edited_while_its_name_is_switched_is_not_deleted(
+    weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ServedPipeline(weights, "objects") as served, larimar.connect(served.target) as client:
+        client.create_bank("kb")
+        client.write(*FACTS[0], bank="kb")
+        export = Client.export_bank
+
+        def edited(self: Client, *args, **options):
+            client.write(*FACTS[1], bank="kb")
+            return export(self, *args, **options)
+
+        monkeypatch.setattr(Client, "export_bank", edited)
+        refused = switched(served.target)
+        assert (refused.exit_code, "BANK_EDITED" in refused.stderr) == (1, True)
+        assert client.get_bank("kb").facts == 2

@@ -30,6 +30,7 @@ from larimar.cli import (
     models,
     pipeline,
     publish,
+    reencoding,
     traces,
 )
 from larimar.cli.console import FAILED, INTERRUPTED, USAGE, emit_error
@@ -136,6 +137,7 @@ edits.register(app)
 documents.register(app)
 banks.register(app)
 branches.register(app)
+reencoding.register(app)
 publish.register(app)
 app.add_typer(keys.key_app, name="key")
 audit.register(app)

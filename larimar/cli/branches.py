@@ -1,4 +1,4 @@
-"""Commands about several banks or states: fork, merge, diff, export, import, reencode."""
+"""Commands about several banks or states: fork, merge, diff, export, import."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ from larimar.cli.console import (
 )
 from larimar.results import Fact, FactChange
 
-REENCODE_TIMEOUT_S = 24 * 3600.0
-"""A bank of a million facts takes hours to encode; the command goes on where it was left."""
-
 
 class Policy(StrEnum):
     """What becomes of a fact that both sides of a merge have changed."""
@@ -51,9 +48,6 @@ def register(app: typer.Typer) -> None:
     app.command(name="export", epilog="Example: larimar export demo backups/demo")(export_bank)
     app.command(name="import", epilog="Example: larimar import backups/demo --bank again")(
         import_bank
-    )
-    app.command(epilog="Example: larimar reencode demo demo-2 --model models/larimar-small")(
-        reencode
     )
 
 
@@ -216,44 +210,3 @@ def import_bank(
             f"bank {result.info.bank} made: version {result.info.version}, "
             f"{result.info.facts} facts, digest {shorten(result.digest)}{again}"
         )
-
-
-def reencode(
-    bank: Annotated[str, typer.Argument(metavar="BANK", help="The bank, of another model.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The bank to make or bring up to it.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, exists=True, help="Refuse unless this model folder serves."),
-    ] = None,
-    target: Target = DEFAULT_TARGET,
-    timeout: Timeout = REENCODE_TIMEOUT_S,
-    as_json: AsJson = False,
-) -> None:
-    """Makes a bank with another's whole log, encoded by the model that serves.
-
-    Versions, event ids, texts and order stay. Run it again to bring over what was edited since.
-    """
-    digest = _encoder_digest(model) if model else None
-    with (
-        connect(target, timeout) as client,
-        progressing(f"re-encoding {bank}", as_json) as update,
-    ):
-        result = client.reencode(
-            bank, new, encoder_digest=digest, progress=update, timeout_s=timeout
-        )
-    if as_json:
-        shown = {"digest": result.digest, "facts": result.facts, "behind": result.behind}
-        emit({**bank_json(result.info), **shown})
-        return
-    say(
-        f"bank {result.info.bank}: version {result.info.version}, {result.facts} facts as in "
-        f"{bank}, digest {shorten(result.digest)}"
-    )
-    if result.behind:
-        note(f"{result.behind} events came to {bank} meanwhile: run it again")
-
-
-def _encoder_digest(model: Path) -> str:
-    from larimar.checkpoint import ModelFolder
-
-    return ModelFolder.open(model).encoder_digest
