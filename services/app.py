@@ -250,15 +250,20 @@ def obey(settings: Settings) -> None:
         print(json.dumps({"error": error}), flush=True)
 
 
+def _stop_on_signals(stopping: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+
+
 def main() -> int:
     """Serves until SIGTERM: settings on standard input, one JSON line on output when up."""
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    _stop_on_signals(stopping)
     die_with_parent()
     settings = Settings.from_json(json.loads(sys.stdin.readline())["settings"])
     try:
         start(settings)
+        _stop_on_signals(stopping)  # in the place of Ray's handlers, which print a stack first
         print(json.dumps({"service": "ray", "pid": os.getpid(), "port": settings.port}), flush=True)
         threading.Thread(target=obey, args=(settings,), daemon=True).start()
         stopping.wait()

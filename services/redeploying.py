@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from larimar.cli import processes
-from larimar.errors import FailedPrecondition, LarimarError
+from larimar.errors import InvalidArgument, LarimarError
 from services.local import Pipeline
 from services.settings import Settings, with_store
 
@@ -98,7 +98,7 @@ class Redeployer:
         for name in FIXED:
             now, then = getattr(self._settings, name), getattr(settings, name)
             if now != then:
-                raise FailedPrecondition(
+                raise InvalidArgument(
                     f"{name} is {now!r} while the pipeline runs, not {then!r}: stop it, and start "
                     "it with that",
                     "BAD_SETTINGS",
