@@ -22,7 +22,7 @@ from tests.pipelines import alive, family, wait_gone
 from tests.test_infra import SERVICE, settings_of_the_cluster
 from tests.traffic import Traffic
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SERVICES = ("encoder", "scope", "memory", "decoder", "gateway")
 
