@@ -91,7 +91,7 @@ class Tab:
     page: Page
     site: Site
     complaints: list[str] = field(default_factory=list)
-    """Errors of the page's script, what its policy blocked, and requests to other hosts."""
+    """Errors of the script, what the policy blocked, requests elsewhere; no refused call."""
 
     def watch(self) -> None:
         """Begins to listen for complaints."""
@@ -101,7 +101,7 @@ class Tab:
             "console",
             lambda said: (
                 said.type in ("error", "warning")
-                and "status of 4" not in said.text
+                and "the server responded with a status" not in said.text
                 and self.complaints.append(said.text)
             ),
         )
