@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from larimar import __version__
 from larimar.errors import LarimarError
@@ -19,6 +20,7 @@ from services.gateway.http.routes import METHOD_FIELD
 from services.keys import Keys
 from services.settings import Settings
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 DESCRIPTION = "Knowledge that can be edited in a serving language model."
 ROUTERS = (facts, banks, letters, completions, cloud_events, health)
 
@@ -51,8 +53,21 @@ def build_app(service: Any, keys: Keys | None, settings: Settings) -> FastAPI:
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    headers = getattr(error, "headers", None)
-    return error_response(http_error(error), headers)
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        error = HTTPException(405, headers={"Allow": ", ".join(_methods_at(request))})
+    return error_response(http_error(error), getattr(error, "headers", None))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """The methods that some route takes at the path of a request."""
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] == Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def _declare_keys(app: FastAPI) -> None:

@@ -19,6 +19,7 @@ from services.gateway.http.bodies import (
     PageSize,
     PageToken,
     VersionQuery,
+    addressing_of,
 )
 from services.gateway.http.rendering import plain
 from services.gateway.http.routes import (
@@ -46,7 +47,7 @@ async def list_banks(call: Call) -> Response:
 @router.post("/banks", **calls("CreateBank"))
 async def create_bank(body: BankBody, call: Call) -> Response:
     """Makes a bank. Safe to retry."""
-    request = pb.CreateBankRequest(bank=body.bank, addressing=body.kind(), slots=body.slots)
+    request = pb.CreateBankRequest(bank=body.bank, addressing=addressing_of(body), slots=body.slots)
     return await call.answer("CreateBank", request)
 
 

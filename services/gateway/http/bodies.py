@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Path, Query
 from google.protobuf.message import Message
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
+from larimar.memory import MAX_SLOTS
 from larimar.passages import DOCUMENT_NAME, MAX_OFFSET, MAX_PASSAGE_WORDS
 from larimar.v1 import common_pb2, decoder_pb2
 from services.gateway.event_schemas import ID, VISIBLE
@@ -26,9 +27,8 @@ from services.limits import (
 
 M = TypeVar("M", bound=Message)
 
-LARGEST = 2**63 - 1
-"""Of what the contract counts in 64 bits."""
-LARGEST_SEED = 2**64 - 1
+LARGEST = 2**53 - 1
+"""Of what the contract counts in 64 bits: every reader of JSON holds it exactly."""
 LARGEST_COUNT = 2**31 - 1
 """Of what the contract counts in 32 bits."""
 
@@ -39,7 +39,8 @@ Id = Annotated[str, Field(max_length=MAX_ID_BYTES, pattern=ID)]
 GivenId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES, pattern=ID)]
 Name = Annotated[str, Field(max_length=63, pattern=_NAME)]
 LetterId = Annotated[str, Field(max_length=41, pattern=r"^[0-9]{1,20}(-[0-9]{1,20})?$")]
-Version = Annotated[int, Field(ge=0, le=LARGEST)]
+Version = Annotated[int, Field(ge=0, le=LARGEST, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_BYTES)]
 
 BankPath = Annotated[str, Path(max_length=63, pattern=_NAME, description="Name of a bank.")]
@@ -101,12 +102,12 @@ class EraseBody(Body):
 class Sampled(Body):
     """How tokens are chosen."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] = Field(
+    max_tokens: Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, strict=True)] = Field(
         0.0, description="0 takes the most probable token."
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] = 1.0
+    seed: Version = 0
     stop: Annotated[list[StopText], Field(max_length=MOST_STOP_STRINGS)] = []
 
     def sampling(self) -> decoder_pb2.Sampling:
@@ -120,8 +121,8 @@ class Question(Body):
     prompt: Text
     min_version: Version = Field(0, description="Refused where this is not written yet.")
     at_version: Version = Field(0, description="Answered as of this version; 0 is the newest.")
-    no_memory: bool = Field(False, description="Answered by the plain decoder.")
-    allow_stale: bool = Field(
+    no_memory: Flag = Field(False, description="Answered by the plain decoder.")
+    allow_stale: Flag = Field(
         False, description="With the store down, answered from what a replica holds."
     )
 
@@ -129,7 +130,7 @@ class Question(Body):
 class AskBody(Sampled, Question):
     """A question, and how it is answered."""
 
-    stream: bool = Field(False, description="Answered as server-sent events.")
+    stream: Flag = Field(False, description="Answered as server-sent events.")
 
 
 class ScoreBody(Question):
@@ -153,22 +154,42 @@ class IngestBody(Body):
     text: Annotated[str, Field(max_length=MAX_INGEST_CHARS)] = Field(
         description="Empty ends the document: what it held from `offset` on is forgotten."
     )
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET - MAX_INGEST_CHARS)] = 0
-    passage_words: Annotated[int, Field(ge=1, le=MAX_PASSAGE_WORDS)] | None = None
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET - MAX_INGEST_CHARS, strict=True)] = 0
+    passage_words: Annotated[int, Field(ge=1, le=MAX_PASSAGE_WORDS, strict=True)] | None = None
 
 
-class BankBody(Body):
-    """A bank to make."""
+class SlotsBank(Body):
+    """A bank to make that grows with its facts."""
 
     bank: Name
-    addressing: Literal["slots", "pinv", "gaussian"] = "slots"
-    slots: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = Field(
-        0, description="K of a pinv or gaussian bank; 0 means 512."
+    addressing: Literal["slots"] = "slots"
+    slots: Annotated[int, Field(ge=0, le=0, strict=True)] = 0
+
+
+class FixedBank(Body):
+    """A bank to make that has K slots."""
+
+    bank: Name
+    addressing: Literal["pinv", "gaussian"]
+    slots: Annotated[int, Field(ge=0, le=MAX_SLOTS, strict=True)] = Field(
+        0, description="K; 0 means 512."
     )
 
-    def kind(self) -> Any:
-        """The addressing as the contract counts it."""
-        return common_pb2.Addressing.Value(f"ADDRESSING_{self.addressing.upper()}")
+
+def _bank_tag(body: Any) -> str:
+    fixed = isinstance(body, dict) and body.get("addressing", "slots") != "slots"
+    return FixedBank.__name__ if fixed else SlotsBank.__name__
+
+
+BankBody = Annotated[
+    Annotated[SlotsBank, Tag(SlotsBank.__name__)] | Annotated[FixedBank, Tag(FixedBank.__name__)],
+    Discriminator(_bank_tag),
+]
+
+
+def addressing_of(body: SlotsBank | FixedBank) -> Any:
+    """The addressing of a bank to make as the contract counts it."""
+    return common_pb2.Addressing.Value(f"ADDRESSING_{body.addressing.upper()}")
 
 
 class ForkBody(Body):
@@ -184,7 +205,7 @@ class MergeBody(Body):
     source: Name
     policy: Literal["fail", "ours", "theirs"] = "fail"
     merge_id: Id = ""
-    dry_run: bool = False
+    dry_run: Flag = False
 
     def kind(self) -> Any:
         """The policy as the contract counts it."""

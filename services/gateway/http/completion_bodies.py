@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.v1 import decoder_pb2
-from services.gateway.http.bodies import LARGEST_COUNT, StopText, Text
+from services.gateway.http.bodies import LARGEST, LARGEST_COUNT, Flag, StopText, Text
 from services.gateway.http.errors import BadRequest
 
 MAX_MESSAGES = 256
@@ -18,8 +18,8 @@ MAX_MODEL_NAME = 80
 """Characters of a model's name: the longest name of a bank after `larimar/`."""
 SEED_BITS = 64
 
-Tokens = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-Zero = Annotated[float, Field(ge=0, le=0)]
+Tokens = Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True)]
+Zero = Annotated[float, Field(ge=0, le=0, strict=True)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 
 
@@ -28,7 +28,7 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class Completing(BaseModel):
@@ -39,14 +39,14 @@ class Completing(BaseModel):
     model: Annotated[str, Field(max_length=MAX_MODEL_NAME)] = Field(
         description="larimar/BANK; larimar: the bank named default; base: no memory."
     )
-    stream: bool | None = None
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Tokens | None = None
-    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = Field(
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, strict=True)] | None = Field(
         None, description="0, the default, takes the most probable token."
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST, strict=True)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOP_STRINGS)] | None = None
     user: str | None = None
     n: Literal[1] | None = None
@@ -173,9 +173,9 @@ class ChatBody(Completing):
     tools: Empty | None = None
     functions: Empty | None = None
     tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
+    store: Flag | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -38,7 +38,7 @@ _STATUSES_BY_REASON = {
 }
 _SAID_BY_US = "Value error, "
 """What the framework puts before a message of a validator."""
-_TAGS = frozenset({"str", "constrained-str"})
+_TAGS = frozenset({"str", "constrained-str", "SlotsBank", "FixedBank"})
 """What it puts into a field's place where the field may be of several types."""
 
 
@@ -120,7 +120,7 @@ def _invalid(error: RequestValidationError) -> BadRequest:
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {first['ctx']['error']}")
     param = ".".join(part for part in place[1:] if part not in _TAGS and "[" not in part)
-    if place == ["body"]:
+    if place[0] == "body" and not param:
         return BadRequest(f"the body must be a JSON object, as application/json: {first['msg']}")
     message = first["msg"].removeprefix(_SAID_BY_US)
     return BadRequest(f"{place[0]} {param}: {message}", param)
