@@ -81,8 +81,10 @@ def drill(
     before, later, backup, key = _lost_machine(first, folder, facts, no_ray, found, told)
     told("the machine is gone; restoring elsewhere")
     restored: dict[str, Any] = {}
-    job = _job("restore", folder, second, ledgers=[], replace=False)
-    found.seconds["restore"] = seconds_of(lambda: restored.update(perform(MODULE, job, told)))
+    job = _job("restore", folder, ledgers=[], replace=False)
+    found.seconds["restore"] = seconds_of(
+        lambda: restored.update(perform(MODULE, second, told, **job)[0])
+    )
     pipeline = OwnPipeline(second, no_ray)
     found.seconds["start on the restored store"] = seconds_of(pipeline.start)
     try:
@@ -92,7 +94,8 @@ def drill(
             _send_again(client, later, found)
     finally:
         pipeline.stop()
-    keys = perform(ADMIN_MODULE, {"action": "list", "data_dir": str(second)})["keys"]
+    (listed,) = perform(ADMIN_MODULE, second, action="list")
+    keys = listed["keys"]
     found.keys_missing = int(key not in [one["id"] for one in keys])
     found.banks = len(backup["banks"])
     told(f"{found.lost} edits since the backup were lost, and sent again")
@@ -119,10 +122,10 @@ def _lost_machine(
             client.fork(BANK, TRIAL)
             made = _made_key(data_dir)
             backup: dict[str, Any] = {}
-            job = _job("back_up", folder, data_dir)
+            job = _job("back_up", folder)
             with _writing(client, OTHER):
                 found.seconds["backup while it serves"] = seconds_of(
-                    lambda: backup.update(perform(MODULE, job, told))
+                    lambda: backup.update(perform(MODULE, data_dir, told, **job)[0])
                 )
             later = [
                 {**fact, "fact_id": f"later-{n}", "event_id": f"later-{n}"}
@@ -202,17 +205,13 @@ def _send_again(client: larimar.Client, later: list[dict[str, str]], found: Dril
 
 
 def _made_key(data_dir: Path) -> str:
-    job = {"action": "create", "data_dir": str(data_dir), "tenant": "default", "name": "drill"}
-    return perform(ADMIN_MODULE, {**job, "scopes": ["read"]})["id"]
+    job = {"action": "create", "tenant": "default", "name": "drill", "scopes": ["read"]}
+    (made,) = perform(ADMIN_MODULE, data_dir, **job)
+    return made["id"]
 
 
-def _job(action: str, folder: Path, data_dir: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "action": action,
-        "folder": str(folder / "backup"),
-        "data_dir": str(data_dir),
-        **more,
-    }
+def _job(action: str, folder: Path, **more: Any) -> dict[str, Any]:
+    return {"action": action, "folder": str(folder / "backup"), **more}
 
 
 @contextlib.contextmanager

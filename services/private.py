@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -71,14 +72,14 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def port_held(port: int, option: str = "--port") -> Iterator[None]:
+def port_held(port: int, option: str = "--port", host: str = "127.0.0.1") -> Iterator[None]:
     """Keeps a port for one pipeline of this user, while the block runs.
 
     Replicas of one gateway share their port, and the kernel would let another pipeline's replicas
-    share it too.
+    share it too. Until they listen, the kernel does not give it to anyone who asks for a free port.
 
     Raises:
-        Unavailable: PORT_IN_USE, another pipeline has it.
+        Unavailable: PORT_IN_USE, another pipeline or program has it.
     """
     descriptor = os.open(private_folder() / f"port-{port}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -90,6 +91,15 @@ def port_held(port: int, option: str = "--port") -> Iterator[None]:
                 f"{option}",
                 "PORT_IN_USE",
             ) from None
-        yield
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            try:
+                bound.bind((host, port))
+            except OSError as error:
+                raise Unavailable(
+                    f"port {port} is in use: stop what listens there, or give another {option}",
+                    "PORT_IN_USE",
+                ) from error
+            yield
     finally:
         os.close(descriptor)

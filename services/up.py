@@ -164,9 +164,9 @@ def serve(settings: Settings, use_ray: bool, chosen: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     with contextlib.ExitStack() as stack:
-        stack.enter_context(port_held(settings.port))
+        stack.enter_context(port_held(settings.port, host=settings.host))
         if settings.http_port:
-            stack.enter_context(port_held(settings.http_port, "--http-port"))
+            stack.enter_context(port_held(settings.http_port, "--http-port", settings.host))
         store = None
         data_dir.mkdir(parents=True, exist_ok=True)
         start_logging("supervisor", settings, plain=True)

@@ -116,7 +116,7 @@ def test_a_tenants_own_limits_stand_on_those_of_all() -> None:
     assert Settings.from_json(settings.to_json()) == settings
     assert settings.limits_of("acme").banks == 9 and settings.limits_of("acme").asks_per_s == 7
     assert settings.limits_of("other").banks == 3
-    with pytest.raises(ValueError, match="bank"):
+    with pytest.raises(InvalidArgument, match="bank"):
         Settings.from_json('{"tenant_limits": {"acme": {"bank": 9}}}')
 
 

@@ -242,7 +242,7 @@ def field_names(message) -> set[str]:
 
 
 def test_a_detect_request_has_no_place_for_a_candidate_answer() -> None:
-    context = {"tenant", "deadline_unix_s", "traceparent"}
+    context = {"tenant", "deadline_unix_s", "traceparent", "tracestate"}
     assert field_names(scope_pb2.DetectRequest.DESCRIPTOR) == context | {
         "bank",
         "queries",

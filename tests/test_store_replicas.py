@@ -20,7 +20,7 @@ from larimar.errors import InvalidArgument, Unavailable
 from services.redis_log import RedisLog
 from services.settings import Settings
 from services.store_server import find_server_binary
-from services.up import serve
+from services.up import settled
 
 T, B = "default", "bank"
 
@@ -82,4 +82,4 @@ def test_an_edit_is_acknowledged_once_a_replica_has_it(tmp_path: Path) -> None:
 def test_the_embedded_store_has_no_replicas_to_ask(tmp_path: Path) -> None:
     settings = Settings(data_dir=str(tmp_path), port=free_port(), http_port=0, redis_replicas=1)
     with pytest.raises(InvalidArgument, match="--redis-url"):
-        serve(settings, use_ray=False)
+        settled(settings, {})

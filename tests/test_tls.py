@@ -108,6 +108,10 @@ class Status(larimar_pb2_grpc.LarimarServicer):
     """A gateway that says that it is there."""
 
     inbox = None
+    condition = None
+
+    def end_watches(self) -> None:
+        """There are none."""
 
     async def GetStatus(self, request, grpc_context):
         return larimar_pb2.GetStatusResponse(

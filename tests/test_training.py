@@ -458,5 +458,5 @@ def test_a_run_can_be_repeated_from_the_recipe_it_keeps(warm_start, tmp_path) ->
 def test_recipes_keep_the_size_of_a_latent() -> None:
     made = [recipe() for recipe in RECIPES.values()]
     models = [each.model for each in made if isinstance(each, Episodic) and each.model]
-    assert {model.latent.value_size for model in models} == {1024} and len(models) == 8
+    assert {model.latent.value_size for model in models} == {1024} and len(models) == 10
     assert all(model.connector.slots == model.latent.slots for model in models)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Path, Query
 from google.protobuf.message import Message
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.memory import MAX_SLOTS
@@ -34,12 +34,21 @@ LARGEST_COUNT = 2**31 - 1
 
 _NAME = rf"^{BANK_NAME}$"
 
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as an integer: JSON does not tell 3.0 from 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Of a strict integer."""
+
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_BYTES, pattern=VISIBLE)]
 Id = Annotated[str, Field(max_length=MAX_ID_BYTES, pattern=ID)]
 GivenId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES, pattern=ID)]
 Name = Annotated[str, Field(max_length=63, pattern=_NAME)]
 LetterId = Annotated[str, Field(max_length=41, pattern=r"^[0-9]{1,20}(-[0-9]{1,20})?$")]
-Version = Annotated[int, Field(ge=0, le=LARGEST, strict=True)]
+Version = Annotated[int, Field(ge=0, le=LARGEST, strict=True), WHOLE]
 Flag = Annotated[bool, Field(strict=True)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_BYTES)]
 
@@ -102,7 +111,7 @@ class EraseBody(Body):
 class Sampled(Body):
     """How tokens are chosen."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, strict=True)] = Field(
         0.0, description="0 takes the most probable token."
     )
@@ -154,8 +163,10 @@ class IngestBody(Body):
     text: Annotated[str, Field(max_length=MAX_INGEST_CHARS)] = Field(
         description="Empty ends the document: what it held from `offset` on is forgotten."
     )
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET - MAX_INGEST_CHARS, strict=True)] = 0
-    passage_words: Annotated[int, Field(ge=1, le=MAX_PASSAGE_WORDS, strict=True)] | None = None
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET - MAX_INGEST_CHARS, strict=True), WHOLE] = 0
+    passage_words: Annotated[int, Field(ge=1, le=MAX_PASSAGE_WORDS, strict=True), WHOLE] | None = (
+        None
+    )
 
 
 class SlotsBank(Body):
@@ -163,7 +174,7 @@ class SlotsBank(Body):
 
     bank: Name
     addressing: Literal["slots"] = "slots"
-    slots: Annotated[int, Field(ge=0, le=0, strict=True)] = 0
+    slots: Annotated[int, Field(ge=0, le=0, strict=True), WHOLE] = 0
 
 
 class FixedBank(Body):
@@ -171,7 +182,7 @@ class FixedBank(Body):
 
     bank: Name
     addressing: Literal["pinv", "gaussian"]
-    slots: Annotated[int, Field(ge=0, le=MAX_SLOTS, strict=True)] = Field(
+    slots: Annotated[int, Field(ge=0, le=MAX_SLOTS, strict=True), WHOLE] = Field(
         0, description="K; 0 means 512."
     )
 

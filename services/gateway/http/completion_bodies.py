@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.v1 import decoder_pb2
-from services.gateway.http.bodies import LARGEST, LARGEST_COUNT, Flag, StopText, Text
+from services.gateway.http.bodies import LARGEST, LARGEST_COUNT, WHOLE, Flag, StopText, Text
 from services.gateway.http.errors import BadRequest
 
 MAX_MESSAGES = 256
@@ -18,7 +18,7 @@ MAX_MODEL_NAME = 80
 """Characters of a model's name: the longest name of a bank after `larimar/`."""
 SEED_BITS = 64
 
-Tokens = Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True)]
+Tokens = Annotated[int, Field(ge=1, le=LARGEST_COUNT, strict=True), WHOLE]
 Zero = Annotated[float, Field(ge=0, le=0, strict=True)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 
@@ -46,7 +46,7 @@ class Completing(BaseModel):
         None, description="0, the default, takes the most probable token."
     )
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
-    seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST, strict=True), WHOLE] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOP_STRINGS)] | None = None
     user: str | None = None
     n: Literal[1] | None = None
