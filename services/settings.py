@@ -13,6 +13,8 @@ from larimar.errors import InvalidArgument
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = CHECKOUT / "models" / "larimar-small"
 SERVICE_NAMES = ("encoder", "scope", "memory", "decoder", "gateway")
+RATED = ("edit", "ask", "read", "import")
+"""Of what a tenant has a rate each."""
 
 
 def bad_settings(why: str) -> InvalidArgument:
@@ -78,6 +80,15 @@ class TenantLimits:
     """Questions a second, scores, recalls and dreams too: above what one decoder answers."""
     ask_burst: int = 10_000
     """Questions at once after a pause."""
+    reads_per_s: float = 50_000.0
+    """Facts, events, changes and dead letters listed, searched through, watched or exported in a
+    second: above what one memory replica gives."""
+    read_burst: int = 500_000
+    """The same at once after a pause: a whole bank."""
+    imports_per_s: float = 20_000.0
+    """Entries of logs imported or re-encoded in a second: above what one store takes."""
+    import_burst: int = 200_000
+    """The same at once after a pause."""
     banks: int = 0
     """Banks that it may have."""
     bank_facts: int = 0
@@ -91,12 +102,16 @@ class TenantLimits:
                 raise InvalidArgument(
                     f"the limit {field.name} is negative: 0 sets none", "BAD_SETTINGS"
                 )
-        for kind in ("edit", "ask"):
+        for kind in RATED:
             if getattr(self, f"{kind}s_per_s") and not getattr(self, f"{kind}_burst"):
                 raise InvalidArgument(
                     f"{kind}s_per_s is set and {kind}_burst is 0: no {kind} could be made",
                     "BAD_SETTINGS",
                 )
+
+    def rate(self, kind: str) -> tuple[float, int]:
+        """What comes in a second, and at once after a pause, of a kind of `RATED`."""
+        return getattr(self, f"{kind}s_per_s"), getattr(self, f"{kind}_burst")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from services.gateway.admission import Admission, Bucket
 from services.gateway.auth import KeyInterceptor
 from services.gateway.consumer import InboxConsumer
 from services.gateway.http.app import build_app
+from services.gateway.maps import MapRequest
 from services.gateway.tenancy import set_tenant
 from services.inbox import MemoryInbox
 from services.keys import MemoryKeys, new_key
@@ -33,6 +36,7 @@ from tests.gateway_calls import (
     FACTS,
     PROMPT,
     ask,
+    events,
     facts,
     forget,
     list_banks,
@@ -41,7 +45,7 @@ from tests.gateway_calls import (
 )
 from tests.in_process import Pipeline, new_bank_name
 
-NONE = TenantLimits(edits_per_s=0, asks_per_s=0)
+NONE = TenantLimits(edits_per_s=0, asks_per_s=0, reads_per_s=0, imports_per_s=0)
 
 
 class Clock:
@@ -56,7 +60,7 @@ class Clock:
 
 def limited(clock: Callable[[], float], replicas: int = 1, **limits: float) -> Admission:
     """What holds every tenant to these limits and no others."""
-    given = TenantLimits(**{"edits_per_s": 0, "asks_per_s": 0, **limits})  # type: ignore[arg-type]
+    given = dataclasses.replace(NONE, **limits)  # type: ignore[arg-type]
     return Admission(lambda tenant: given, replicas, clock)
 
 
@@ -103,10 +107,14 @@ def test_what_is_0_is_not_limited_and_what_is_negative_is_refused() -> None:
     admission = Admission(lambda tenant: NONE, now=Clock())
     admission.edits("acme", 10**9)
     admission.asks("acme", 10**9)
+    admission.reads("acme", 10**9)
+    admission.imports("acme", 10**9)
     with pytest.raises(InvalidArgument, match="asks_per_s"):
         TenantLimits(asks_per_s=-1)
     with pytest.raises(InvalidArgument, match="edit_burst"):
         TenantLimits(edit_burst=0)
+    with pytest.raises(InvalidArgument, match="import_burst"):
+        TenantLimits(import_burst=0)
 
 
 def test_a_tenants_own_limits_stand_on_those_of_all() -> None:
@@ -171,6 +179,84 @@ async def test_questions_have_a_rate_of_their_own(gateway, bank: str) -> None:
     await write(gateway, bank, PROMPT, ANSWER)
     clock.now += 0.5
     await ask(gateway, bank, PROMPT)
+
+
+async def test_what_is_listed_costs_what_it_gives(gateway, bank: str) -> None:
+    items = [pb.EditItem(write=pb.WriteRequest(prompt=p, answer=a)) for p, a in FACTS]
+    await gateway.Edit(pb.EditRequest(bank=bank, items=items))
+    servicer, clock, count = gateway._servicer, Clock(), len(FACTS)
+    servicer.admission = limited(clock, reads_per_s=2, read_burst=count)
+    servicer.inbox = MemoryInbox()
+    for call in (
+        lambda: facts(gateway, bank),
+        lambda: events(gateway, bank),
+        lambda: gateway.DiffBank(pb.DiffBankRequest(bank=bank, from_version=0)),
+        lambda: servicer.map_facts(MapRequest(bank), None),
+    ):
+        await call()
+        for other in (call, lambda: gateway.ListDeadLetters(pb.ListDeadLettersRequest())):
+            refused = await refusal(other())
+            assert (refused.reason, refused.retry_after_s) == ("RATE_LIMITED", pytest.approx(0.5))
+        clock.now += 1000
+    await facts(gateway, bank, page_size=count - 1)
+    await facts(gateway, bank, fact_id="none")
+    await refusal(facts(gateway, bank))
+
+
+async def test_a_search_ends_at_its_tenants_rate_and_the_next_call_goes_on(
+    gateway, bank: str, monkeypatch
+) -> None:
+    monkeypatch.setattr("services.gateway.http.search.LOOK", 2)
+    items = [pb.EditItem(write=pb.WriteRequest(prompt=p, answer=a)) for p, a in FACTS]
+    await gateway.Edit(pb.EditRequest(bank=bank, items=items))
+    clock = Clock()
+    gateway._servicer.admission = limited(clock, reads_per_s=0.1, read_burst=2)
+    transport = httpx2.ASGITransport(app=build_app(gateway._servicer, None, Settings()))
+    found, params = [], {"search": "lighthouse"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        for _ in range(len(FACTS) // 2):
+            page = await http.get(f"/v1/banks/{bank}/facts", params=params)
+            assert page.status_code == 200, page.text
+            found += [fact["prompt"] for fact in page.json()["facts"]]
+            params["page_token"] = page.json()["next_after"]
+            refused = await http.get(f"/v1/banks/{bank}/facts", params=params)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+            clock.now += 1000
+    assert not params["page_token"] and sorted(found) == sorted(prompt for prompt, _ in FACTS)
+
+
+async def test_a_stream_is_held_up_at_its_tenants_rate_and_refused_only_at_first(
+    gateway, bank: str
+) -> None:
+    items = [pb.EditItem(write=pb.WriteRequest(prompt=p, answer=a)) for p, a in FACTS]
+    await gateway.Edit(pb.EditRequest(bank=bank, items=items))
+    exported = [one async for one in gateway.ExportBank(pb.ExportBankRequest(bank=bank))]
+
+    async def export() -> None:
+        async for _ in gateway.ExportBank(pb.ExportBankRequest(bank=bank)):
+            pass
+
+    async def watch() -> None:
+        async with contextlib.aclosing(gateway.Watch(pb.WatchRequest(bank=bank))) as replies:
+            await anext(replies)
+
+    async def load() -> None:
+        async def requests() -> AsyncIterator[pb.ImportBankRequest]:
+            for one in exported:
+                one.header.config.bank = f"{bank}-copy"
+                yield pb.ImportBankRequest(header=one.header, records=one.records)
+
+        await gateway.ImportBank(requests())
+
+    for kind, call in (("read", export), ("read", watch), ("import", load)):
+        limits = {f"{kind}s_per_s": 2, f"{kind}_burst": len(FACTS)}
+        gateway._servicer.admission = limited(time.monotonic, **limits)
+        began = time.monotonic()
+        await call()
+        assert time.monotonic() - began > 0.45, "one was taken at first, and is waited for"
+        spent = gateway._servicer.admission = limited(Clock(), **limits)
+        spent.owe("default", kind, len(FACTS))
+        assert (await refusal(call())).reason == "RATE_LIMITED"
 
 
 async def test_a_client_is_told_when_to_come_again_and_another_tenant_is_not_held_up(

@@ -125,17 +125,43 @@ class Admission:
 
     def edits(self, tenant: str, count: int) -> None:
         """Lets edits in. Raises: ResourceExhausted, RATE_LIMITED, with the time to wait."""
-        self._take(tenant, "edits", count)
+        self._take(tenant, "edit", count)
 
     def asks(self, tenant: str, count: int = 1) -> None:
         """Lets questions in. Raises: ResourceExhausted, RATE_LIMITED, with the time to wait."""
-        self._take(tenant, "asks", count)
+        self._take(tenant, "ask", count)
 
-    def owe_edits(self, tenant: str, count: int) -> None:
-        """Counts edits whose number was not known before they were made, as those of a merge."""
-        bucket = self._bucket(tenant, "edits")
+    def reads(self, tenant: str, count: int = 1) -> None:
+        """Lets what lists in. Raises: ResourceExhausted, RATE_LIMITED, with the time to wait."""
+        self._take(tenant, "read", count)
+
+    def imports(self, tenant: str, count: int = 1) -> None:
+        """Lets an import in. Raises: ResourceExhausted, RATE_LIMITED, with the time to wait."""
+        self._take(tenant, "import", count)
+
+    def owe(self, tenant: str, kind: str, count: int) -> None:
+        """Counts what was not known before it was done, as the edits of a merge.
+
+        Args:
+            kind: one of services.settings.RATED.
+        """
+        bucket = self._bucket(tenant, kind)
         if bucket is not None:
             bucket.owe(count, self._now())
+
+    def owe_page(self, tenant: str, given: int) -> None:
+        """Counts what a page of a list gave beyond the one read that it was let in for."""
+        self.owe(tenant, "read", max(0, given - 1))
+
+    async def turn(self, tenant: str, kind: str, count: int) -> None:
+        """Waits until a stream that was let in may go on by so many: it is held up, never refused.
+
+        Args:
+            kind: one of services.settings.RATED.
+        """
+        bucket = self._bucket(tenant, kind)
+        while bucket is not None and (wait_s := bucket.take(count, self._now())):
+            await asyncio.sleep(wait_s)
 
     def bank(self, tenant: str, banks: int) -> None:
         """Lets a tenant with so many banks make another. Raises: ResourceExhausted."""
@@ -180,7 +206,7 @@ class Admission:
         wait_s = bucket.take(count, self._now()) if bucket is not None else 0.0
         if wait_s:
             raise ResourceExhausted(
-                f"tenant {tenant!r} makes more {kind} than its rate allows: nothing was done; try "
+                f"tenant {tenant!r} makes more {kind}s than its rate allows: nothing was done; try "
                 f"again in {wait_s:.2f} s",
                 RATE_LIMITED,
                 wait_s,
@@ -191,9 +217,7 @@ class Admission:
         key = tenant, kind
         bucket = self._buckets.get(key)
         if bucket is None:
-            limits = self._limits(tenant)
-            rate = limits.edits_per_s if kind == "edits" else limits.asks_per_s
-            burst = limits.edit_burst if kind == "edits" else limits.ask_burst
+            rate, burst = self._limits(tenant).rate(kind)
             if not rate:
                 return None
             part = max(1.0, burst / self._replicas)

@@ -73,7 +73,9 @@ class BankCalls(Calls):
             at_version=check_version("at_version", request.at_version),
             context=context,
         )
+        self.admission.reads(context.tenant)
         page = await self._on_bank(bank, lambda: self._memory.EnumerateFacts(call), context)
+        self.admission.owe_page(context.tenant, len(page.facts))
         return larimar_pb2.ListFactsResponse(
             facts=page.facts, version=page.version, total=page.total, next_after=page.next_after
         )
@@ -89,11 +91,16 @@ class BankCalls(Calls):
             fact_id=check_id("fact id", request.fact_id),
             context=context,
         )
+        self.admission.reads(context.tenant)
         page = await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)
+        self.admission.owe_page(context.tenant, len(page.events))
         return larimar_pb2.ListEventsResponse(events=page.events, version=page.version)
 
     async def Watch(self, request, grpc_context) -> AsyncIterator:
-        """Entries of the log past a version, as they come, until the caller goes away."""
+        """Entries of the log past a version, as they come, until the caller goes away.
+
+        They come no faster than the tenant's rate of reads.
+        """
         bank = named_bank(request.bank)
         after = check_version("after_version", request.after_version)
         if self._watches >= MAX_WATCHES:
@@ -101,6 +108,7 @@ class BankCalls(Calls):
                 f"{self._watches} watches at once are the most: share one, or retry later",
                 "TOO_MANY_WATCHES",
             )
+        self.admission.reads(self._context(grpc_context).tenant)
         self._watches += 1
         wait_s = 0.0  # at first, so that what is wrong is said at once
         try:
@@ -151,7 +159,9 @@ class BankCalls(Calls):
             wait_s=min(wait_s, max(0.0, context.deadline_unix_s - time.time()) / 2),
             context=context,
         )
-        return await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)
+        page = await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)
+        await self.admission.turn(context.tenant, "read", len(page.events))
+        return page
 
     async def Digest(self, request, grpc_context):
         """The digest of a bank at a version."""
@@ -259,7 +269,7 @@ class BankCalls(Calls):
                 "written": reply.written,
                 "forgotten": reply.forgotten,
             }
-        self.admission.owe_edits(context.tenant, reply.written + reply.forgotten)
+        self.admission.owe(context.tenant, "edit", reply.written + reply.forgotten)
         return larimar_pb2.MergeBankResponse(merge=reply)
 
     async def DiffBank(self, request, grpc_context):
@@ -275,28 +285,35 @@ class BankCalls(Calls):
             after=request.after,
             context=context,
         )
+        self.admission.reads(context.tenant)
         if other != bank:
             await self._describe_bank(other, context)
         reply = await self._on_bank(bank, lambda: self._memory.CompareVersions(call), context)
+        self.admission.owe_page(context.tenant, len(reply.changes))
         return larimar_pb2.DiffBankResponse(diff=reply)
 
     async def ExportBank(self, request, grpc_context) -> AsyncIterator:
-        """The whole log of a bank with its payloads."""
+        """The whole log of a bank with its payloads, no faster than the tenant's rate of reads."""
         context = self._context(grpc_context, LONG_DEADLINE_S)
         bank = named_bank(request.bank)
+        self.admission.reads(context.tenant)
         await self._describe_bank(bank, context)
         call = memory_pb2.DumpBankRequest(bank=bank, context=context)
         async with contextlib.aclosing(self._memory.DumpBank(call)) as replies:
             while True:
                 async with until(context.deadline_unix_s):
                     reply = await anext(replies, None)
-                if reply is None:
-                    return
+                    if reply is None:
+                        return
+                    await self.admission.turn(context.tenant, "read", len(reply.records))
                 header = reply.header if reply.HasField("header") else None
                 yield larimar_pb2.ExportBankResponse(header=header, records=reply.records)
 
     async def ImportBank(self, request_iterator, grpc_context):
-        """Makes a bank of what ExportBank gave, a chunk of records at a time."""
+        """Makes a bank of what ExportBank gave, a chunk of records at a time.
+
+        They are taken no faster than the tenant's rate of imports.
+        """
         context = self._context(grpc_context, LONG_DEADLINE_S)
         header: common_pb2.ArchiveHeader | None = None
         chunk: list[common_pb2.ArchiveRecord] = []
@@ -307,6 +324,7 @@ class BankCalls(Calls):
                     raise InvalidArgument("an import begins with a header", "NO_HEADER")
                 header = request.header
                 bank = check_bank_name(request.header.config.bank)
+                self.admission.imports(context.tenant)
                 await self._admit_bank(bank, context)
             for record in request.records:
                 if chunk and size + record.ByteSize() > MAX_LOAD_BYTES:
@@ -330,4 +348,6 @@ class BankCalls(Calls):
             bank=bank, header=header, records=records, last=last, context=context
         )
         load: Callable = self._memory.LoadBank
+        async with until(context.deadline_unix_s):
+            await self.admission.turn(context.tenant, "import", len(records))
         return await self._call(lambda: load(call), context)

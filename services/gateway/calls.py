@@ -21,7 +21,7 @@ from services.observability.calls import code_name, code_of
 from services.observability.metrics import DUPLICATE_EDITS, EDITS
 from services.observability.traces import name_trace
 from services.rpc import retried, until
-from services.settings import TenantLimits
+from services.settings import RATED, TenantLimits
 
 DEFAULT_DEADLINE_S = 30.0
 """Time of a call whose caller set no deadline."""
@@ -33,7 +33,7 @@ OTHER_MODEL = frozenset({"WRONG_ENCODER", "WRONG_SCOPE"})
 """Reasons of an append that show that another model serves than was described."""
 
 
-NO_LIMITS = TenantLimits(edits_per_s=0, asks_per_s=0)
+NO_LIMITS = TenantLimits(**{f"{kind}s_per_s": 0 for kind in RATED})
 """Of a gateway that was told none, as in tests."""
 
 

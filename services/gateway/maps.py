@@ -66,7 +66,9 @@ class MapCalls(Calls):
             at_version=check_version("at_version", request.at_version),
             context=context,
         )
+        self.admission.reads(context.tenant)
         page = await self._on_bank(bank, lambda: self._memory.EnumerateFacts(call), context)
+        self.admission.owe_page(context.tenant, len(page.facts))
         texts = [fact.prompt for fact in page.facts] + [request.query] * bool(request.query)
         if not page.facts:
             return FactsMap(bank, page.version, page.total, [], None)

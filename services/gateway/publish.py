@@ -96,9 +96,10 @@ class PublishCalls(Calls):
         size = min(request.page_size or LETTERS_PAGE, MAX_LETTERS_PAGE)
         if size < 0:
             raise InvalidArgument("page_size must not be negative", "BAD_PAGE")
-        found, total = await self._inbox().letters(
-            current_tenant(self._tenant), request.after, size
-        )
+        tenant = current_tenant(self._tenant)
+        self.admission.reads(tenant)
+        found, total = await self._inbox().letters(tenant, request.after, size)
+        self.admission.owe_page(tenant, len(found))
         return larimar_pb2.ListDeadLettersResponse(
             letters=[_letter(one) for one in found],
             total=total,

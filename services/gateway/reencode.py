@@ -55,6 +55,7 @@ class ReencodeCalls(Calls):
         bank, new_bank = named_bank(request.bank), check_bank_name(request.new_bank)
         if bank == new_bank:
             raise InvalidArgument(f"bank {bank!r} is both: name a new bank", "SAME_BANK")
+        self.admission.imports(context.tenant)
         work = Reencoding(self, bank, new_bank, context)
         await work.begin(request.encoder_digest)
         if not await work.is_visible():
@@ -232,11 +233,19 @@ class Reencoding:
         async for record in self._records(header):
             entry = entry_of(record)
             if is_full(batch, entry):
+                await self._turn(len(batch))
                 yield batch
                 batch = []
             batch.append(entry)
         if batch:
+            await self._turn(len(batch))
             yield batch
+
+    async def _turn(self, count: int) -> None:
+        """Waits until the tenant's rate of imports lets so many entries be re-encoded."""
+        context = self._context
+        async with until(context.deadline_unix_s):
+            await self._gateway.admission.turn(context.tenant, "import", count)
 
     async def _records(self, header: common_pb2.ArchiveHeader | None) -> AsyncIterator[Record]:
         call = memory_pb2.DumpBankRequest(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fastapi.responses import JSONResponse
 
+from larimar.errors import ResourceExhausted
 from larimar.v1 import common_pb2, larimar_pb2
+from services.gateway.admission import RATE_LIMITED
 from services.gateway.http.rendering import plain
 from services.gateway.http.routes import HttpCall
 
@@ -24,7 +26,7 @@ async def matching_facts(
     """A page of the facts whose id, prompt, answer or a rephrasing holds a text, in any case.
 
     `next_after` is where the next call goes on: not empty as long as there are facts that were
-    not looked at.
+    not looked at. A call that meets its tenant's rate after its first look ends there.
     """
     wanted, most = text.casefold(), request.page_size or FOUND
     look = larimar_pb2.ListFactsRequest()
@@ -33,7 +35,12 @@ async def matching_facts(
     page = larimar_pb2.ListFactsResponse()
     found: list[common_pb2.Fact] = []
     for _ in range(MAX_SEARCHED // LOOK):
-        page = await call.reply("ListFacts", look)
+        try:
+            page = await call.reply("ListFacts", look)
+        except ResourceExhausted as error:
+            if error.reason != RATE_LIMITED or not page.next_after:
+                raise
+            break
         for fact in page.facts:
             if _holds(fact, wanted):
                 found.append(fact)
