@@ -66,10 +66,15 @@ FIELDS: dict[str, tuple[type, str]] = {
 """Fields of the data of all types: text, or a list of texts."""
 ATTRIBUTES = ("id", "source", "specversion", "type", "subject", "time", "datacontenttype")
 """Attributes that mean something here; extensions and `dataschema` may be there too."""
+TRACE_ATTRIBUTES = ("traceparent", "tracestate")
+"""The extension that names the trace in which an event was made. What is malformed is ignored."""
 
 _EXTENSION = re.compile(r"[a-z0-9]+")
 _JSON_TYPE = re.compile(r"(?:application|text)/(?:json|[\w.!#$&^-]+\+json)", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]*)?"
+)
 _BLANKS_OR_CONTROLS = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
@@ -84,6 +89,8 @@ class EditEvent:
     prompt: str = ""
     answer: str = ""
     rephrasings: tuple[str, ...] = ()
+    trace: tuple[str, str] = ("", "")
+    """The `traceparent` and `tracestate` of the trace in which it was made; empty without one."""
 
 
 def bad_event(message: str) -> InvalidArgument:
@@ -120,7 +127,22 @@ def parse_edit(event: CloudEvent) -> EditEvent:
         data.get("prompt", ""),
         data.get("answer", ""),
         tuple(data.get("rephrasings", ())),
+        _trace_of(event),
     )
+
+
+def _trace_of(event: CloudEvent) -> tuple[str, str]:
+    """The trace context of an event, if it has a well-formed one.
+
+    Source: W3C Trace Context, section 3.2; the distributed tracing extension of CloudEvents.
+    """
+    found = _TRACEPARENT.fullmatch(event.traceparent)
+    sizes = (len(event.traceparent), len(event.tracestate.encode()))
+    if found is None or max(sizes) > MAX_ATTRIBUTE_BYTES:
+        return ("", "")
+    if found[1] == "00" and found[2] is not None:  # only later versions may say more
+        return ("", "")
+    return (event.traceparent, event.tracestate)
 
 
 def _check_envelope(event: CloudEvent) -> None:
@@ -217,6 +239,8 @@ def from_json(raw: bytes) -> CloudEvent:
             if not isinstance(value, str) or not value:
                 raise bad_event(f"attribute {name} must be a text that is not empty")
             setattr(event, name, value)
+        elif name in TRACE_ATTRIBUTES:
+            setattr(event, name, value if isinstance(value, str) else "")
         elif not _EXTENSION.fullmatch(name):
             raise bad_event("an extension's name has other characters than a-z and 0-9")
         elif not isinstance(value, (str, bool, int)):

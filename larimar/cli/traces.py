@@ -97,9 +97,10 @@ def _after_ms(span: Span, first_ns: int) -> float:
 
 
 def _named(span: Span) -> str:
-    calls = {"client": "call ", "server": "serve "}
+    calls = {"client": "call ", "server": "serve ", "consumer": "take "}
     numbers = " ".join(f"{name}={value}" for name, value in span["attributes"].items())
-    return f"{calls.get(span['kind'], '')}{span['name'].removeprefix('larimar.v1.')} {numbers}"
+    done = f"{calls.get(span['kind'], '')}{span['name'].removeprefix('larimar.v1.')}"
+    return " ".join([done, numbers, *(f"see trace {one[:8]}" for one in span.get("links", ()))])
 
 
 def _bar(start: float, share: float) -> str:

@@ -608,7 +608,7 @@ class RecallResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ..., passages: _Optional[_Iterable[_Union[Passage, _Mapping]]] = ..., levels: _Optional[int] = ..., version: _Optional[int] = ..., bank: _Optional[str] = ...) -> None: ...
 
 class CloudEvent(_message.Message):
-    __slots__ = ("id", "source", "specversion", "type", "subject", "time", "datacontenttype", "data")
+    __slots__ = ("id", "source", "specversion", "type", "subject", "time", "datacontenttype", "data", "traceparent", "tracestate")
     ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SPECVERSION_FIELD_NUMBER: _ClassVar[int]
@@ -617,6 +617,8 @@ class CloudEvent(_message.Message):
     TIME_FIELD_NUMBER: _ClassVar[int]
     DATACONTENTTYPE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     id: str
     source: str
     specversion: str
@@ -625,7 +627,9 @@ class CloudEvent(_message.Message):
     time: str
     datacontenttype: str
     data: bytes
-    def __init__(self, id: _Optional[str] = ..., source: _Optional[str] = ..., specversion: _Optional[str] = ..., type: _Optional[str] = ..., subject: _Optional[str] = ..., time: _Optional[str] = ..., datacontenttype: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, id: _Optional[str] = ..., source: _Optional[str] = ..., specversion: _Optional[str] = ..., type: _Optional[str] = ..., subject: _Optional[str] = ..., time: _Optional[str] = ..., datacontenttype: _Optional[str] = ..., data: _Optional[bytes] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
     __slots__ = ("event",)

@@ -27,7 +27,7 @@ from services.gateway.tenancy import set_tenant
 from services.inbox import WARN_LENGTH, Death, Entry, Inbox, Settled
 from services.observability.logs import get_logger
 from services.observability.metrics import INBOX_EVENTS
-from services.observability.traces import name_trace, serving
+from services.observability.traces import consuming, name_trace
 from services.rpc import domain_error
 
 log = get_logger("larimar.inbox")
@@ -49,7 +49,7 @@ WAIT_MS = 500
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Pauses of a bank between tries of an event that met a transient error; they double."""
 INBOX = "inbox"
-"""Who makes the edits of an inbox, where the audit log names an API key."""
+"""Who makes the edits of an inbox, where the audit log names an API key, and their span."""
 RETRY_S = 1.0
 """Pause after the inbox itself did not answer, and between looks at another's lease."""
 MAX_TRIES = 20
@@ -221,7 +221,7 @@ class InboxConsumer:
                     continue
                 events = [one.event for one in batch if one.event is not None]
                 try:
-                    with serving("inbox"):
+                    with consuming(INBOX, [event.trace for event in events]):
                         outcomes = await apply_edits(self._gateway, bank, events, self._context)
                 except Exception as error:
                     if len(batch) > 1:  # one at a time, to find the event that it is about

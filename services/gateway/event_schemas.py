@@ -11,6 +11,7 @@ from larimar.edit_events import (
     MAX_ATTRIBUTE_BYTES,
     MAX_EVENT_BYTES,
     SPECVERSION,
+    TRACE_ATTRIBUTES,
     EditType,
 )
 from services.limits import BANK_NAME, MAX_ID_BYTES, MAX_REPHRASINGS, MAX_TEXT_BYTES
@@ -29,6 +30,10 @@ _ATTRIBUTE_NOTES = {
     "subject": 'The bank; without it, "default".',
     "time": "When it was made, RFC 3339.",
     "datacontenttype": "JSON.",
+}
+_TRACE_NOTES = {
+    "traceparent": "The trace in which it was made (W3C Trace Context); ignored when malformed.",
+    "tracestate": "What vendors add to that.",
 }
 
 
@@ -82,6 +87,7 @@ def envelope_schema(type_name: str, edit_type: EditType) -> dict[str, Any]:
         "required": ["specversion", "id", "source", "type"],
         "properties": {
             **attributes,
+            **{name: {"description": _TRACE_NOTES[name]} for name in TRACE_ATTRIBUTES},
             "data": data_schema(edit_type),
             "data_base64": {"type": "string", "contentEncoding": "base64"},
         },

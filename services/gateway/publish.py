@@ -20,7 +20,10 @@ from services.gateway.applying import (
 from services.gateway.calls import Calls
 from services.gateway.tenancy import current_tenant
 from services.inbox import MAX_PAGE, Inbox, Letter
+from services.observability.traces import consuming
 
+EVENT = "event"
+"""Name of the span of what was published in a trace of its own."""
 LETTERS_PAGE = 50
 """Dead letters of a page when the caller does not say: 64 KiB each stay below a message's limit."""
 MAX_LETTERS_PAGE = 100
@@ -37,9 +40,10 @@ class PublishCalls(Calls):
 
     async def Publish(self, request, grpc_context):
         """Takes one edit event in a CloudEvents envelope."""
-        context = self._context(grpc_context)
         event = check_edit(parse_edit(request.event))
-        (outcome,) = await apply_edits(self, event.bank, [event], lambda: context)
+        with consuming(EVENT, [event.trace]):
+            context = self._context(grpc_context)
+            (outcome,) = await apply_edits(self, event.bank, [event], lambda: context)
         if isinstance(outcome, LarimarError):
             raise outcome
         return outcome
@@ -83,7 +87,8 @@ class PublishCalls(Calls):
             edits = [edit for _, edit in members]
             settled: list[Outcome] = []
             if bank not in stopped:
-                settled = await apply_edits(self, bank, edits, lambda: self._context(None))
+                with consuming(EVENT, [edit.trace for edit in edits]):
+                    settled = await apply_edits(self, bank, edits, lambda: self._context(None))
                 last = settled[-1]
                 if isinstance(last, LarimarError) and is_transient(last):
                     stopped[bank] = last

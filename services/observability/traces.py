@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from larimar.v1 import common_pb2
@@ -115,17 +115,24 @@ def span_json(span: ReadableSpan) -> dict[str, Any]:
         "time_ms": (span.end_time - span.start_time) / 1e6,
         "status": span.status.description or "OK",
         "attributes": dict(span.attributes or {}),
+        "links": [trace.format_trace_id(link.context.trace_id) for link in span.links],
     }
 
 
 @contextlib.contextmanager
 def serving(
-    name: str, traceparent: str = "", tracestate: str = "", begins: bool = True
+    name: str,
+    traceparent: str = "",
+    tracestate: str = "",
+    begins: bool = True,
+    kind: SpanKind = SpanKind.SERVER,
+    links: Sequence[Link] = (),
 ) -> Iterator[Span | None]:
     """Around a call that is served: its span, below the caller's where the caller has named one.
 
     Args:
         begins: whether a trace begins here where there is none yet.
+        links: to spans of other traces.
 
     What runs in the block belongs to that span. The context is put back and not reset: the end of
     a stream may run in another task than its beginning.
@@ -135,10 +142,10 @@ def serving(
         return
     before = parent = context.get_current()
     if traceparent:
-        parent = _W3C.extract({"traceparent": traceparent, "tracestate": tracestate})
+        parent = _named(traceparent, tracestate)
     span = None
     if _tracer is not None and (begins or _is_in_trace(parent)):
-        span = _started(name, SpanKind.SERVER, parent)
+        span = _started(name, kind, parent, links)
         parent = trace.set_span_in_context(span, parent)
     context.attach(parent)
     try:
@@ -163,6 +170,35 @@ def calling(name: str, request: Any) -> Iterator[Span | None]:
         yield span
     finally:
         span.end()
+
+
+@contextlib.contextmanager
+def consuming(name: str, makers: Sequence[tuple[str, str]]) -> Iterator[None]:
+    """Around work on events, some of which name the trace in which they were made.
+
+    Where all name the same one, the work goes on in it. Where they differ, it stays in its own
+    trace, or begins one, and each event has a span in its maker's: what is done once for many can
+    have one parent only. Spans of two traces are linked.
+
+    Args:
+        makers: of each event, its `traceparent` and `tracestate`; empty without one.
+    """
+    own = trace.get_current_span().get_span_context()
+    found = dict.fromkeys(makers)
+    others = [maker for maker in found if _trace_id(maker) not in (0, own.trace_id)]
+    if len(found) == 1 and others:
+        links = [Link(own)] if own.is_valid else []
+        with serving(name, *others[0], kind=SpanKind.CONSUMER, links=links):
+            yield
+        return
+    with contextlib.ExitStack() as around:
+        if not own.is_valid:
+            around.enter_context(serving(name, kind=SpanKind.CONSUMER))
+        if _tracer is not None:
+            links = [Link(trace.get_current_span().get_span_context())]
+            for maker in others:
+                around.callback(_started(name, SpanKind.CONSUMER, _named(*maker), links).end)
+        yield
 
 
 def end_with_error(span: Span | None, code: str) -> None:
@@ -203,10 +239,22 @@ def trace_ids() -> tuple[str, str] | None:
     return trace.format_trace_id(own.trace_id), trace.format_span_id(own.span_id)
 
 
+def _trace_id(maker: tuple[str, str]) -> int:
+    """The trace that an event names; 0 where it names none."""
+    return trace.get_current_span(_named(*maker)).get_span_context().trace_id
+
+
 def _is_in_trace(of: context.Context) -> bool:
     return trace.get_current_span(of).get_span_context().is_valid
 
 
-def _started(name: str, kind: SpanKind, parent: context.Context) -> Span:
+def _named(traceparent: str, tracestate: str) -> context.Context:
+    """The trace context that these name; one outside of any trace where they are malformed."""
+    return _W3C.extract({"traceparent": traceparent, "tracestate": tracestate}, context.Context())
+
+
+def _started(
+    name: str, kind: SpanKind, parent: context.Context, links: Sequence[Link] = ()
+) -> Span:
     assert _tracer is not None
-    return _tracer.start_span(name, parent, kind)
+    return _tracer.start_span(name, parent, kind, links=links)

@@ -21,6 +21,7 @@ from larimar.edit_events import (
     EDIT_TYPES,
     MAX_ATTRIBUTE_BYTES,
     SPECVERSION,
+    TRACE_ATTRIBUTES,
     bad_event,
     from_json,
 )
@@ -72,7 +73,7 @@ def _declared() -> dict[str, Any]:
                 "description": f"Attribute {name} of an event in binary mode.",
                 "schema": attribute,
             }
-            for name in ATTRIBUTES
+            for name in (*ATTRIBUTES, *TRACE_ATTRIBUTES)
             if name != "datacontenttype"
         ],
     }
@@ -106,7 +107,10 @@ async def publish(request: Request, call: Call) -> Response:
 
 def _binary(headers: Mapping[str, str], body: bytes) -> pb.CloudEvent:
     """The event whose attributes are headers and whose data is the body."""
-    given = {name: unquote(headers.get(f"{PREFIX}{name}", "")) for name in ATTRIBUTES}
+    given = {
+        name: unquote(headers.get(f"{PREFIX}{name}", ""))
+        for name in (*ATTRIBUTES, *TRACE_ATTRIBUTES)
+    }
     if given["specversion"] != SPECVERSION:
         raise bad_event(f"{PREFIX}specversion must be {SPECVERSION!r}")
     given["datacontenttype"] = headers.get("content-type", "")
