@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from tests.infra_files import (
     instructions,
     offered_resources,
     placed,
+    python_of,
     shell,
 )
 
@@ -124,7 +126,8 @@ def test_every_node_has_the_settings_secrets_and_environment_of_a_pipeline() -> 
     (application,) = check.serve_config(SERVICE)["applications"]
     of_replicas = application["runtime_env"]["env_vars"]
     for template in check.pod_templates(SERVICE).values():
-        (container,) = template["spec"]["containers"]
+        container, *beside = template["spec"]["containers"]
+        assert {one["image"] for one in beside} <= {container["image"]}
         assert container["image"].startswith(f"larimar:{larimar.__version__}-")
         known = {one["name"]: one.get("value") for one in container["env"]} | of_replicas
         for name, value in wanted.items():
@@ -184,6 +187,91 @@ def test_the_stores_of_compose_and_cluster_are_started_alike() -> None:
         assert [filled(one, SECRETS) for one in composed] == [
             one.replace("$(VALKEY_PASSWORD)", SECRETS["VALKEY_PASSWORD"]) for one in words
         ]
+
+
+def scraped(job: dict, template: dict) -> set[int]:
+    """The ports of a pod that a scrape job keeps, as Prometheus relabels what it discovers."""
+    kept = set()
+    for container in template["spec"]["containers"]:
+        for port in container.get("ports", ()):
+            labels = {"__meta_kubernetes_pod_container_port_name": port["name"]}
+            for name, value in template["metadata"]["labels"].items():
+                label = re.sub(r"\W", "_", name)
+                labels[f"__meta_kubernetes_pod_label_{label}"] = value
+            keeps = [one for one in job["relabel_configs"] if one.get("action") == "keep"]
+            if all(re.fullmatch(one["regex"], labels[one["source_labels"][0]]) for one in keeps):
+                kept.add(port["containerPort"])
+    return kept
+
+
+def test_prometheus_finds_every_pod_with_a_replica_once() -> None:
+    config = yaml.safe_load((INFRA / "prometheus/kubernetes.yml").read_text())
+    gateways, workers = config["scrape_configs"]
+    assert (gateways["scheme"], workers.get("scheme", "http")) == ("https", "http")
+    found = {
+        group: (scraped(gateways, template), scraped(workers, template))
+        for group, template in check.pod_templates(SERVICE).items()
+    }
+    assert found.pop("gateways") == ({settings_of_the_cluster().http_port}, set())
+    assert found.pop("head") == (set(), set()), "no replica is placed there"
+    assert found and set(map(repr, found.values())) == {repr((set(), {8002}))}
+    policies = {one["metadata"]["name"]: one["spec"] for _, one in OBJECTS
+                if one["kind"] == "NetworkPolicy"}  # fmt: skip
+    (selected,) = policies["metrics"]["podSelector"]["matchExpressions"]
+    for group in found:
+        labels = check.pod_templates(SERVICE)[group]["metadata"]["labels"]
+        assert labels[selected["key"]] in selected["values"]
+
+
+COUNTING = """
+import sys, time
+from services.observability.metrics import EDITS, process_started
+process_started("memory", "0")
+EDITS.labels("write", "OK").inc(3)
+print("counted", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_exporter_of_a_pod_tells_what_its_replicas_count(tmp_path) -> None:
+    (exporter,) = check.pod_templates(SERVICE)["followers"]["spec"]["containers"][1:]
+    port = free_port()
+    words = python_of(exporter["command"] + exporter["args"])
+    words = placed(words, {"/var/lib/larimar/metrics": str(tmp_path), "8002": str(port)})
+    env = environment() | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    counting = subprocess.Popen(
+        [sys.executable, "-c", COUNTING], env=env, cwd=ROOT, stdout=subprocess.PIPE
+    )
+    exporting = subprocess.Popen(words, env=environment(), cwd=ROOT)
+    try:
+        assert counting.stdout is not None and counting.stdout.readline() == b"counted\n"
+        text = scrape(port, "larimar_processes")
+        assert 'larimar_processes{service="memory"} 1.0' in text
+        assert 'larimar_edits_total{code="OK",kind="write"} 3.0' in text
+        counting.kill()
+        counting.wait()
+        text = scrape(port, "larimar_edits_total")
+        assert 'larimar_processes{service="memory"}' not in text
+        assert 'larimar_edits_total{code="OK",kind="write"} 3.0' in text
+    finally:
+        for process in (counting, exporting):
+            process.kill()
+            process.wait()
+
+
+def scrape(port: int, until: str) -> str:
+    """What /metrics of this machine says, once it says anything of a metric."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+                text = answer.read().decode()
+            if until in text:
+                return text
+        except OSError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_grafana_and_prometheus_find_their_files() -> None:

@@ -29,9 +29,15 @@ def exposition(folder: Path | None = None, more: Iterable[Metric] = ()) -> bytes
         folder: where the processes of the pipeline keep theirs; None takes this process alone.
         more: metrics that were just looked up.
     """
+    alone = values.ValueClass is values.MutexValue
+    return generate_latest(registry_of(None if alone else folder, more))
+
+
+def registry_of(folder: Path | None, more: Iterable[Metric] = ()) -> CollectorRegistry:
+    """All metrics, looked up when they are asked for; arguments as of `exposition`."""
     registry = CollectorRegistry()
     registry.register(_Ours(folder, more))
-    return generate_latest(registry)
+    return registry
 
 
 class _Ours:
@@ -47,7 +53,7 @@ class _Ours:
 
     def collect(self) -> Iterator[Metric]:
         """See Collector of prometheus_client."""
-        if self._folder is None or values.ValueClass is values.MutexValue:
+        if self._folder is None:
             found: Iterable[Metric] = REGISTRY.collect()
         else:
             _forget_the_dead(self._folder)
