@@ -64,6 +64,12 @@ def test_every_file_is_well_formed() -> None:
         (check.check_compose, "compose.yaml", "healthcheck:", "healthchecks:"),
         (check.check_settings, "settings-cpu.json", '"threads"', '"treads"'),
         (check.check_settings, "kubernetes/settings.yaml", '"replicas": 2', '"replica": 2'),
+        (
+            check.check_settings,
+            "kubernetes/settings.yaml",
+            '"gateway": {',
+            '"gateway": {"max_replicas": 3, ',
+        ),
         (check.check_kubernetes, "kubernetes/disruption.yaml", "minAvailable", "minimum"),
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "rayVersion", "rayversion"),
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "route_prefix", "prefix_route"),
