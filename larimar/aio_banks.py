@@ -268,12 +268,15 @@ class AsyncBankMethods:
         folder: str | Path,
         *,
         bank: str | None = None,
+        replaces: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
     ) -> ImportResult:
         """Makes a bank of an archive, entry for entry; see `Client.import_bank`."""
         archive = await asyncio.to_thread(Archive, folder)
-        response = await streams.import_async(self._connection, archive, bank, timeout_s, progress)
+        response = await streams.import_async(
+            self._connection, archive, bank, replaces, timeout_s, progress
+        )
         return bank_messages.import_result(response)
 
     async def reencode(

@@ -334,11 +334,12 @@ def record_message(record: archive.Record) -> common_pb2.ArchiveRecord:
 
 
 def import_requests(
-    source: archive.Archive, bank: str | None
+    source: archive.Archive, bank: str | None, replaces: int | None = None
 ) -> Iterator[larimar_pb2.ImportBankRequest]:
     """The messages of an import: the header, then records in messages of RECORDS_BYTES."""
     name = bank or source.header.bank
-    yield larimar_pb2.ImportBankRequest(header=header_message(source.header, name))
+    header = header_message(source.header, name)
+    yield larimar_pb2.ImportBankRequest(header=header, replaces_version=replaces)
     chunk: list[common_pb2.ArchiveRecord] = []
     size = 0
     for entry in source.records():

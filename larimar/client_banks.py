@@ -301,6 +301,7 @@ class BankMethods:
         folder: str | Path,
         *,
         bank: str | None = None,
+        replaces: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         timeout_s: float | None = None,
     ) -> ImportResult:
@@ -308,11 +309,19 @@ class BankMethods:
 
         What was erased here since the archive was made is erased from it again.
 
+        Args:
+            replaces: version of the bank of that name. The archive's takes its place in one step:
+                every call finds one or the other, and what the old one held is removed.
+
         Raises:
             DataLoss: BAD_ARCHIVE, naming the file that is not what was written; nothing was sent.
             Conflict: the name is taken by another bank.
+            FailedPrecondition: BANK_EDITED, the bank to replace is at another version by now;
+                HAS_FORKS, it has forks. It serves as before.
         """
-        response = streams.import_(self._connection, Archive(folder), bank, timeout_s, progress)
+        response = streams.import_(
+            self._connection, Archive(folder), bank, replaces, timeout_s, progress
+        )
         return bank_messages.import_result(response)
 
     def reencode(

@@ -240,9 +240,16 @@ async def reencode_async(
 class _Import:
     """One attempt to send an archive; keeps why reading it failed, which gRPC does not tell."""
 
-    def __init__(self, archive: Archive, bank: str | None, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        bank: str | None,
+        replaces: int | None,
+        progress: Progress | None,
+    ) -> None:
         self._archive = archive
         self._bank = bank
+        self._replaces = replaces
         self._progress = progress
         self.failure: Exception | None = None
 
@@ -250,7 +257,8 @@ class _Import:
         """What is sent."""
         done = 0
         try:
-            for request in bank_messages.import_requests(self._archive, self._bank):
+            sent = bank_messages.import_requests(self._archive, self._bank, self._replaces)
+            for request in sent:
                 yield request
                 done += len(request.records)
                 if self._progress is not None:
@@ -264,13 +272,14 @@ def import_(
     connection: Connection,
     archive: Archive,
     bank: str | None,
+    replaces: int | None,
     timeout_s: float | None,
     progress: Progress | None,
 ) -> pb.ImportBankResponse:
     """Makes a bank of an archive; entries that an attempt left behind are skipped by the next."""
 
     def attempt(budget: calls.Budget) -> Any:
-        sending = _Import(archive, bank, progress)
+        sending = _Import(archive, bank, replaces, progress)
         try:
             return connection._stub.ImportBank(sending.requests(), timeout=budget.remaining_s())
         except grpc.RpcError as raised:
@@ -285,6 +294,7 @@ async def import_async(
     connection: AsyncConnection,
     archive: Archive,
     bank: str | None,
+    replaces: int | None,
     timeout_s: float | None,
     progress: Progress | None,
 ) -> pb.ImportBankResponse:
@@ -298,6 +308,6 @@ async def import_async(
         connection.target, connection.timeout_s, connection.connect_timeout_s, connection.security
     )
     try:
-        return await asyncio.to_thread(import_, own, archive, bank, timeout_s, progress)
+        return await asyncio.to_thread(import_, own, archive, bank, replaces, timeout_s, progress)
     finally:
         own.close()

@@ -20,7 +20,7 @@ from larimar.errors import DataLoss, FailedPrecondition, LarimarError, NotFound,
 from larimar.memory import BankState
 from services.checkpoints import from_checkpoint, sha256_of
 from services.folding import Outdated, fold_tail
-from services.log import Log
+from services.log import ChainBroken, Log
 from services.observability.followers import FollowerMetrics
 from services.observability.logs import get_logger
 from services.observability.metrics import DIGEST_MISMATCHES
@@ -182,9 +182,11 @@ class Follower:
             state = BankState(await self.log.bank_config(tenant, bank), self.parts)
             try:
                 await fold_tail(self.log, state, tenant, bank, at_version, progress)
-                return state
-            except Outdated as why:  # a fact was erased under our feet: once more, without it
+            except (Outdated, ChainBroken) as why:  # a fact was erased, or the bank replaced
                 log.warning("bank %s is folded anew: %s", bank, why, tenant=tenant, bank=bank)
+                continue
+            if await self.log.bank_config(tenant, bank) == state.config:
+                return state
 
     async def verified(self, tenant: str, bank: str) -> Verified:
         """Folds the log from nothing and compares digest and bytes with the served state's.

@@ -163,12 +163,23 @@ class Log(Protocol):
         """Removes a bank with everything in it; whether there was one."""
         ...
 
-    async def append(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
+    async def append(
+        self,
+        tenant: str,
+        bank: str,
+        items: Sequence[Append],
+        config: BankConfig | None = None,
+    ) -> list[Appended]:
         """Appends WRITE and FORGET events atomically and durably; a result for each, in order.
 
         A refused item changes nothing and the others go on. Later items see earlier ones.
 
+        Args:
+            config: what the payloads are made for; None takes what the bank has.
+
         Raises:
+            Unavailable: BANK_SWITCHED, the bank has another configuration by now; nothing was
+                appended.
             InvalidArgument: past MAX_BATCH or MAX_BATCH_BYTES; nothing was appended.
             ResourceExhausted: STORE_FULL; nothing was appended.
             Unavailable: unknown whether it was appended: retry under the same event ids.
@@ -254,6 +265,7 @@ class Log(Protocol):
         bank: str,
         entries: Sequence[Stored],
         source: str = "",
+        replaces: bool = False,
     ) -> tuple[int, str]:
         """Puts entries into a bank that is being restored and that nobody can see yet: versions
         go on from what it has. Entries that it has already are compared by chain and skipped.
@@ -262,6 +274,7 @@ class Log(Protocol):
 
         Args:
             source: what the entries are made of; those of another source are swept first.
+            replaces: the bank is to take the place of the one of its name, which serves meanwhile.
 
         Raises:
             Conflict: BANK_EXISTS, the bank is there.
@@ -277,10 +290,16 @@ class Log(Protocol):
         erased: Sequence[str],
         version: int,
         source: str = "",
+        replaces: tuple[int, str] | None = None,
     ) -> None:
         """Makes a bank visible that was loaded from this source.
 
-        Raises: as `load`; DataLoss when its last version is another.
+        Args:
+            replaces: version and chain value of the bank whose place it takes, in one step for all
+                readers and writers; that bank is then removed.
+
+        Raises: as `load`; DataLoss when its last version is another; FailedPrecondition
+            BANK_EDITED when the bank that it replaces is not there any more, or HAS_FORKS.
         """
         ...
 

@@ -14,6 +14,7 @@ from larimar.errors import (
     LarimarError,
     NotFound,
     ResourceExhausted,
+    Unavailable,
 )
 from larimar.memory import Kind, check_id
 
@@ -40,6 +41,8 @@ MAX_CHECKPOINT_BYTES = 8 * 2**30
 """Most bytes of one checkpoint: it stays in the store's memory, twice."""
 KEEP_CHECKPOINTS = 2
 """Checkpoints kept: a damaged newest one leaves another to start from."""
+SWITCHED = "BANK_SWITCHED"
+"""Reason of an append to a bank that has another configuration by now."""
 SALT_BYTES = 16
 """Random bytes before each payload: its digests say nothing once it is gone."""
 
@@ -136,6 +139,24 @@ def name_taken(bank: str) -> Conflict:
     """What fork, load and publish raise for the name of a bank that is there."""
     return Conflict(
         f"bank {bank!r} exists: use another name, or delete the bank first", "BANK_EXISTS"
+    )
+
+
+def bank_edited(bank: str) -> FailedPrecondition:
+    """What publish raises when the bank to replace has had events since, and is as it was."""
+    return FailedPrecondition(
+        f"bank {bank!r} was edited meanwhile, and serves as before: bring over what came to it, "
+        "then again",
+        "BANK_EDITED",
+    )
+
+
+def bank_switched(bank: str) -> Unavailable:
+    """What append raises for payloads made for the bank that had this name before."""
+    return Unavailable(
+        f"bank {bank!r} is another model's since a moment ago; nothing was appended: repeat under "
+        "the same event ids",
+        SWITCHED,
     )
 
 

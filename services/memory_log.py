@@ -12,8 +12,10 @@ from services.log_rules import (
     MAX_BANKS,
     MAX_EVENTS,
     SALT_BYTES,
+    bank_edited,
     bank_exists,
     bank_full,
+    bank_switched,
     check_checkpoint,
     check_items,
     check_names,
@@ -91,16 +93,28 @@ class MemoryLog:
         held = self._banks.get((tenant, bank))
         if held is None:
             return False
-        others = held.family.banks.values()
-        forks = [other.name for other in others if other.origin and other.origin.bank == bank]
-        if forks:
-            raise has_forks(bank, forks)
-        del self._banks[tenant, bank], held.family.banks[bank]
+        self._remove(tenant, held)
         return True
 
-    async def append(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
+    def _remove(self, tenant: str, held: Bank) -> None:
+        """Takes a bank away. Raises: FailedPrecondition, HAS_FORKS."""
+        others = held.family.banks.values()
+        forks = [one.name for one in others if one.origin and one.origin.bank == held.name]
+        if forks:
+            raise has_forks(held.name, forks)
+        del self._banks[tenant, held.name], held.family.banks[held.name]
+
+    async def append(
+        self,
+        tenant: str,
+        bank: str,
+        items: Sequence[Append],
+        config: BankConfig | None = None,
+    ) -> list[Appended]:
         """See Log."""
         held = self._bank(tenant, bank)
+        if config is not None and config != held.config:
+            raise bank_switched(bank)
         errors = check_items(items, (Kind.WRITE, Kind.FORGET))
         return [
             self._append_one(held, item) if error is None else Appended(0, error=error)
@@ -233,10 +247,15 @@ class MemoryLog:
         return {name: banks[name].origin for name in sorted(banks)}
 
     async def load(
-        self, tenant: str, bank: str, entries: Sequence[Stored], source: str = ""
+        self,
+        tenant: str,
+        bank: str,
+        entries: Sequence[Stored],
+        source: str = "",
+        replaces: bool = False,
     ) -> tuple[int, str]:
         """See Log."""
-        held = self._loaded(tenant, bank, source)
+        held = self._loaded(tenant, bank, source, replaces)
         for stored in entries:
             event = stored.event
             if event.version <= len(held.entries):
@@ -255,14 +274,20 @@ class MemoryLog:
         erased: Sequence[str],
         version: int,
         source: str = "",
+        replaces: tuple[int, str] | None = None,
     ) -> None:
         """See Log."""
         config.validate()
         for fact_id in erased:
             check_id("fact_id", fact_id)
-        held = self._loaded(tenant, bank, source)
+        held = self._loaded(tenant, bank, source, replaces is not None)
         if len(held.entries) != version:
             raise damaged(bank, len(held.entries), f"what is loaded must end at {version}")
+        if replaces is not None:
+            old = self._banks.get((tenant, bank))
+            if old is None or old.head != replaces:
+                raise bank_edited(bank)
+            self._remove(tenant, old)
         held.config = config
         held.family.erased = set(erased)
         del self._loading[tenant, bank]
@@ -387,10 +412,10 @@ class MemoryLog:
     def _show(self, tenant: str, bank: Bank) -> None:
         self._banks[tenant, bank.name] = bank.family.banks[bank.name] = bank
 
-    def _loaded(self, tenant: str, bank: str, source: str) -> Bank:
+    def _loaded(self, tenant: str, bank: str, source: str, replaces: bool) -> Bank:
         """The bank that is being restored under a name, from a source."""
         check_names(tenant, bank)
-        if (tenant, bank) in self._banks:
+        if not replaces and (tenant, bank) in self._banks:
             raise name_taken(bank)
         held = self._loading.get((tenant, bank))
         if held is None or self._sources[tenant, bank] != source:

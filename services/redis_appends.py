@@ -16,9 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from larimar.errors import LarimarError, Unavailable
-from larimar.memory import Kind
+from larimar.memory import BankConfig, Kind
 from services.log import Append, Appended
-from services.log_rules import MAX_BATCH, MAX_BATCH_BYTES, check_items, check_names
+from services.log_rules import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    SWITCHED,
+    bank_switched,
+    check_items,
+    check_names,
+)
 from services.observability.metrics import BATCH_SIZE
 from services.redis_entries import append_arguments, appended
 from services.redis_scripts import APPEND, ERASE
@@ -32,6 +39,8 @@ class _Waiting:
     arguments: list[tuple[str | bytes, ...]]
     size: int
     """Payload bytes."""
+    config: str
+    """What the payloads are made for, as the store has it; empty for any."""
     answers: asyncio.Future[list[Any]]
 
 
@@ -44,7 +53,13 @@ class RedisAppends(RedisStore):
         self._waiting: dict[tuple[str, str], deque[_Waiting]] = {}
         self._senders: set[asyncio.Task[None]] = set()
 
-    async def append(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
+    async def append(
+        self,
+        tenant: str,
+        bank: str,
+        items: Sequence[Append],
+        config: BankConfig | None = None,
+    ) -> list[Appended]:
         """See Log. Cost: with fsync always one fsync a group, whoever appends."""
         check_names(tenant, bank)
         errors = check_items(items, (Kind.WRITE, Kind.FORGET))
@@ -52,6 +67,7 @@ class RedisAppends(RedisStore):
         mine = _Waiting(
             [append_arguments(item) for item in sent],
             sum(len(item.payload or b"") for item in sent),
+            "" if config is None else config.to_json(),
             asyncio.get_running_loop().create_future(),
         )
         waiting = self._waiting.get((tenant, bank))
@@ -117,9 +133,12 @@ class RedisAppends(RedisStore):
                 arguments = [part for one in group for item in one.arguments for part in item]
                 BATCH_SIZE.labels("append").observe(sum(len(one.arguments) for one in group))
                 try:
-                    answers = await self._ask(tenant, bank, APPEND, self._max_events, *arguments)
+                    limits = (self._max_events, group[0].config)
+                    answers = await self._ask(tenant, bank, APPEND, *limits, *arguments)
+                    if answers == -1:
+                        raise bank_switched(bank)
                 except Exception as error:
-                    if isinstance(error, Unavailable):
+                    if isinstance(error, Unavailable) and error.reason != SWITCHED:
                         # Nobody waits out one timeout after another while the store is gone.
                         group += waiting
                         waiting.clear()
@@ -133,13 +152,15 @@ class RedisAppends(RedisStore):
 
 
 def _next_group(waiting: deque[_Waiting]) -> list[_Waiting]:
-    """Whole batches from the front, as many as one call carries; at least one."""
+    """Whole batches from the front, made for one configuration, as many as one call carries; at
+    least one."""
     group = [waiting.popleft()]
     count, size = len(group[0].arguments), group[0].size
     while waiting:
         count += len(waiting[0].arguments)
         size += waiting[0].size
-        if count > MAX_BATCH or size > MAX_BATCH_BYTES:
+        other = waiting[0].config != group[0].config
+        if other or count > MAX_BATCH or size > MAX_BATCH_BYTES:
             break
         group.append(waiting.popleft())
     return group

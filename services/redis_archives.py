@@ -7,18 +7,31 @@ from typing import Any
 
 from larimar.memory import BankConfig, check_id
 from services.log import Stored
-from services.log_rules import MAX_BATCH, MAX_BATCH_BYTES, check_names, damaged, name_taken
-from services.redis_bank_scripts import LOAD, LOAD_ERASED, SHOW
+from services.log_rules import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    bank_edited,
+    check_names,
+    damaged,
+    has_forks,
+    name_taken,
+)
+from services.redis_bank_scripts import LOAD, LOAD_ERASED, REPLACE, SHOW
 from services.redis_banks import RedisBanks
 from services.redis_entries import check_salted, load_arguments
-from services.redis_store import Keys
+from services.redis_store import Keys, registry
 
 
 class RedisArchives(RedisBanks):
     """The part of `RedisLog` that restores banks."""
 
     async def load(
-        self, tenant: str, bank: str, entries: Sequence[Stored], source: str = ""
+        self,
+        tenant: str,
+        bank: str,
+        entries: Sequence[Stored],
+        source: str = "",
+        replaces: bool = False,
     ) -> tuple[int, str]:
         """See Log."""
         check_names(tenant, bank)
@@ -26,9 +39,12 @@ class RedisArchives(RedisBanks):
             event = stored.event
             if stored.salted is not None:
                 check_salted(bank, event.version, event.payload_sha256, stored.salted)
-        if await self._claim(tenant, bank, bank) is not None:
+        if replaces:
+            keys = (await self._fresh_keys(tenant, bank)).elsewhere()
+        elif await self._claim(tenant, bank, bank) is not None:
             raise name_taken(bank)
-        keys = Keys(tenant, bank, bank)
+        else:
+            keys = Keys(tenant, bank, bank)
         arguments: list[Any] = []
         count = size = 0
         for stored in entries:
@@ -60,20 +76,45 @@ class RedisArchives(RedisBanks):
         erased: Sequence[str],
         version: int,
         source: str = "",
+        replaces: tuple[int, str] | None = None,
     ) -> None:
         """See Log."""
         text = config.validate().to_json()
         for fact_id in erased:
             check_id("fact_id", fact_id)
-        await self.load(tenant, bank, (), source)
-        keys, facts = Keys(tenant, bank, bank), sorted(set(erased))
+        await self.load(tenant, bank, (), source, replaces is not None)
+        old = None if replaces is None else await self._fresh_keys(tenant, bank)
+        keys = Keys(tenant, bank, bank) if old is None else old.elsewhere()
+        facts = sorted(set(erased))
         for start in range(0, max(len(facts), 1), MAX_BATCH):
             step = facts[start : start + MAX_BATCH]
             if not await self._run(LOAD_ERASED, keys, int(start == 0), *step):
                 raise name_taken(bank)
-        state, *head = await self._run(SHOW, keys, text, version, len(facts))
+        shown = (text, version, len(facts))
+        if old is None or replaces is None:
+            state, *head = await self._run(SHOW, keys, *shown)
+        else:
+            state, *head = await self._replace(old, keys, shown, replaces)
         if state == 0:
             raise name_taken(bank)
         if state < 0:
             raise damaged(bank, head[0], f"what is loaded must end at {version}")
-        self._roots[tenant, bank] = bank
+        self._roots[tenant, bank] = keys.root
+        if old is not None:
+            await self._sweep(old)
+
+    async def _replace(
+        self, old: Keys, new: Keys, shown: tuple[Any, ...], replaces: tuple[int, str]
+    ) -> list:
+        """Gives a loaded bank the name of another in one step; a state as of SHOW."""
+        names = registry(old.tenant)
+        state, *found = await self.run(
+            REPLACE,
+            (old.config, new.config, names),
+            (new.base, new.bank, *shown, old.base, old.root, new.root, *replaces),
+        )
+        if state == -2:
+            raise bank_edited(old.bank)
+        if state == -3:
+            raise has_forks(old.bank, [fork.decode() for fork in found])
+        return [state, *found]

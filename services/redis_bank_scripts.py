@@ -62,22 +62,31 @@ return {1}
 """,
 )
 
+# What came from a bank, behind the state that says that there is any.
+_FORKS = """
+local function forks_after(state)
+  local forks, members = {state}, redis.call('HGETALL', family)
+  for i = 1, #members, 2 do
+    if members[i + 1] ~= '' and cjson.decode(members[i + 1]).bank == bank then
+      forks[#forks + 1] = members[i]
+    end
+  end
+  return forks
+end
+"""
+
 DROP = Script(
     "drop",
     """#!lua
 -- Takes away a bank's configuration. Returns {1}, {0} when there is no bank, or {-1, fork ...}.
 """
     + KEYS
+    + _FORKS
     + """
 if redis.call('EXISTS', key('config')) == 0 then
   return {0}
 end
-local forks, members = {-1}, redis.call('HGETALL', family)
-for i = 1, #members, 2 do
-  if members[i + 1] ~= '' and cjson.decode(members[i + 1]).bank == bank then
-    forks[#forks + 1] = members[i]
-  end
-end
+local forks = forks_after(-1)
 if #forks > 1 then
   return forks
 end
@@ -265,27 +274,62 @@ return 1
 """,
 )
 
-SHOW = Script(
-    "show",
+# Makes a loaded bank visible, ARGV[3..5]: configuration, its last version, erased facts; or says
+# why not: {0} when it is not being loaded (any more), {-1, its last version}.
+_SHOWN = """
+local function shown()
+  local building = redis.call('GET', key('building')) or ''
+  if redis.call('EXISTS', key('config')) == 1 or string.sub(building, 1, 5) ~= 'load:'
+      or redis.call('SCARD', erased) ~= tonumber(ARGV[5]) then
+    return {0}
+  end
+  local version = head_of(bank)
+  if version ~= tonumber(ARGV[4]) then
+    return {-1, version}
+  end
+  redis.call('SET', key('config'), ARGV[3])
+  redis.call('UNLINK', key('building'))
+  return {1}
+end
+"""
+
+SHOW = Script("show", "#!lua" + KEYS + LINEAGE + _SHOWN + "return shown()\n")
+
+REPLACE = Script(
+    "replace",
     """#!lua
--- Makes a loaded bank visible. ARGV[3..5]: configuration, its last version, erased facts.
--- Returns {1}, {0} when it is not being loaded (any more), {-1, its last version}.
+-- Shows a loaded bank in the place of the one of its name: whoever looks finds one or the other.
+-- KEYS[3]: the tenant's registry. ARGV[6..8]: base and root of the old bank, root of the new one;
+-- ARGV[9..10]: version and chain of the old one. Returns as SHOW; {-2} when the old bank is not
+-- there or has had events since, {-3, fork ...}.
 """
     + KEYS
     + LINEAGE
+    + _FORKS
+    + _SHOWN
     + """
-local building = redis.call('GET', key('building')) or ''
-if redis.call('EXISTS', key('config')) == 1 or string.sub(building, 1, 5) ~= 'load:'
-    or redis.call('SCARD', erased) ~= tonumber(ARGV[5]) then
-  return {0}
+local function at(place)
+  base, family, erased, origins = place, place .. 'family', place .. 'erased', {}
 end
-local version = head_of(bank)
-if version ~= tonumber(ARGV[4]) then
-  return {-1, version}
+local loaded = base
+at(ARGV[6])
+local version, chain = head_of(bank)
+local config, root = key('config'), redis.call('HGET', KEYS[3], bank)
+if redis.call('EXISTS', config) == 0 or root ~= ARGV[7]
+    or version ~= tonumber(ARGV[9]) or chain ~= ARGV[10] then
+  return {-2}
 end
-redis.call('SET', key('config'), ARGV[3])
-redis.call('UNLINK', key('building'))
-return {1}
+local forks = forks_after(-3)
+if #forks > 1 then
+  return forks
+end
+at(loaded)
+local state = shown()
+if state[1] == 1 then
+  redis.call('HSET', KEYS[3], bank, ARGV[8])
+  redis.call('UNLINK', config)
+end
+return state
 """,
 )
 

@@ -104,6 +104,7 @@ class RedisBanks(RedisReads):
         if state < 0:
             raise has_forks(bank, [fork.decode() for fork in forks])
         await self._sweep(keys)
+        await self._sweep(keys.elsewhere())
         await self.run(CLAIM, (registry(tenant),), (bank, keys.root, ""))
         if await self.call("EXISTS", keys.config):
             # Somebody has made it again meanwhile, and found the name on the list.
@@ -124,7 +125,7 @@ class RedisBanks(RedisReads):
             await self._config_text(keys)
             await self._check_erased(keys, fact_ids)
             await self._finish_drops(keys)
-            members = await self.call("HKEYS", keys.family) or [keys.root.encode()]
+            members = await self.call("HKEYS", keys.family) or [keys.founder.encode()]
             removed = 0
             for member in members:
                 for start in range(0, len(fact_ids), FACTS_A_CALL):
@@ -200,7 +201,7 @@ class RedisBanks(RedisReads):
             state = await self._run(BUILD, target, origin, *step)
             if state != [1]:
                 return state
-        return await self._run(FORK, target, origin, source.root, len(facts), config)
+        return await self._run(FORK, target, origin, source.founder, len(facts), config)
 
     async def _origin_at(self, source: Keys, version: int) -> Origin:
         """The origin of a fork of a bank; an older bank's before the source's own fork point."""
@@ -247,7 +248,7 @@ class RedisBanks(RedisReads):
                     await self._sweep(member)
 
     async def _sweep(self, keys: Keys) -> None:
-        is_root = int(keys.bank == keys.root)
+        is_root = int(keys.bank == keys.founder)
         while await self._run(SWEEP, keys, SWEEP_ENTRIES, is_root):
             pass
 

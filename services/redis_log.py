@@ -22,6 +22,10 @@ A fork's stream, payloads and event ids are those behind its fork point; for wha
 origin's serve, and its origin's origin's. Its facts are all of its own. In `prev` stands the
 version of the fact's event before, 0 for none.
 
+A bank that is to take another's place is loaded in the place that the name does not have: the root
+NAME@ where it is NAME, else NAME. Below its root it is a family of its own, and the registry leads
+to it from one moment on (REPLACE, the one script that touches two families).
+
 ``{tenant}:banks`` is a hash of the tenant's banks and their roots, ``larimar:jobs`` a hash of the
 store's unfinished work, [tenant, bank, name] as JSON. Needs Redis 7 or Valkey 8.
 """  # noqa: E501

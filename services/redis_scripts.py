@@ -183,14 +183,18 @@ APPEND = Script(
     "append",
     """#!lua
 -- Appends a batch of events to one bank: all of it, durably, or nothing.
--- ARGV[3]: most events of a bank; then seven for each item.
+-- ARGV[3..4]: most events of a bank, the configuration that the payloads are made for ("" for any);
+-- then seven for each item. Returns -1 when the bank has another configuration.
 """
     + BANK
     + LINEAGE
     + _WRITING
     + """
+if ARGV[4] ~= '' and redis.call('GET', key('config')) ~= ARGV[4] then
+  return -1
+end
 local most, to, results = tonumber(ARGV[3]), opened(bank), {}
-for i = 4, #ARGV, 7 do
+for i = 5, #ARGV, 7 do
   local kind, event_id, fact_id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local version, hmac, owner = used(bank, event_id)
   local result

@@ -19,8 +19,14 @@ ROOTS_HELD = 10_000
 T = TypeVar("T")
 
 
+SECOND = "@"
+"""Ends the root of a bank's second place; no bank's name has it."""
+
+
 class Keys:
-    """Where the keys of a bank are. The root is the bank whose family it belongs to."""
+    """Where the keys of a bank are. The root names the family that it belongs to: by the bank that
+    the family began with, and by SECOND where that bank took the place of an earlier one.
+    """
 
     def __init__(self, tenant: str, bank: str, root: str) -> None:
         self.tenant = tenant
@@ -37,6 +43,16 @@ class Keys:
     def of(self, bank: str) -> Keys:
         """The keys of another bank of the family."""
         return Keys(self.tenant, bank, self.root)
+
+    @property
+    def founder(self) -> str:
+        """The bank that the family began with."""
+        return self.root.removesuffix(SECOND)
+
+    def elsewhere(self) -> Keys:
+        """Where a bank is loaded that is to take this one's place: as a family of its own."""
+        second = self.root == self.bank
+        return Keys(self.tenant, self.bank, self.bank + SECOND if second else self.bank)
 
     def payload(self, version: int) -> str:
         """The key of a payload of the bank's own stream."""

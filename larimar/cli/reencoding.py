@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,13 +23,18 @@ from larimar.cli.console import (
     shorten,
 )
 from larimar.errors import DataLoss, FailedPrecondition, NotFound
-from larimar.results import BankInfo, ImportResult
+from larimar.results import ImportResult
 
 if TYPE_CHECKING:
     from larimar.client import Client
 
 TIMEOUT_S = 24 * 3600.0
 """A bank of a million facts takes hours to encode; the commands go on where they were left."""
+
+TRIES = 10
+"""Times a switch begins again because the bank was edited on the way; each exports the new bank."""
+EDITED = "BANK_EDITED"
+"""Reason of a switch that an edit has overtaken."""
 
 NewBank = Annotated[
     str, typer.Argument(metavar="NEW", help="The same bank for the model that serves.")
@@ -87,20 +93,20 @@ def switch(
 ) -> None:
     """Makes NAME the bank that NEW is, entry for entry; NAME's old vectors are deleted.
 
-    For a pause in which nobody edits or asks NAME. A command that was cut off is run again.
+    Every call finds the old bank or the new one. What is edited meanwhile is brought over first; a
+    command that gives up on edits, or was cut off, has changed nothing and is run again.
     """
     with (
         connect(target, timeout) as client,
         progressing(f"switching {name}", as_json) as update,
-        tempfile.TemporaryDirectory(prefix="larimar-switch-") as folder,
     ):
-        old = _brought_over(client, name, new)
-        archive = Path(folder) / new
-        client.export_bank(archive, bank=new, progress=update, timeout_s=timeout)
-        if old is not None:
-            _delete(client, old)
-        made = client.import_bank(archive, bank=name, progress=update, timeout_s=timeout)
-        _compare(client, made, new)
+        for left in reversed(range(TRIES)):
+            try:
+                made = _switched(client, name, new, update, timeout)
+                break
+            except FailedPrecondition as error:
+                if error.reason != EDITED or not left:
+                    raise
     if as_json:
         emit({**bank_json(made.info), "digest": made.digest})
     else:
@@ -110,32 +116,30 @@ def switch(
         )
 
 
-def _brought_over(client: Client, name: str, new: str) -> BankInfo | None:
-    """The old bank, once all of it is in the new one; None where it was deleted already."""
+def _switched(
+    client: Client, name: str, new: str, update: Callable[[int, int], None], timeout: float
+) -> ImportResult:
+    """One try. Raises: FailedPrecondition, BANK_EDITED; nothing was changed."""
+    with tempfile.TemporaryDirectory(prefix="larimar-switch-") as folder:
+        reached = _brought_over(client, name, new)
+        archive = Path(folder) / new
+        client.export_bank(archive, bank=new, progress=update, timeout_s=timeout)
+        made = client.import_bank(
+            archive, bank=name, replaces=reached, progress=update, timeout_s=timeout
+        )
+    _compare(client, made, new)
+    return made
+
+
+def _brought_over(client: Client, name: str, new: str) -> int | None:
+    """The version up to which the old bank is in the new one; None where it was deleted."""
     try:
-        old = client.get_bank(name)
+        client.get_bank(name)
     except NotFound as error:
         if error.reason != "UNKNOWN_BANK":
             raise
         return None
-    behind = client.reencode(name, new, timeout_s=TIMEOUT_S).info.version - old.version
-    if behind:
-        raise _edited(name)
-    return old
-
-
-def _delete(client: Client, old: BankInfo) -> None:
-    if client.get_bank(old.bank).version != old.version:
-        raise _edited(old.bank)
-    client.delete_bank(old.bank)
-
-
-def _edited(name: str) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"bank {name!r} is edited while it is switched: stop that, then switch again; nothing was "
-        "deleted",
-        "BANK_EDITED",
-    )
+    return client.reencode(name, new, timeout_s=TIMEOUT_S).info.version
 
 
 def _compare(client: Client, made: ImportResult, new: str) -> None:

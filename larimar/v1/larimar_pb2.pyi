@@ -480,12 +480,14 @@ class ExportBankResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ...) -> None: ...
 
 class ImportBankRequest(_message.Message):
-    __slots__ = ("header", "records")
+    __slots__ = ("header", "records", "replaces_version")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    REPLACES_VERSION_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.ArchiveHeader
     records: _containers.RepeatedCompositeFieldContainer[_common_pb2.ArchiveRecord]
-    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ...) -> None: ...
+    replaces_version: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ..., replaces_version: _Optional[int] = ...) -> None: ...
 
 class ImportBankResponse(_message.Message):
     __slots__ = ("info", "digest", "erased_again")

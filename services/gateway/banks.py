@@ -317,35 +317,47 @@ class BankCalls(Calls):
         context = self._context(grpc_context, LONG_DEADLINE_S)
         header: common_pb2.ArchiveHeader | None = None
         chunk: list[common_pb2.ArchiveRecord] = []
-        size, bank, sent = 0, "", False
+        size, bank, sent, replaces = 0, "", False, None
         async for request in request_iterator:
             if header is None:
                 if not request.HasField("header"):
                     raise InvalidArgument("an import begins with a header", "NO_HEADER")
                 header = request.header
                 bank = check_bank_name(request.header.config.bank)
+                if request.HasField("replaces_version"):
+                    replaces = request.replaces_version
                 self.admission.imports(context.tenant)
                 await self._admit_bank(bank, context)
             for record in request.records:
                 if chunk and size + record.ByteSize() > MAX_LOAD_BYTES:
-                    await self._load(bank, None if sent else header, chunk, False, context)
+                    told = None if sent and replaces is None else header
+                    await self._load(bank, told, chunk, False, replaces, context)
                     chunk, size, sent = [], 0, True
                 chunk.append(record)
                 size += record.ByteSize()
         if header is None:
             raise InvalidArgument("an import begins with a header", "NO_HEADER")
         async with self.auditor.recorded(context.tenant, "import", bank=bank) as entry:
-            loaded = await self._load(bank, header, chunk, True, context)
+            loaded = await self._load(bank, header, chunk, True, replaces, context)
             entry |= {"version": loaded.info.version, "erased_again": loaded.erased_again}
+            entry |= {} if replaces is None else {"replaces_version": replaces}
         return larimar_pb2.ImportBankResponse(
             info=loaded.info, digest=loaded.digest, erased_again=loaded.erased_again
         )
 
     async def _load(
-        self, bank: str, header, records, last: bool, context
+        self, bank: str, header, records, last: bool, replaces: int | None, context
     ) -> memory_pb2.LoadBankResponse:
+        # What was loaded before an erasure still has the payload that is gone: it is made anew.
+        source = "" if replaces is None else f"replaces after {header.erase_count} erasures"
         call = memory_pb2.LoadBankRequest(
-            bank=bank, header=header, records=records, last=last, context=context
+            bank=bank,
+            header=header,
+            records=records,
+            last=last,
+            source=source,
+            replaces_version=replaces,
+            context=context,
         )
         load: Callable = self._memory.LoadBank
         async with until(context.deadline_unix_s):

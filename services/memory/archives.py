@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from larimar.errors import Conflict, DataLoss, FailedPrecondition, NotFound
-from larimar.memory import Event, Kind
+from larimar.memory import BankState, Event, Kind
 from larimar.v1 import common_pb2, memory_pb2
 from larimar.wire import config_from_proto, config_to_proto
 from services.follower import Follower
 from services.log import Log, Stored
-from services.log_rules import SALT_BYTES
+from services.log_rules import SALT_BYTES, bank_edited
 from services.memory.events import KINDS, event_to_proto
 
 DUMP_ENTRIES = 500
@@ -66,54 +66,105 @@ class Archivist:
         bank: str,
         records: Sequence[common_pb2.ArchiveRecord],
         source: str = "",
+        replaces: bool = False,
     ) -> tuple[int, str]:
         """Takes the next records of a bank that is being loaded, and returns the version and chain
         value it has come to. Safe to repeat.
 
         Args:
-            source: as of Log.load.
+            source, replaces: as of Log.load.
 
         Raises:
             Conflict: BANK_EXISTS.
             DataLoss: a record is not what was dumped.
         """
-        return await self._log.load(tenant, bank, [_stored(one) for one in records], source)
+        entries = [_stored(one) for one in records]
+        return await self._log.load(tenant, bank, entries, source, replaces)
 
     async def finish(
-        self, tenant: str, bank: str, header: common_pb2.ArchiveHeader, source: str = ""
+        self,
+        tenant: str,
+        bank: str,
+        header: common_pb2.ArchiveHeader,
+        source: str = "",
+        replaces: int | None = None,
     ) -> tuple[str, bool]:
         """Makes a loaded bank visible, and compares it with what was dumped: (digest, made).
 
         A bank that is there already and is this very one is taken as loaded. A header without a
         digest is compared by version and chain.
 
+        Args:
+            replaces: version at which the bank of this name is replaced; None where there is none.
+
         Raises:
             Conflict: BANK_EXISTS, another bank has the name.
-            DataLoss: not what was dumped; the bank is removed again.
+            FailedPrecondition: BANK_EDITED, the bank to replace is at another version by now.
+            DataLoss: not what was dumped; the bank is removed again, unless it replaced one.
         """
         config = config_from_proto(header.config)
-        made = not await self.is_loaded(tenant, bank, header)
+        made = not await self.is_loaded(tenant, bank, header, replaces is not None)
         if made:
-            await self._log.publish(
-                tenant, bank, config, list(header.erased_fact_ids), header.version, source
-            )
+            erased = list(header.erased_fact_ids)
+            head = None if replaces is None else await self._head_at(tenant, bank, replaces)
+            if head is not None:
+                await self._check_chain(tenant, bank, header, source)
+            await self._log.publish(tenant, bank, config, erased, header.version, source, head)
         try:
-            async with self._follower.state(tenant, bank) as state:
-                found = state.version, state.chain, state.digest()
+            found = await self._found(tenant, bank, header if replaces is not None else None)
         except DataLoss:
             if not made:
                 raise
             found = (0, "", "")
         if made and found != (header.version, header.chain, header.digest or found[2]):
-            await self._log.drop_bank(tenant, bank)
+            if replaces is None:
+                await self._log.drop_bank(tenant, bank)
             raise DataLoss(
                 "the archive does not give the digest that it names: export the bank again",
                 "BAD_ARCHIVE",
             )
         return found[2], made
 
-    async def is_loaded(self, tenant: str, bank: str, header: common_pb2.ArchiveHeader) -> bool:
+    async def _found(
+        self, tenant: str, bank: str, header: common_pb2.ArchiveHeader | None
+    ) -> tuple[int, str, str]:
+        """Version, chain and digest of a bank; at a header's version where it is edited already."""
+        async with self._follower.state(tenant, bank) as state:
+            if header is None or state.version == header.version:
+                return _sums(state, header)
+        async with self._follower.view(tenant, bank, at_version=header.version) as view:
+            return _sums(view.state, header)
+
+    async def _head_at(self, tenant: str, bank: str, version: int) -> tuple[int, str]:
+        """Version and chain of a bank that is at this version. Raises: FailedPrecondition."""
+        found, chain, _ = await self._log.head(tenant, bank)
+        if found != version:
+            raise bank_edited(bank)
+        return found, chain
+
+    async def _check_chain(
+        self, tenant: str, bank: str, header: common_pb2.ArchiveHeader, source: str
+    ) -> None:
+        """Compares what is loaded with the header while the old bank serves. Raises: DataLoss."""
+        loaded = await self._log.load(tenant, bank, (), source, True)
+        if loaded != (header.version, header.chain):
+            raise DataLoss(
+                f"what was loaded ends at version {loaded[0]}, and is not what the archive names: "
+                "export the bank again",
+                "BAD_ARCHIVE",
+            )
+
+    async def is_loaded(
+        self,
+        tenant: str,
+        bank: str,
+        header: common_pb2.ArchiveHeader,
+        replaces: bool = False,
+    ) -> bool:
         """Whether the bank of this name is the one that the header describes.
+
+        Args:
+            replaces: another one of this name is to be replaced, and no error.
 
         Raises:
             Conflict: BANK_EXISTS, another bank has the name.
@@ -126,13 +177,19 @@ class Archivist:
         if same and header.version:
             events = await self._log.events(tenant, bank, header.version - 1, 1)
             same = bool(events) and events[0].chain == header.chain
-        if not same:
+        if not same and not replaces:
             raise Conflict(
                 f"bank {bank!r} exists, and is another one than the archive's: import it under "
                 "another name",
                 "BANK_EXISTS",
             )
-        return True
+        return same
+
+
+def _sums(state: BankState, header: common_pb2.ArchiveHeader | None) -> tuple[int, str, str]:
+    """Version, chain and digest; the header's where erasures since leave none to compare with."""
+    erased_since = header is not None and state.erase_count != header.erase_count
+    return state.version, state.chain, header.digest if erased_since else state.digest()
 
 
 def _messages(page: Sequence[Stored]) -> list[list[common_pb2.ArchiveRecord]]:

@@ -298,6 +298,7 @@ class Brancher:
         for start in range(0, len(changed), MERGE_BATCH):
             part = changed[start : start + MERGE_BATCH]
             versions = [theirs[fact_id].version for fact_id in part if fact_id in theirs]
+            config = await self._log.bank_config(tenant, plan.source.bank)
             found = await self._log.payloads(tenant, plan.source.bank, versions)
             payloads = dict(zip(versions, found, strict=True))
             items = [
@@ -309,7 +310,7 @@ class Brancher:
                 )
                 for fact_id in part
             ]
-            results = await self._log.append(tenant, plan.target.bank, items)
+            results = await self._log.append(tenant, plan.target.bank, items, config)
             for item, result in zip(items, results, strict=True):
                 if result.error is not None:
                     if result.error.reason not in OVERTAKEN:

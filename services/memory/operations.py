@@ -176,16 +176,19 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         """Takes the next records of a bank; with the last ones it becomes visible."""
         tenant, bank = tenant_of(request), check_bank_name(request.bank)
         header = request.header if request.HasField("header") else None
-        if header is not None and await self._archivist.is_loaded(tenant, bank, header):
+        replaces = request.replaces_version if request.HasField("replaces_version") else None
+        over = replaces is not None
+        if header is not None and await self._archivist.is_loaded(tenant, bank, header, over):
             version, chain = header.version, header.chain
         else:
-            records = list(request.records)
-            version, chain = await self._archivist.load(tenant, bank, records, request.source)
+            version, chain = await self._archivist.load(
+                tenant, bank, list(request.records), request.source, over
+            )
         if not request.last:
             return memory_pb2.LoadBankResponse(version=version, chain=chain)
         if header is None:
             raise InvalidArgument("the last call of a load carries the archive's header")
-        digest, _ = await self._archivist.finish(tenant, bank, header, request.source)
+        digest, _ = await self._archivist.finish(tenant, bank, header, request.source, replaces)
         again = await self._eraser.erase_again(tenant, bank)
         return memory_pb2.LoadBankResponse(
             info=await self._info(tenant, bank),

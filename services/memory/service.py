@@ -112,7 +112,7 @@ class MemoryService(Operations):
             made = await asyncio.to_thread(_appends, config, list(request.items))
         good = [append for append in made if isinstance(append, Append)]
         with stage("append", items=len(good)):
-            answers = iter(await self._log.append(tenant, request.bank, good))
+            answers = iter(await self._log.append(tenant, request.bank, good, config))
         results = []
         for item, append in zip(request.items, made, strict=True):
             result = memory_pb2.AppendResult(event_id=item.event_id, fact_id=item.fact_id)
