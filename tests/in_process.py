@@ -126,10 +126,12 @@ class ServedPipeline:
 
     Args:
         doors: "objects", or "channels" for a socket before each service too.
+        log: shared with another pipeline; None for one of its own.
     """
 
-    def __init__(self, weights: Weights, doors: str) -> None:
+    def __init__(self, weights: Weights, doors: str, log: MemoryLog | None = None) -> None:
         self._weights = weights
+        self._log = log
         self._doors = doors
         self._port: Future[int] = Future()
         self._stop: asyncio.Event
@@ -148,7 +150,7 @@ class ServedPipeline:
             return port
 
         try:
-            pipeline = Pipeline(self._weights)
+            pipeline = Pipeline(self._weights, self._log)
             doors = pipeline.doors
             if self._doors == "channels":
                 doors = {

@@ -8,7 +8,8 @@ import contextlib
 import pytest
 import redis
 
-from larimar.errors import FailedPrecondition, LarimarError, Unavailable
+from larimar.errors import FailedPrecondition, Unavailable
+from larimar.memory import Kind
 from services.log import Log, Stored
 from services.redis_log import RedisLog
 from services.store import EmbeddedStore
@@ -37,7 +38,11 @@ async def twin(log: Log, bank: str, name: str = "twin") -> list[Stored]:
     await log.make_bank(T, name, OTHER_CONFIG)
     for one in await log.events(T, bank, 0, 1000):
         event = (one.event_id, one.fact_id)
-        item = forget(*event) if one.kind == 2 else write(*event, payload=b"of the other model")
+        item = (
+            forget(*event)
+            if one.kind == Kind.FORGET
+            else write(*event, payload=b"of the other model")
+        )
         await log.append(T, name, [item])
     return await whole_archive(log, name)
 
@@ -183,12 +188,12 @@ async def test_nobody_misses_the_bank_or_an_edit_while_it_is_replaced(
         while True:
             known, _, _ = await log.head(T, "twin")
             for one in await log.events(T, B, known, 1000):
-                kind = forget if one.kind == 2 else write
+                kind = forget if one.kind == Kind.FORGET else write
                 await log.append(T, "twin", [kind(one.event_id, one.fact_id)])
             archive = await whole_archive(log, "twin")
-            at, chain, _ = await log.head(T, B)
+            _, chain, _ = await log.head(T, B)
             await log.load(T, B, archive, "s", replaces=True)
-            with contextlib.suppress(LarimarError):
+            with contextlib.suppress(FailedPrecondition):
                 await log.publish(T, B, OTHER_CONFIG, [], len(archive), "s", (len(archive), chain))
                 return
 

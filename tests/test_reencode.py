@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import larimar
-from larimar.cli import app
+from larimar.cli import app, reencoding
 from larimar.client import Client
 from larimar.errors import (
     Conflict,
@@ -24,6 +25,7 @@ from larimar.errors import (
 from larimar.v1 import common_pb2
 from larimar.v1 import larimar_pb2 as pb
 from services.gateway import reencode_entries
+from services.log import MemoryLog
 from services.rpc import ObjectStub
 from tests.gateway_calls import FACTS, ask, digest, events, facts, forget, write
 from tests.in_process import Door, Pipeline, ServedPipeline, Weights, new_bank_name
@@ -288,40 +290,129 @@ def switched(target: str) -> Result:
     return CliRunner().invoke(app, words)
 
 
-def test_a_name_is_switched_in_steps_that_may_be_repeated(weights: Weights) -> None:
-    with ServedPipeline(weights, "objects") as served, larimar.connect(served.target) as client:
-        client.create_bank("kb")
-        edit = client.write(*FACTS[0], bank="kb", event_id="first")
-        client.fork("kb", "trial")
-        refused = switched(served.target)
-        assert (refused.exit_code, "HAS_FORKS" in refused.stderr) == (1, True)
-        assert client.get_bank("kb").version == 1
-        client.delete_bank("trial")
-        client.write(*FACTS[1], bank="kb")
-        done = switched(served.target)
+@dataclasses.dataclass(frozen=True)
+class Two:
+    """Clients of two pipelines on one log: of the first model, and of the one to be served."""
+
+    first: Client
+    second: Client
+
+    def switched(self) -> Result:
+        """What the command says at the second pipeline."""
+        return switched(self.second.target)
+
+
+@pytest.fixture
+def two(weights: Weights, other: Weights) -> Iterator[Two]:
+    log = MemoryLog()
+    with (
+        ServedPipeline(weights, "objects", log) as first,
+        ServedPipeline(other, "objects", log) as second,
+        larimar.connect(first.target) as old,
+        larimar.connect(second.target) as new,
+    ):
+        old.create_bank("kb")
+        old.write(*FACTS[0], bank="kb", event_id="first")
+        yield Two(old, new)
+
+
+def test_a_name_is_switched_by_a_command_that_may_be_repeated(two: Two) -> None:
+    two.first.fork("kb", "trial")
+    refused = two.switched()
+    assert (refused.exit_code, "HAS_FORKS" in refused.stderr) == (1, True)
+    assert two.first.ask(FACTS[0][0], bank="kb", max_tokens=1).in_scope
+    two.first.delete_bank("trial")
+    two.first.write(*FACTS[1], bank="kb")
+    for _ in range(2):
+        done = two.switched()
         assert done.exit_code == 0, done.stderr
-        assert json.loads(done.stdout)["digest"] == client.digest("kb-2").digest
-        assert [one.version for one in client.events("kb")] == [1, 2]
-        again = client.write(*FACTS[0], bank="kb", event_id="first")
-        assert (again.version, again.duplicate) == (edit.version, True)
-        client.delete_bank("kb")  # as a command that was cut off leaves it
-        assert switched(served.target).exit_code == 0
-        assert client.digest("kb").digest == client.digest("kb-2").digest
+        assert json.loads(done.stdout)["digest"] == two.second.digest("kb-2").digest
+    assert [one.version for one in two.second.events("kb")] == [1, 2]
+    again = two.second.write(*FACTS[0], bank="kb", event_id="first")
+    assert (again.version, again.duplicate) == (1, True)
+    assert two.second.ask(FACTS[1][0], bank="kb", max_tokens=1).in_scope
+    two.second.delete_bank("kb")
+    assert two.switched().exit_code == 0
+    assert two.second.digest("kb").digest == two.second.digest("kb-2").digest
 
 
-def test_a_bank_that_is_edited_while_its_name_is_switched_is_not_deleted(
-    weights: Weights, monkeypatch: pytest.MonkeyPatch
+def export_with_an_edit(client: Client, monkeypatch: pytest.MonkeyPatch, edits: list) -> None:
+    """Has each export of a switch overtaken by an edit of the old bank, as long as there are."""
+    export = Client.export_bank
+
+    def edited(self: Client, *args, **options):
+        if edits:
+            client.write(*edits.pop(), bank="kb")
+        return export(self, *args, **options)
+
+    monkeypatch.setattr(Client, "export_bank", edited)
+
+
+def test_an_edit_that_comes_while_a_name_is_switched_is_brought_over(
+    two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ServedPipeline(weights, "objects") as served, larimar.connect(served.target) as client:
-        client.create_bank("kb")
-        client.write(*FACTS[0], bank="kb")
-        export = Client.export_bank
+    export_with_an_edit(two.first, monkeypatch, [FACTS[1]])
+    done = two.switched()
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["version"] == two.second.get_bank("kb").version == 2
+    assert {fact.answer for fact in two.second.facts("kb")} == {FACTS[0][1], FACTS[1][1]}
+    assert two.second.digest("kb").digest == two.second.digest("kb-2").digest
 
-        def edited(self: Client, *args, **options):
-            client.write(*FACTS[1], bank="kb")
-            return export(self, *args, **options)
 
-        monkeypatch.setattr(Client, "export_bank", edited)
-        refused = switched(served.target)
-        assert (refused.exit_code, "BANK_EDITED" in refused.stderr) == (1, True)
-        assert client.get_bank("kb").facts == 2
+def test_a_bank_that_is_edited_all_the_while_is_left_as_it_is(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reencoding, "TRIES", 2)
+    export_with_an_edit(two.first, monkeypatch, FACTS[1:3])
+    refused = two.switched()
+    assert (refused.exit_code, "BANK_EDITED" in refused.stderr) == (1, True)
+    assert two.first.get_bank("kb").facts == 3 and two.first.get_bank("kb-2").facts == 2
+    assert two.first.ask(FACTS[2][0], bank="kb", max_tokens=1).in_scope
+
+
+async def test_a_bank_of_another_model_takes_the_place_of_the_old_one(
+    gateway, bank, new, pipeline, monkeypatch
+) -> None:
+    """What a switch asks of the gateway, with a writer of the old model who has not heard of it."""
+    await a_history(gateway, bank)
+    target = new_bank_name()
+    version = (await reencode(new, bank, target))[-1].version
+    chunks = [one async for one in new.ExportBank(pb.ExportBankRequest(bank=target))]
+
+    async def requests(replaces: int):
+        for chunk in chunks:
+            if chunk.HasField("header"):
+                chunk.header.config.bank = bank
+            yield pb.ImportBankRequest(
+                header=chunk.header if chunk.HasField("header") else None,
+                records=chunk.records,
+                replaces_version=replaces,
+            )
+
+    with pytest.raises(FailedPrecondition) as refused:
+        await new.ImportBank(requests(version - 1))
+    assert refused.value.reason == "BANK_EDITED"
+    before, live = await lines(gateway, bank), list((await facts(gateway, bank)).facts)
+    append, switching = pipeline.log.append, []
+
+    async def switched_before(*args):
+        """The bank is switched after memory has made the payload of an edit."""
+        monkeypatch.undo()
+        switching.append(await new.ImportBank(requests(version)))
+        return await append(*args)
+
+    monkeypatch.setattr(pipeline.log, "append", switched_before)
+    with pytest.raises(Unavailable) as refused:
+        await write(gateway, bank, *FACTS[4], event_id="late")
+    assert refused.value.reason == "BANK_SWITCHED"
+    with pytest.raises(FailedPrecondition) as refused:
+        await write(gateway, bank, *FACTS[4], event_id="late")
+    assert refused.value.reason == "WRONG_ENCODER"
+    assert switching[0].digest == (await digest(new, target)).digest
+    assert await lines(new, bank) == before and list((await facts(new, bank)).facts) == live
+    _, end = await ask(new, bank, FACTS[1][0])
+    assert (end.provenance.in_scope, end.provenance.fact_id) == (True, "f1")
+    assert (await write(new, bank, *FACTS[4], event_id="late")).version == version + 1
+    assert (await new.Replay(pb.ReplayRequest(bank=bank))).matches
+    again = await new.ImportBank(requests(version))
+    assert again.info.version == version + 1
