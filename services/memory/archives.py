@@ -188,8 +188,9 @@ class Archivist:
 
 def _sums(state: BankState, header: common_pb2.ArchiveHeader | None) -> tuple[int, str, str]:
     """Version, chain and digest; the header's where erasures since leave none to compare with."""
-    erased_since = header is not None and state.erase_count != header.erase_count
-    return state.version, state.chain, header.digest if erased_since else state.digest()
+    if header is not None and state.erase_count != header.erase_count:
+        return state.version, state.chain, header.digest
+    return state.version, state.chain, state.digest()
 
 
 def _messages(page: Sequence[Stored]) -> list[list[common_pb2.ArchiveRecord]]:
