@@ -61,6 +61,8 @@ def _declared() -> dict[str, Any]:
     data = {"anyOf": [data_schema(one) for one in EDIT_TYPES.values()]}
     schemas = {STRUCTURED: envelope, BATCH: batch, BINARY: data}
     attribute = {"type": "string", "maxLength": MAX_ATTRIBUTE_BYTES}
+    schema_of = dict.fromkeys(ATTRIBUTES, attribute)
+    schema_of |= dict.fromkeys(TRACE_ATTRIBUTES, {"type": "string"})  # what is too long is ignored
     return {
         "requestBody": {
             "required": True,
@@ -71,9 +73,9 @@ def _declared() -> dict[str, Any]:
                 "name": f"{PREFIX}{name}",
                 "in": "header",
                 "description": f"Attribute {name} of an event in binary mode.",
-                "schema": attribute,
+                "schema": schema,
             }
-            for name in (*ATTRIBUTES, *TRACE_ATTRIBUTES)
+            for name, schema in schema_of.items()
             if name != "datacontenttype"
         ],
     }
