@@ -61,8 +61,9 @@ def _declared() -> dict[str, Any]:
     data = {"anyOf": [data_schema(one) for one in EDIT_TYPES.values()]}
     schemas = {STRUCTURED: envelope, BATCH: batch, BINARY: data}
     attribute = {"type": "string", "maxLength": MAX_ATTRIBUTE_BYTES}
-    schema_of = dict.fromkeys(ATTRIBUTES, attribute)
-    schema_of |= dict.fromkeys(TRACE_ATTRIBUTES, {"type": "string"})  # what is too long is ignored
+    any_text = {"type": "string"}  # a trace that is malformed or too long is ignored
+    schemas_of = [(name, attribute) for name in ATTRIBUTES]
+    schemas_of += [(name, any_text) for name in TRACE_ATTRIBUTES]
     return {
         "requestBody": {
             "required": True,
@@ -75,7 +76,7 @@ def _declared() -> dict[str, Any]:
                 "description": f"Attribute {name} of an event in binary mode.",
                 "schema": schema,
             }
-            for name, schema in schema_of.items()
+            for name, schema in schemas_of
             if name != "datacontenttype"
         ],
     }
