@@ -25,11 +25,12 @@ from larimar.errors import (
 from larimar.v1 import common_pb2
 from larimar.v1 import larimar_pb2 as pb
 from services.gateway import reencode_entries
-from services.log import MemoryLog
+from services.log import Log, MemoryLog
 from services.rpc import ObjectStub
 from tests.gateway_calls import FACTS, ask, digest, events, facts, forget, write
 from tests.in_process import Door, Pipeline, ServedPipeline, Weights, new_bank_name
 
+pytest_plugins = ("tests.log_stores",)
 OTHER_ENCODER = "0" * 64
 
 
@@ -371,9 +372,12 @@ def test_a_bank_that_is_edited_all_the_while_is_left_as_it_is(
 
 
 async def test_a_bank_of_another_model_takes_the_place_of_the_old_one(
-    gateway, bank, new, pipeline, monkeypatch
+    weights: Weights, other: Weights, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a switch asks of the gateway, with a writer of the old model who has not heard of it."""
+    gateway, new = Pipeline(weights, log).gateway(), Pipeline(other, log).gateway()
+    bank = new_bank_name()
+    await gateway.CreateBank(pb.CreateBankRequest(bank=bank))
     await a_history(gateway, bank)
     target = new_bank_name()
     version = (await reencode(new, bank, target))[-1].version
@@ -393,7 +397,7 @@ async def test_a_bank_of_another_model_takes_the_place_of_the_old_one(
         await new.ImportBank(requests(version - 1))
     assert refused.value.reason == "BANK_EDITED"
     before, live = await lines(gateway, bank), list((await facts(gateway, bank)).facts)
-    append, switching = pipeline.log.append, []
+    append, switching = log.append, []
 
     async def switched_before(*args):
         """The bank is switched after memory has made the payload of an edit."""
@@ -401,7 +405,7 @@ async def test_a_bank_of_another_model_takes_the_place_of_the_old_one(
         switching.append(await new.ImportBank(requests(version)))
         return await append(*args)
 
-    monkeypatch.setattr(pipeline.log, "append", switched_before)
+    monkeypatch.setattr(log, "append", switched_before)
     with pytest.raises(Unavailable) as refused:
         await write(gateway, bank, *FACTS[4], event_id="late")
     assert refused.value.reason == "BANK_SWITCHED"
