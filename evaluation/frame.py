@@ -76,6 +76,7 @@ class Frame:
         settings: Mapping[str, Any],
         *,
         name: str = "",
+        folder: str = "",
         **only_here: Any,
     ) -> Run:
         """The run, with what its folder holds of it already.
@@ -83,13 +84,14 @@ class Frame:
         Args:
             settings: what the report says of it, and tells it from other runs.
             name: of the report, where it is not the experiment's.
+            folder: below out/, where it is not called as the report.
             only_here: what tells it from other runs and stands elsewhere in the report.
 
         Raises:
             FailedPrecondition: the folder holds records of another run.
         """
         name = name or self.name
-        out = self.out or Path("out") / name
+        out = self.out or Path("out") / (folder or name)
         run_of = {"name": name, "data_sha256": data.sha256, "model_digest": model_digest}
         kept = Records(out, {**run_of, **only_here, **settings}, self.fresh)
         return Run(self, name, out, data.to_json(), model_digest, settings, kept)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +23,8 @@ from evaluation.baselines.beside import Baselines, Wanted, wanted
 from evaluation.data import EditRecord, read_records, with_true_targets
 from evaluation.edit_stream import Stream, steps_of, stream_of
 from evaluation.edit_tables import f1, generated, in_scope, success
-from evaluation.edits import MAX_TOKENS, Probe, probes_at
+from evaluation.edits import Probe, probes_at, spread
+from evaluation.frame import Frame, experiment
 from evaluation.grids import (
     SHARES,
     SLOTS,
@@ -44,26 +44,11 @@ from evaluation.held_out import (
     read_held_out,
     readings,
 )
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    Advance,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-    progress_bar,
-)
+from evaluation.options import Advance
 from evaluation.plans import Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.records import Records
-from evaluation.report import Report, metric_table, provenance
+from evaluation.report import Report, metric_table
 from evaluation.systems import (
     BASE,
     LARIMAR,
@@ -101,9 +86,9 @@ Rephrasings = Annotated[int, typer.Option(help="Prompts of a fact that are writt
 Unseen = Annotated[int, typer.Option(help="Rephrasings of a fact never written.", min=1)]
 
 
+@experiment(NAME)
 def run(
-    data: Data,
-    limit: Limit = None,
+    frame: Frame,
     rephrasings: Rephrasings = 1,
     unseen: Unseen = 1,
     text: HeldOut = None,
@@ -111,61 +96,46 @@ def run(
     addressing: Addressing = "slots",
     slots: Slots = SLOTS,
     baselines: Baselines = "",
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
-    detector: Detector = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """A thousand edits in a row: what is kept of them, and of everything else (Table 3).
 
     Example: larimar eval sequential --data FILE --limit 200 --rephrasings 5 --text FILE
     """
     [addressing] = addressings(addressing)
-    read = with_true_targets(read_records(data, limit))
+    slots = slots_of(addressing, slots)
+    read = with_true_targets(read_records(frame.data, frame.limit))
     held_out = read_held_out(text, passages) if text else None
-    chosen = wanted(baselines, read, data)
+    chosen = wanted(baselines, read, frame.data)
     stream = stream_of(read.records, rephrasings, unseen)
-    out = out or Path("out") / f"{NAME}-{len(read.records)}x{rephrasings}"
     settings: dict[str, Any] = {
         "rephrasings": rephrasings,
         "unseen": unseen,
         "addressing": addressing,
-        "slots": slots_of(addressing, slots),
-        "detector": detector,
-        "max_tokens": max_tokens,
+        "slots": slots,
+        "detector": frame.detector,
+        "max_tokens": frame.max_tokens,
         "text": held_out.to_json() if held_out else None,
         "baselines": list(chosen.names),
         **chosen.settings(),
     }
-    with opened(target, model, detector, addressing, slots_of(addressing, slots)) as system:
-        run_of = {"name": NAME, "data_sha256": read.sha256, "edits": len(stream.edits)}
-        kept = Records(out, run_of | {"model_digest": system.digest} | settings, fresh)
-        _measure(system, stream, read.records, held_out, kept, max_tokens, as_json)
-        _measure_baselines(system, chosen, stream, read.records, kept, max_tokens)
-        body = provenance(
-            NAME,
-            data=read.to_json(),
-            model_digest=system.digest,
-            n=len(read.records),
-            seed=seed,
+    with opened(frame.target, frame.model, frame.detector, addressing, slots) as system:
+        run = frame.started(
+            read,
+            system.digest,
+            settings,
+            folder=f"{NAME}-{len(read.records)}x{rephrasings}",
             edits=len(stream.edits),
-            target=IN_PROCESS if target == IN_PROCESS else "pipeline",
-            **settings,
         )
+        kept, seed = run.kept, frame.seed
+        _measure(system, stream, read.records, held_out, kept, frame)
+        _measure_baselines(system, chosen, stream, read.records, kept, frame.max_tokens)
     steps = steps_of(len(stream.edits))
     rows = [larimar_row(kept, steps, seed), base_row(kept, seed)]
     rows += [baseline_row(kept, name, seed) for name in chosen.names]
     curve = [curve_row(kept, step, seed) for step in steps]
-    body |= {"rows": rows, "curve": curve}
-    return Report(
-        NAME,
+    return run.report(
         f"Sequential edits: {len(stream.edits)} in a row",
-        out,
-        body,
+        rows,
         [
             metric_table(
                 rows, [name for name in METRICS if name in rows[0]["metrics"]], paper.SEQUENTIAL
@@ -174,6 +144,9 @@ def run(
         ],
         _notes(kept, stream),
         lambda figure: _draw(figure, curve, rows[1], label(addressing, slots)),
+        n=len(read.records),
+        edits=len(stream.edits),
+        curve=curve,
     )
 
 
@@ -225,11 +198,10 @@ def _measure(
     records: Sequence[EditRecord],
     text: HeldOutText | None,
     kept: Records,
-    max_tokens: int,
-    quiet: bool,
+    frame: Frame,
 ) -> None:
     """Keeps what is not kept yet: before, at every step, and after."""
-    steps = steps_of(len(stream.edits))
+    max_tokens, steps = frame.max_tokens, steps_of(len(stream.edits))
     missing = [step for step in steps if f"step-{step}" not in kept]
     if text and "text-before" not in kept:
         kept.add("text-before", _read_text(system, text))
@@ -245,7 +217,7 @@ def _measure(
     done = (missing[0] if missing else steps[-1] + 1) - 1
     before = max((step for step in steps if step <= done), default=0)
     system.write(stream.facts(0, before))
-    with progress_bar("Sequential edits", len(stream.edits), before, hidden=quiet) as advance:
+    with frame.bar("Sequential edits", len(stream.edits), before) as advance:
         for step in missing:
             seconds = _written_singly(system, stream.facts(before, step), advance)
             measured = _asked(system, stream, step, LARIMAR, max_tokens)
@@ -309,15 +281,10 @@ def _asked(
     written = {record.case_id for record, _ in edits}
     unseen = [one for one in stream.unseen if one[0].case_id in written]
     if step < len(stream.edits):
-        edits, unseen = _spread(edits), _spread(unseen)
+        edits, unseen = spread(edits, ASKED), spread(unseen, ASKED)
     probes = probes_at(system, [*edits, *unseen], view, max_tokens)
     measured = [_measures(probe) for probe in probes]
     return {"retention": measured[: len(edits)], "unseen": measured[len(edits) :]}
-
-
-def _spread(asked: Sequence[tuple[EditRecord, str]]) -> list[tuple[EditRecord, str]]:
-    count = min(ASKED, len(asked))
-    return [asked[place * len(asked) // count] for place in range(count)]
 
 
 def _measures(probe: Probe) -> list[float]:
