@@ -10,6 +10,7 @@ Source: [L] (arXiv 2403.11901) Figures 2 and 4.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ import typer
 
 from evaluation import paper
 from evaluation.alone import alone
-from evaluation.baselines.beside import Baselines, wanted
+from evaluation.baselines.beside import Baselines, Demonstrations, wanted
 from evaluation.counterfact import PROBED, Probes, record_metrics
 from evaluation.data import (
     EditRecord,
@@ -61,7 +62,15 @@ DRAWN = {
 }
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl", "fill": "counterfact-train.json"},
-    quick={"sizes": "1,8,32", "asked": 4, "slots": 16, "probes": 1},
+    quick={
+        "sizes": "1,8,32",
+        "asked": 4,
+        "slots": 16,
+        "probes": 1,
+        "max_tokens": 8,
+        "baselines": "prompt:8,rag,ft:8",
+    },
+    full={"baselines": "prompt:256,rag,ike:64,ft:256,ft_l:256"},
 )
 
 Sizes = Annotated[str, typer.Option(help="Numbers of facts, rising, with commas.")]
@@ -82,6 +91,7 @@ def run(
     addressing: Addressing = ALL_ADDRESSINGS,
     slots: Slots = SLOTS,
     baselines: Baselines = "",
+    demonstrations: Demonstrations = None,
 ) -> Report:
     """Recall against the number of facts written at once (Figures 2 and 4).
 
@@ -99,8 +109,14 @@ def run(
             f"there are {len(records)} facts for --sizes up to {numbers[-1]}: give --fill FILE, or "
             "smaller sizes"
         )
-    chosen = wanted(baselines, read, frame.data)
-    others = [(name, size) for name in chosen.names for size in numbers]
+    written = replace(read, records=tuple(records[: numbers[-1]]))
+    chosen = wanted(baselines, written, fill or frame.data, demonstrations=demonstrations)
+    others = [
+        (name, size)
+        for name in chosen.names
+        for size in numbers
+        if size <= chosen.most(name, numbers[-1])
+    ]
     settings: dict[str, Any] = {
         "sizes": sizes,
         "asked": asked,
@@ -138,6 +154,7 @@ def run(
             f"The same {asked} records are asked at every number of facts. Percent; in brackets "
             "the 95 % bootstrap interval over records.",
             banks_note(slots),
+            *chosen.limits_note("these at once"),
         ],
         partial(_draw, rows=rows, metric="edit_generated", slots=slots),
         {
@@ -227,11 +244,11 @@ def _table(rows: Sequence[Mapping[str, Any]], addressing: str) -> Table:
     some = [one for one in rows if one.get("addressing") == addressing]
     some += [one for one in rows if one["system"] == BASE.name][-1:]
     heads = [f"{one['facts']:,}" if one["system"] == LARIMAR.name else "base" for one in some]
-    largest = max(one["facts"] for one in rows)
-    beside = [one for one in rows if "addressing" not in one and one["system"] != BASE.name]
-    beside = [one for one in beside if one["facts"] == largest]
-    some += beside
-    heads += [f"{one['system']}, {largest:,}" for one in beside]
+    beside = {
+        one["system"]: one for one in rows if "addressing" not in one and one["system"] != BASE.name
+    }
+    some += beside.values()
+    heads += [f"{name}, {one['facts']:,}" for name, one in beside.items()]
     return metric_table(
         some, METRICS, paper.BATCH, heads=heads, title=f"{addressing}: facts at once"
     )

@@ -59,9 +59,9 @@ METRICS = (*PROBED, "score")
 SCORE_PARTS = ("edit_S", "paraphrase_S", "neighborhood_S")
 DRAWN = tuple(name for name in PROBED if not name.endswith(("_M", "_in_scope")))
 PLAN = Plan(
-    {"data": "counterfact_original_form_2000.jsonl"},
-    quick={"limit": 16, "probes": 2, "max_tokens": 8, "baselines": "prompt,rag,ft"},
-    full={"baselines": "prompt,rag,ft,ft_l"},
+    {"data": "counterfact_original_form_2000.jsonl", "demonstrations": "counterfact-train.json"},
+    quick={"limit": 12, "probes": 2, "max_tokens": 8, "baselines": "prompt,rag,ft:4"},
+    full={"baselines": "prompt,rag,ike:200,ft:500,ft_l:500"},
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation import metrics
-from evaluation.baselines.beside import NONE, Wanted, beside
+from evaluation.baselines.beside import NONE, Beside, Wanted, beside
 from evaluation.data import EditData, EditRecord
 from evaluation.edits import (
     Measure,
@@ -70,8 +70,10 @@ def make(
         "max_tokens": frame.max_tokens,
         **baselines.settings(),
     }
-    views = [*views, *baselines.views]
-    names = [view.name for view in views]
+    ends = {name: baselines.end(name, len(records), batch) for name in baselines.names}
+    ends = {**{view.name: len(records) for view in views}, **ends}
+    names = [name for name, end in ends.items() if end]
+    portions = baselines.portions(len(records), batch)
     with opened(frame.target, frame.model, frame.detector) as alone:
         system = beside(alone, baselines)
         run = frame.started(
@@ -85,19 +87,21 @@ def make(
         kept = run.kept
         already = sum(record.case_id in kept for record in records)
         with frame.bar(table.title, len(records), already) as advance:
-            for record, seen in observed(
-                system,
-                records,
-                views,
-                batch=batch,
-                max_tokens=frame.max_tokens,
-                done=lambda one: one.case_id in kept,
-            ):
-                kept.add(record.case_id, measured(system, record, seen, table.measure))
-                advance(1)
+            for some, others in portions or [(slice(0), [])]:
+                for record, seen in observed(
+                    system.only(others) if isinstance(system, Beside) else system,
+                    records[some],
+                    [*views, *map(View, others)],
+                    batch=batch,
+                    max_tokens=frame.max_tokens,
+                    done=lambda one: one.case_id in kept,
+                ):
+                    kept.add(record.case_id, measured(system, record, seen, table.measure))
+                    advance(1)
     chosen = [kept[record.case_id] for record in records]
     rows = [
-        scored_row(table, name, [one["rows"][name] for one in chosen], frame.seed) for name in names
+        scored_row(table, name, [one["rows"][name] for one in chosen[: ends[name]]], frame.seed)
+        for name in names
     ]
     plain = plain_summary(chosen)
     shown = [*table.metrics, *(["score"] if table.score_parts else [])]
@@ -110,6 +114,7 @@ def make(
             *([plain_note(plain)] if plain else []),
             *([f"{data.skipped} records without a target were left out."] if data.skipped else []),
             *(["The score is the harmonic mean of the three S."] if table.score_parts else []),
+            *baselines.limits_note("the first records, whole batches of them only"),
         ],
         lambda figure: draw_rows(figure, rows, table.drawn),
         n=len(records),

@@ -62,7 +62,7 @@ ASKED = 200
 EVERY = 10
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl"},
-    quick={"slots": 8, "asked": 8, "every": 4},
+    quick={"slots": 8, "asked": 8, "every": 4, "max_tokens": 8},
 )
 
 Sizes = Annotated[

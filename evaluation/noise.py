@@ -56,7 +56,14 @@ SIGMAS = "0,0.003,0.01,0.03,0.1,0.3,1,3"
 FACTS, DRAWS = 100, 3
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl", "text": "val.txt"},
-    quick={"limit": 4, "sigmas": "0,0.1,1", "draws": 1, "passages": 4, "slots": 16},
+    quick={
+        "limit": 4,
+        "sigmas": "0,0.1,1",
+        "draws": 1,
+        "passages": 4,
+        "slots": 16,
+        "max_tokens": 8,
+    },
     full={"limit": FACTS},
 )
 

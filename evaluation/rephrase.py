@@ -46,7 +46,13 @@ METRICS = tuple(f"{group}_{name}" for group in ("edit", "unseen") for name in ME
 FACTS, WRITTEN, UNSEEN = "20,40,60,80,100", "0,1,3,5,10", 5
 PLAN = Plan(
     files={"data": "counterfact_multi_rephrase.jsonl"},
-    quick={"facts": "2,4", "written_rephrasings": "0,2", "unseen": 2, "slots": 16},
+    quick={
+        "facts": "2,4",
+        "written_rephrasings": "0,2",
+        "unseen": 2,
+        "slots": 16,
+        "max_tokens": 8,
+    },
 )
 
 Facts = Annotated[str, typer.Option(help="Numbers of facts, rising, with commas.")]

@@ -36,7 +36,7 @@ NAME = "scope"
 METRICS = ("eer", "eer_threshold", "f1_at_eer", "auc", "missed", "taken", "f1")
 PLAN = Plan(
     {"data": "counterfact_original_form_2000.jsonl"},
-    quick={"limit": 100, "facts": 100, "probes": 2},
+    quick={"limit": 50, "facts": 50, "probes": 2},
 )
 EMBEDDED_AT_ONCE = 256
 """Texts between two steps of the bar."""

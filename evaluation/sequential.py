@@ -19,7 +19,7 @@ import typer
 
 from evaluation import metrics, paper
 from evaluation.alone import alone
-from evaluation.baselines.beside import Baselines, Wanted, wanted
+from evaluation.baselines.beside import Baselines, Demonstrations, Wanted, wanted
 from evaluation.data import EditRecord, read_records, with_true_targets
 from evaluation.edit_stream import Stream, steps_of, stream_of
 from evaluation.edit_tables import f1, generated, in_scope, success
@@ -78,8 +78,18 @@ METRICS = (
 )
 PLAN = Plan(
     files={"data": "zsre_multi_rephrase.jsonl", "text": "val.txt"},
-    quick={"limit": 12, "rephrasings": 2, "passages": 8},
-    full={"limit": 200, "rephrasings": 5},
+    quick={
+        "limit": 12,
+        "rephrasings": 2,
+        "passages": 8,
+        "max_tokens": 8,
+        "baselines": "prompt:6,rag,ft:6",
+    },
+    full={
+        "limit": 200,
+        "rephrasings": 5,
+        "baselines": "prompt,rag,ike,ft:500,ft_l:500",
+    },
 )
 
 Rephrasings = Annotated[int, typer.Option(help="Prompts of a fact that are written.", min=1)]
@@ -96,6 +106,7 @@ def run(
     addressing: Addressing = "slots",
     slots: Slots = SLOTS,
     baselines: Baselines = "",
+    demonstrations: Demonstrations = None,
 ) -> Report:
     """A thousand edits in a row: what is kept of them, and of everything else (Table 3).
 
@@ -105,7 +116,7 @@ def run(
     slots = slots_of(addressing, slots)
     read = with_true_targets(read_records(frame.data, frame.limit))
     held_out = read_held_out(text, passages) if text else None
-    chosen = wanted(baselines, read, frame.data)
+    chosen = wanted(baselines, read, frame.data, demonstrations=demonstrations)
     stream = stream_of(read.records, rephrasings, unseen)
     settings: dict[str, Any] = {
         "rephrasings": rephrasings,
@@ -142,7 +153,10 @@ def run(
             ),
             grid_table(curve, METRICS, [f"{step:,}" for step in steps], "edits", "Along the way"),
         ],
-        _notes(kept, stream),
+        [
+            *_notes(kept, stream),
+            *chosen.limits_note("after these edits, as the rows' edits say"),
+        ],
         lambda figure: _draw(figure, curve, rows[1], label(addressing, slots)),
         n=len(read.records),
         edits=len(stream.edits),
@@ -177,6 +191,7 @@ def baseline_row(kept: Records, name: str, seed: int) -> dict[str, Any]:
     found = kept[f"baseline-{name}"]
     return {
         "system": name,
+        "edits": len(found["seconds"]),
         "metrics": _measured(found, seed)
         | _locality(found["locality"], kept, seed)
         | {"seconds_per_edit": metrics.mean(found["seconds"], seed).to_json()},
@@ -243,9 +258,10 @@ def _measure_baselines(
     for name, baseline in alone(system, chosen):
         if f"baseline-{name}" in kept:
             continue
-        facts, view = stream.facts(0, len(stream.edits)), View(name)
+        edits = chosen.most(name, len(stream.edits))
+        facts, view = stream.facts(0, edits), View(name)
         seconds = _written_singly(baseline, facts)
-        found = _asked(baseline, stream, len(stream.edits), view, max_tokens)
+        found = _asked(baseline, stream, edits, view, max_tokens)
         texts = _texts(baseline, _elsewhere(records, max_tokens), view)
         baseline.forget([fact.fact_id for fact in facts])
         kept.add(f"baseline-{name}", found | {"seconds": seconds, "locality": texts})

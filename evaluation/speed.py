@@ -46,8 +46,8 @@ METRICS = (
 SIZES, FACTS = "1,16,256", 256
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl"},
-    quick={"limit": 8, "sizes": "1,4"},
-    full={"limit": FACTS},
+    quick={"limit": 8, "sizes": "1,4", "max_tokens": 8},
+    full={"limit": FACTS, "baselines": "prompt:64,rag,ft:64,ft_l:64"},
 )
 
 Sizes = Annotated[str, typer.Option(help="Facts of a batch, rising, with commas.")]
@@ -86,17 +86,18 @@ def run(
         **chosen.settings(),
     }
     grid = [(name, size) for name in addressings(addressing) for size in numbers]
-    others = [(name, size) for name in chosen.names for size in numbers]
+    facts = {name: read.records[: chosen.most(name, len(read.records))] for name in chosen.names}
+    others = [(name, size) for name in facts for size in numbers if size <= len(facts[name])]
     with opened(frame.target, frame.model, frame.detector) as system:
         run = frame.started(read, system.digest, settings, facts=len(read.records))
-        ask = partial(timed, records=read.records, max_tokens=frame.max_tokens)
+        ask = partial(timed, max_tokens=frame.max_tokens)
         for key, (name, size) in run.missing("Speed", {_key(*cell): cell for cell in grid}):
             with system.new_bank(name, slots_of(name, slots)) as bank:
-                run.kept.add(key, ask(bank, size=size))
+                run.kept.add(key, ask(bank, read.records, size))
         for name, baseline in alone(system, chosen):
-            cells = {_key(name, size): size for size in numbers}
+            cells = {_key(name, size): size for other, size in others if other == name}
             for key, size in run.missing(name, cells):
-                run.kept.add(key, ask(baseline, size=size))
+                run.kept.add(key, ask(baseline, facts[name], size))
     kept, seed = run.kept, frame.seed
     rows = [
         _row(LARIMAR.name, kept[_key(name, size)], seed)
@@ -121,6 +122,7 @@ def run(
             "Edit: encode makes the latents of prompt and answer, scope the sentence embedding, "
             "fold the event and the new state. Question: scope embeds and find looks for the "
             "nearest prompt, encode makes its latent, read takes z out of memory, decode answers.",
+            *chosen.limits_note("the first facts"),
         ],
         partial(_draw, rows=rows) if frame.where == IN_PROCESS else None,
         n=len(read.records),

@@ -40,7 +40,7 @@ METRICS = (
 PLAN = Plan(
     {"data": "zsre_mend_train-1k.json"},
     quick={"limit": 24, "max_tokens": 8, "baselines": "prompt,rag"},
-    full={"baselines": "prompt,rag,ft,ft_l"},
+    full={"baselines": "prompt,rag,ft:500,ft_l:500"},
 )
 
 
