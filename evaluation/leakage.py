@@ -39,6 +39,7 @@ METRICS = ("known", "attack_success")
 PLAN = Plan(
     {"data": "counterfact_multi_rephrase.jsonl"},
     quick={"limit": 8, "budget": 4, "max_tokens": 6, "taught": 0},
+    full={"limit": 400},
 )
 MEMORY, DECODER, TAUGHT = "memory", "decoder", "taught"
 UNDEFENDED, LARIMAR, PROMPT = "undefended", "larimar", "prompt"
