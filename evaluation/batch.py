@@ -109,7 +109,7 @@ def run(
             f"there are {len(records)} facts for --sizes up to {numbers[-1]}: give --fill FILE, or "
             "smaller sizes"
         )
-    written = replace(read, records=tuple(records[: numbers[-1]]))
+    written = replace(read, records=tuple(records[: asked + numbers[-1]]))
     chosen = wanted(baselines, written, fill or frame.data, demonstrations=demonstrations)
     others = [
         (name, size)
