@@ -139,7 +139,7 @@ def run(
         )
         kept, seed = run.kept, frame.seed
         _measure(system, stream, read.records, held_out, kept, frame)
-        _measure_baselines(system, chosen, stream, read.records, kept, frame.max_tokens)
+        _measure_baselines(system, chosen, stream, read.records, kept, frame)
     steps = steps_of(len(stream.edits))
     rows = [larimar_row(kept, steps, seed), base_row(kept, seed)]
     rows += [baseline_row(kept, name, seed) for name in chosen.names]
@@ -250,9 +250,10 @@ def _measure_baselines(
     stream: Stream,
     records: Sequence[EditRecord],
     kept: Records,
-    max_tokens: int,
+    frame: Frame,
 ) -> None:
     """Keeps what each baseline says after the last edit."""
+    max_tokens = frame.max_tokens
     if all(f"baseline-{name}" in kept for name in chosen.names):
         return
     for name, baseline in alone(system, chosen):
@@ -260,7 +261,8 @@ def _measure_baselines(
             continue
         edits = chosen.most(name, len(stream.edits))
         facts, view = stream.facts(0, edits), View(name)
-        seconds = _written_singly(baseline, facts)
+        with frame.bar(f"{name}, edits", len(facts)) as advance:
+            seconds = _written_singly(baseline, facts, advance)
         found = _asked(baseline, stream, edits, view, max_tokens)
         texts = _texts(baseline, _elsewhere(records, max_tokens), view)
         baseline.forget([fact.fact_id for fact in facts])
@@ -276,9 +278,7 @@ def _elsewhere(records: Sequence[EditRecord], max_tokens: int) -> list[Query]:
     ]
 
 
-def _written_singly(
-    system: System, facts: Sequence[NewFact], advance: Advance = lambda more: None
-) -> list[float]:
+def _written_singly(system: System, facts: Sequence[NewFact], advance: Advance) -> list[float]:
     """Writes facts one after another; the seconds of each."""
     seconds = []
     for fact in facts:
