@@ -13,10 +13,7 @@ import redis
 from services.log import Log, MemoryLog
 from services.redis_log import RedisLog
 from services.store import EmbeddedStore
-from tests.logs import CONFIG, B, T
-
-PATIENCE_S = 60.0
-"""How long a call may take on a busy machine."""
+from tests.logs import CONFIG, PATIENCE_S, B, T
 
 
 @pytest.fixture(scope="session")

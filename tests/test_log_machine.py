@@ -21,10 +21,10 @@ from larimar.memory import BankConfig, Event, Kind
 from services.log import Append, Appended, Log, MemoryLog, Origin, Page, Stored
 from services.redis_log import RedisLog
 from services.store import EmbeddedStore
-from tests.log_stores import PATIENCE_S
 from tests.logs import (
     CONFIG,
     OTHER_CONFIG,
+    PATIENCE_S,
     B,
     T,
     erase,
