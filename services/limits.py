@@ -13,6 +13,8 @@ MAX_REPHRASINGS = 16
 """Rephrasings of one fact: each costs an encoder and a scope pass."""
 MAX_ID_BYTES = 256
 """A fact id or event id: it is a key in the store, and stays for good."""
+MAX_MERGE_ID_BYTES = MAX_ID_BYTES - 21
+"""A merge id: a colon and a number of 64 bits still follow it in an event id."""
 MAX_CANDIDATES = 64
 """Candidates of one scoring call."""
 MAX_APPEND_ITEMS = 256

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from larimar.memory import Kind
+from services.limits import MAX_MERGE_ID_BYTES
 from services.log import MemoryLog, Origin
 from services.memory import branches
 from services.memory.branches import Brancher, Live, changes, lineage, three_way
@@ -290,7 +291,7 @@ async def test_the_longest_merge_id_still_merges() -> None:
     await banks.make(a=1)
     await banks.fork("root", "fork")
     await banks.write("fork", a=2)
-    merged = await banks.merge("fork", "root", merge_id="m" * branches.MAX_MERGE_ID_BYTES)
+    merged = await banks.merge("fork", "root", merge_id="m" * MAX_MERGE_ID_BYTES)
     assert merged.written == 1 and not merged.overtaken
 
 

@@ -15,11 +15,18 @@ from larimar.edit_events import (
 )
 from services.limits import BANK_NAME, MAX_ID_BYTES, MAX_REPHRASINGS, MAX_TEXT_BYTES
 
-VISIBLE = r"[^\s\x00-\x1f]"
+VISIBLE = r"[^\s\x00-\x1f\x7f-\x9f]"
 """What a text holds somewhere, as a regular expression."""
 ID = r"^[^\x00-\x1f\x7f]*$"
 """What an id is."""
 
+_BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_JSON_TYPE = r"^(application|text)/(json|[A-Za-z0-9_.!#$&^-]+\+json)(;.*)?$"
+_EXTENSIONS = {
+    "propertyNames": {"pattern": "^([a-z0-9]+|data_base64)$"},
+    "additionalProperties": {"type": ["string", "boolean", "integer", "null"]},
+}
+"""Of an envelope: what else it may hold, and how that is named."""
 _NO_BLANKS = r"^[^\s\x00-\x1f\x7f]+$"
 _ATTRIBUTE_NOTES = {
     "id": "The idempotency key: the same id again is the same event.",
@@ -75,7 +82,7 @@ def envelope_schema(type_name: str, edit_type: EditType) -> dict[str, Any]:
     attributes["specversion"]["const"] = SPECVERSION
     attributes["type"]["const"] = type_name
     attributes["time"]["format"] = "date-time"
-    attributes["datacontenttype"]["default"] = CONTENT_TYPE
+    attributes["datacontenttype"] |= {"default": CONTENT_TYPE, "pattern": _JSON_TYPE}
     return {
         "type": "object",
         "description": f"{edit_type.does} At most {MAX_EVENT_BYTES} bytes.",
@@ -83,7 +90,8 @@ def envelope_schema(type_name: str, edit_type: EditType) -> dict[str, Any]:
         "properties": {
             **attributes,
             "data": data_schema(edit_type),
-            "data_base64": {"type": "string", "contentEncoding": "base64"},
+            "data_base64": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64},
         },
+        **_EXTENSIONS,
         "oneOf": [{"required": ["data"]}, {"required": ["data_base64"]}],
     }

@@ -10,15 +10,14 @@ from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
-from larimar.memory import MAX_ID_BYTES, Kind, Payload, request_body
+from larimar.memory import Kind, Payload, request_body
 from services.follower import Follower
+from services.limits import MAX_MERGE_ID_BYTES
 from services.log import Append, Log, Origin
 
 MERGE_BATCH = 128
 """Events of a merge that are appended together."""
 POLICIES = ("fail", "ours", "theirs")
-MAX_MERGE_ID_BYTES = MAX_ID_BYTES - 21
-"""Longest merge id: a colon and a number of 64 bits still follow it in an event id."""
 OVERTAKEN = frozenset({"FACT_CHANGED", "ERASED"})
 """Reasons of a refusal that tell of an edit made since the plan."""
 NAMED_CONFLICTS = 5

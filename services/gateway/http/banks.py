@@ -13,6 +13,7 @@ from services.gateway.http.bodies import (
     AfterQuery,
     BankBody,
     BankPath,
+    BankQuery,
     ForkBody,
     IdQuery,
     MergeBody,
@@ -111,7 +112,7 @@ async def diff(
     call: Call,
     from_version: VersionQuery = 0,
     to_version: VersionQuery = 0,
-    to_bank: IdQuery = "",
+    to_bank: BankQuery = "",
     page_size: PageSize = 0,
     page_token: PageToken = "",
 ) -> Response:

@@ -20,6 +20,7 @@ from services.limits import (
     MAX_CANDIDATES,
     MAX_ERASE_FACTS,
     MAX_ID_BYTES,
+    MAX_MERGE_ID_BYTES,
     MAX_PAGE,
     MAX_REPHRASINGS,
     MAX_TEXT_BYTES,
@@ -57,6 +58,8 @@ VersionQuery = Annotated[int, Query(ge=0, le=LARGEST, description="0 is the newe
 AfterQuery = Annotated[
     int, Query(ge=0, le=LARGEST, description="Events after this version; 0 begins with the first.")
 ]
+BankQuery = Annotated[str, Query(max_length=63, pattern=rf"^({BANK_NAME})?$")]
+IdPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, pattern=ID)]
 IdQuery = Annotated[str, Query(max_length=MAX_ID_BYTES, pattern=ID)]
 PageSize = Annotated[
     int, Query(ge=0, le=MAX_PAGE, description="Most of a page; 0 takes the usual.")
@@ -215,7 +218,7 @@ class MergeBody(Body):
 
     source: Name
     policy: Literal["fail", "ours", "theirs"] = "fail"
-    merge_id: Id = ""
+    merge_id: Annotated[str, Field(max_length=MAX_MERGE_ID_BYTES, pattern=ID)] = ""
     dry_run: Flag = False
 
     def kind(self) -> Any:

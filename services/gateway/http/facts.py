@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from larimar.v1 import larimar_pb2 as pb
@@ -14,6 +14,7 @@ from services.gateway.http.bodies import (
     BankPath,
     CensorBody,
     EraseBody,
+    IdPath,
     IdQuery,
     IngestBody,
     PageSize,
@@ -29,8 +30,6 @@ from services.gateway.http.search import MAX_SEARCH_CHARS, matching_facts
 from services.gateway.http.sse import STREAM, EventStream, event
 
 router = APIRouter(prefix="/v1/banks/{bank}", route_class=CallRoute, tags=["facts"])
-
-FactPath = Annotated[str, Path(min_length=1, max_length=256, description="A fact id.")]
 
 
 @router.get("/facts", **calls("ListFacts"))
@@ -70,7 +69,7 @@ async def write_fact(bank: BankPath, body: WriteBody, call: Call) -> Response:
 
 @router.delete("/facts/{fact_id:path}", **calls("Forget"))
 async def forget_fact(
-    bank: BankPath, fact_id: FactPath, call: Call, event_id: IdQuery = ""
+    bank: BankPath, fact_id: IdPath, call: Call, event_id: IdQuery = ""
 ) -> Response:
     """Removes a fact's contribution exactly. Safe to retry with the same event id."""
     request = pb.ForgetRequest(bank=bank, fact_id=fact_id, event_id=event_id)
@@ -90,7 +89,7 @@ async def erase_facts(bank: BankPath, body: EraseBody, call: Call) -> Response:
 
 
 @router.get("/erasures/{erase_id:path}", **calls("GetErase"))
-async def get_receipt(bank: BankPath, erase_id: FactPath, call: Call) -> Response:
+async def get_receipt(bank: BankPath, erase_id: IdPath, call: Call) -> Response:
     """The receipt of an erasure, by its event id."""
     return await call.answer("GetErase", pb.GetEraseRequest(bank=bank, event_id=erase_id))
 
