@@ -22,6 +22,7 @@ from services.gateway.admission import Admission, Bucket
 from services.gateway.auth import KeyInterceptor
 from services.gateway.consumer import InboxConsumer
 from services.gateway.http.app import build_app
+from services.gateway.maps import MapRequest
 from services.gateway.tenancy import set_tenant
 from services.inbox import MemoryInbox
 from services.keys import MemoryKeys, new_key
@@ -173,6 +174,13 @@ async def test_questions_have_a_rate_of_their_own(gateway, bank: str) -> None:
     await ask(gateway, bank, PROMPT)
 
 
+async def test_a_map_encodes_and_so_is_a_question(gateway, bank: str) -> None:
+    servicer = gateway._servicer
+    servicer.admission = limited(Clock(), asks_per_s=1, ask_burst=1)
+    await servicer.map_facts(MapRequest(bank), None)
+    assert (await refusal(servicer.map_facts(MapRequest(bank), None))).reason == "RATE_LIMITED"
+
+
 async def test_a_client_is_told_when_to_come_again_and_another_tenant_is_not_held_up(
     gateway,
 ) -> None:
@@ -187,7 +195,7 @@ async def test_a_client_is_told_when_to_come_again_and_another_tenant_is_not_hel
             key, shown = new_key(tenant, ["read", "edit"], "")
             await keys.add(key)
             async with AsyncClient(
-                f"127.0.0.1:{port}", timeout_s=60.0, security=Security(api_key=shown)
+                f"127.0.0.1:{port}", timeout_s=120.0, security=Security(api_key=shown)
             ) as client:
                 await client.ask(PROMPT, max_tokens=1)
                 with pytest.raises(ResourceExhausted) as caught:
