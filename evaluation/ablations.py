@@ -37,23 +37,12 @@ from evaluation.data import (
     with_true_targets,
 )
 from evaluation.edit_tables import EditTable, scored_row
-from evaluation.edits import MAX_TOKENS, fact_of, observed
-from evaluation.options import (
-    DEFAULT_MODEL,
-    AsJson,
-    Data,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    progress_bar,
-)
+from evaluation.edits import fact_of, observed
+from evaluation.frame import Frame, experiment
 from evaluation.plans import Plan
 from evaluation.plots import draw_rows
 from evaluation.records import Records
-from evaluation.report import Report, Table, cell, provenance
+from evaluation.report import Report, Table, cell
 from evaluation.systems import BASE, LARIMAR, SCOPE_OFF, InProcess, NewFact, View
 from larimar import isd
 from larimar.errors import InvalidArgument
@@ -96,60 +85,45 @@ class Part:
     fact: Callable[[EditRecord], NewFact] = fact_of
 
 
+@experiment(NAME, without=("target", "detector"))
 def run(
-    data: Data,
-    limit: Limit = None,
+    frame: Frame,
     models: Models = None,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
     batch: Batch = None,
     probes: Probes = None,
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Single edits with one part switched off or exchanged a row (Tables 8 to 11).
 
     Example: larimar eval ablations --data FILE --limit 200 --models c3=FOLDER
     """
-    read = with_true_targets(read_records(data, limit))
+    read = with_true_targets(read_records(frame.data, frame.limit))
     records, written = held_out(read.records)
     if probes:
         records = with_fewer_probes(records, probes)
     others = folders_of(models or [])
-    out = out or Path("out") / NAME
-    settings: dict[str, Any] = {"batch": batch, "probes": probes, "max_tokens": max_tokens}
-    system = InProcess(larimar.load(model))
+    system = InProcess(larimar.load(frame.model))
     compared = {name: InProcess(larimar.load(folder)) for name, folder in others.items()}
-    digests = {name: one.digest for name, one in compared.items()}
-    settings |= {"models": digests, "detectors": detectors_of(system)}
-    run_of = {"name": NAME, "data_sha256": read.sha256, "model_digest": system.digest}
-    kept = Records(out, run_of | settings | {"batched": len(records) if batch else 0}, fresh)
+    settings: dict[str, Any] = {
+        "batch": batch,
+        "probes": probes,
+        "max_tokens": frame.max_tokens,
+        "models": {name: one.digest for name, one in compared.items()},
+        "detectors": detectors_of(system),
+    }
+    run = frame.started(read, system.digest, settings, batched=len(records) if batch else 0)
     parts = [*parts_of(system, written), *(Part(one, (View(n),)) for n, one in compared.items())]
-    with progress_bar("Ablations", len(parts) * len(records), hidden=as_json) as advance:
+    with frame.bar("Ablations", len(parts) * len(records)) as advance:
         for part in parts:
-            measure(part, records, kept, batch, max_tokens, advance)
+            measure(part, records, run.kept, batch, frame.max_tokens, advance)
     names = [view.name for part in parts for view in part.views]
     rows = [
-        scored_row(_TABLE, name, [kept[f"{name}/{one.case_id}"] for one in records], seed)
+        scored_row(_TABLE, name, [run.kept[f"{name}/{one.case_id}"] for one in records], frame.seed)
         for name in names
     ]
-    body = provenance(
-        NAME,
-        data=read.to_json(),
-        model_digest=system.digest,
-        n=len(records),
-        seed=seed,
-        paraphrases_written=len(written),
-        **settings,
-    ) | {"rows": rows}
     shown = [[one["system"], *(cell(one["metrics"][name]) for name in SHOWN)] for one in rows]
-    return Report(
-        NAME,
+    return run.report(
         "Ablations",
-        out,
-        body,
+        rows,
         [Table(["row", *SHOWN], shown)],
         [
             "Percent; in brackets the 95 % bootstrap interval over records.",
@@ -158,6 +132,8 @@ def run(
             *([f"{read.skipped} records without a target were left out."] if read.skipped else []),
         ],
         lambda figure: draw_rows(figure, rows, [name for name in SHOWN if name != "score"]),
+        n=len(records),
+        paraphrases_written=len(written),
     )
 
 

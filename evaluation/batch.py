@@ -10,6 +10,7 @@ Source: [L] (arXiv 2403.11901) Figures 2 and 4.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ import typer
 
 from evaluation import paper
 from evaluation.alone import alone
-from evaluation.baselines.beside import Baselines, wanted
+from evaluation.baselines.beside import Baselines, Demonstrations, wanted
 from evaluation.counterfact import PROBED, Probes, record_metrics
 from evaluation.data import (
     EditRecord,
@@ -26,7 +27,8 @@ from evaluation.data import (
     with_fewer_probes,
     with_true_targets,
 )
-from evaluation.edits import MAX_TOKENS, observed, row
+from evaluation.edits import observed, row
+from evaluation.frame import Frame, experiment
 from evaluation.grids import (
     ALL_ADDRESSINGS,
     SHARES,
@@ -34,29 +36,15 @@ from evaluation.grids import (
     Addressing,
     Slots,
     addressings,
+    banks_note,
     counts,
     label,
     slots_of,
 )
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-    progress_bar,
-)
 from evaluation.plans import Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.records import Records
-from evaluation.report import Report, Table, metric_table, provenance
+from evaluation.report import Report, Table, metric_table
 from evaluation.systems import BASE, LARIMAR, Remembering, View, opened
 from larimar.errors import InvalidArgument
 
@@ -74,7 +62,15 @@ DRAWN = {
 }
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl", "fill": "counterfact-train.json"},
-    quick={"sizes": "1,8,32", "asked": 4, "slots": 16, "probes": 1},
+    quick={
+        "sizes": "1,8,32",
+        "asked": 4,
+        "slots": 16,
+        "probes": 1,
+        "max_tokens": 8,
+        "baselines": "prompt:8,rag,ft:8",
+    },
+    full={"baselines": "prompt:256,rag,ike:64,ft:256,ft_l:256"},
 )
 
 Sizes = Annotated[str, typer.Option(help="Numbers of facts, rising, with commas.")]
@@ -85,9 +81,9 @@ Fill = Annotated[
 ]
 
 
+@experiment(NAME)
 def run(
-    data: Data,
-    limit: Limit = None,
+    frame: Frame,
     fill: Fill = None,
     sizes: Sizes = SIZES,
     asked: Asked = ASKED,
@@ -95,53 +91,52 @@ def run(
     addressing: Addressing = ALL_ADDRESSINGS,
     slots: Slots = SLOTS,
     baselines: Baselines = "",
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
-    detector: Detector = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
+    demonstrations: Demonstrations = None,
 ) -> Report:
     """Recall against the number of facts written at once (Figures 2 and 4).
 
     Example: larimar eval batch --data FILE --fill FILE --sizes 1,64,512,4096
     """
-    grid = [(one, size) for one in addressings(addressing) for size in counts("--sizes", sizes)]
-    read = with_true_targets(read_records(data, limit))
+    numbers = counts("--sizes", sizes)
+    grid = [(one, size) for one in addressings(addressing) for size in numbers]
+    read = with_true_targets(read_records(frame.data, frame.limit))
     records = with_fewer_probes(read.records, probes) if probes else list(read.records)
     asked = min(asked, len(records))
     filler = read_records(fill) if fill else None
     records += _further(records, filler.records if filler else ())
-    largest = max(size for _, size in grid)
-    if largest > len(records):
+    if numbers[-1] > len(records):
         raise InvalidArgument(
-            f"there are {len(records)} facts for --sizes up to {largest}: give --fill FILE, or "
+            f"there are {len(records)} facts for --sizes up to {numbers[-1]}: give --fill FILE, or "
             "smaller sizes"
         )
-    chosen = wanted(baselines, read, data)
-    others = [(name, size) for name in chosen.names for size in counts("--sizes", sizes)]
-    out = out or Path("out") / NAME
+    written = replace(read, records=tuple(records[: asked + numbers[-1]]))
+    chosen = wanted(baselines, written, fill or frame.data, demonstrations=demonstrations)
+    others = [
+        (name, size)
+        for name in chosen.names
+        for size in numbers
+        if size <= chosen.most(name, numbers[-1])
+    ]
     settings: dict[str, Any] = {
         "sizes": sizes,
         "asked": asked,
         "probes": probes,
         "addressing": addressing,
         "slots": slots,
-        "detector": detector,
-        "max_tokens": max_tokens,
+        "detector": frame.detector,
+        "max_tokens": frame.max_tokens,
         "fill_sha256": filler.sha256 if filler else None,
         "baselines": list(chosen.names),
         **chosen.settings(),
     }
-    with opened(target, model, detector) as system:
-        run_of = {"name": NAME, "data_sha256": read.sha256, "facts": len(records)}
-        kept = Records(out, run_of | {"model_digest": system.digest} | settings, fresh)
+    with opened(frame.target, frame.model, frame.detector) as system:
+        run = frame.started(read, system.digest, settings, facts=len(records))
         cells = [*grid, *others]
-        already = sum(_key(*cell, one) in kept for cell in cells for one in records[:asked])
-        ask = partial(_measured, records=records, asked=asked, kept=kept, max_tokens=max_tokens)
-        with progress_bar("Batches", len(cells) * asked, already, hidden=as_json) as advance:
+        already = sum(_key(*cell, one) in run.kept for cell in cells for one in records[:asked])
+        ask = partial(
+            _measured, records=records, asked=asked, kept=run.kept, max_tokens=frame.max_tokens
+        )
+        with frame.bar("Batches", len(cells) * asked, already) as advance:
             for name, size in grid:
                 with system.new_bank(name, slots_of(name, slots)) as bank:
                     for _ in ask(bank, LARIMAR, name, size):
@@ -150,26 +145,16 @@ def run(
                 for size in (size for other, size in others if other == name):
                     for _ in ask(baseline, View(name), name, size):
                         advance(1)
-        body = provenance(
-            NAME,
-            data=read.to_json(),
-            model_digest=system.digest,
-            n=asked,
-            seed=seed,
-            target=IN_PROCESS if target == IN_PROCESS else "pipeline",
-            **settings,
-        )
-    rows = rows_of(grid, others, records[:asked], kept, slots, seed)
-    return Report(
-        NAME,
+    rows = rows_of(grid, others, records[:asked], run.kept, slots, frame.seed)
+    return run.report(
         "Facts written at once",
-        out,
-        body | {"rows": rows},
+        rows,
         [_table(rows, name) for name in dict.fromkeys(name for name, _ in grid)],
         [
             f"The same {asked} records are asked at every number of facts. Percent; in brackets "
             "the 95 % bootstrap interval over records.",
-            f"pinv and gaussian are memories of K = {slots} slots; slots grows with its facts.",
+            banks_note(slots),
+            *chosen.limits_note("these at once"),
         ],
         partial(_draw, rows=rows, metric="edit_generated", slots=slots),
         {
@@ -177,6 +162,7 @@ def run(
             for metric in list(DRAWN)[1:]
             if any(one["metrics"][metric]["value"] is not None for one in rows)
         },
+        n=asked,
     )
 
 
@@ -258,11 +244,11 @@ def _table(rows: Sequence[Mapping[str, Any]], addressing: str) -> Table:
     some = [one for one in rows if one.get("addressing") == addressing]
     some += [one for one in rows if one["system"] == BASE.name][-1:]
     heads = [f"{one['facts']:,}" if one["system"] == LARIMAR.name else "base" for one in some]
-    largest = max(one["facts"] for one in rows)
-    beside = [one for one in rows if "addressing" not in one and one["system"] != BASE.name]
-    beside = [one for one in beside if one["facts"] == largest]
-    some += beside
-    heads += [f"{one['system']}, {largest:,}" for one in beside]
+    beside = {
+        one["system"]: one for one in rows if "addressing" not in one and one["system"] != BASE.name
+    }
+    some += beside.values()
+    heads += [f"{name}, {one['facts']:,}" for name, one in beside.items()]
     return metric_table(
         some, METRICS, paper.BATCH, heads=heads, title=f"{addressing}: facts at once"
     )

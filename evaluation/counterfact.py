@@ -10,7 +10,6 @@ every success also has its generated figure.
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,21 +27,8 @@ from evaluation.edit_tables import (
     success,
     unchanged,
 )
-from evaluation.edits import MAX_TOKENS, Observation, Probe
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-)
+from evaluation.edits import Observation, Probe
+from evaluation.frame import Frame, experiment
 from evaluation.plans import Plan
 from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, SCOPE_OFF, View
@@ -73,9 +59,9 @@ METRICS = (*PROBED, "score")
 SCORE_PARTS = ("edit_S", "paraphrase_S", "neighborhood_S")
 DRAWN = tuple(name for name in PROBED if not name.endswith(("_M", "_in_scope")))
 PLAN = Plan(
-    {"data": "counterfact_original_form_2000.jsonl"},
-    quick={"limit": 16, "probes": 2, "max_tokens": 8, "baselines": "prompt,rag,ft"},
-    full={"baselines": "prompt,rag,ft,ft_l"},
+    {"data": "counterfact_original_form_2000.jsonl", "demonstrations": "counterfact-train.json"},
+    quick={"limit": 12, "probes": 2, "max_tokens": 8, "baselines": "prompt,rag,ft:4"},
+    full={"baselines": "prompt,rag,ike:200,ft:500,ft_l:500"},
 )
 
 
@@ -101,59 +87,43 @@ Probes = Annotated[
 ]
 
 
+@experiment(NAME)
 def run(
-    data: Data,
-    limit: Limit = None,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
+    frame: Frame,
     batch: Batch = None,
     scope: ScopeSwitch = Switch.on,
-    detector: Detector = "",
     memory: MemorySwitch = Switch.both,
     baselines: Baselines = "",
     demonstrations: Demonstrations = None,
     hf_model: HfModel = None,
     editor: EditorName = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
     probes: Probes = None,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Edits, paraphrases and neighbours of CounterFact, beside the base (Tables 2, 8 and 11).
 
     Example: larimar eval counterfact --data FILE --limit 100
     """
-    read = with_true_targets(read_records(data, limit))
-    records = with_fewer_probes(read.records, probes) if probes else read.records
-    views = views_of(scope, memory)
-    name = f"{NAME}-single" if batch is None else f"{NAME}-batch-{batch}"
-    return edit_tables.make(
-        EditTable(
-            name, "CounterFact", PROBED, record_metrics, DRAWN, SCORE_PARTS, paper.COUNTERFACT
-        ),
+    read = with_true_targets(read_records(frame.data, frame.limit))
+    table = EditTable(
+        NAME, "CounterFact", PROBED, record_metrics, DRAWN, SCORE_PARTS, paper.COUNTERFACT
+    )
+    chosen = wanted(
+        baselines,
         read,
-        records,
-        views,
-        out=out or Path("out") / name,
-        model=model,
-        target=target,
-        detector=detector,
+        frame.data,
+        demonstrations=demonstrations,
+        hf_model=hf_model,
+        editor=editor,
+    )
+    return edit_tables.make(
+        table,
+        frame,
+        read,
+        with_fewer_probes(read.records, probes) if probes else read.records,
+        views_of(scope, memory),
         batch=batch,
-        seed=seed,
-        max_tokens=max_tokens,
+        baselines=chosen,
         probes=probes,
-        fresh=fresh,
-        quiet=as_json,
-        baselines=wanted(
-            baselines,
-            read,
-            data,
-            demonstrations=demonstrations,
-            hf_model=hf_model,
-            editor=editor,
-        ),
     )
 
 

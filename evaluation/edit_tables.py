@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evaluation import metrics
-from evaluation.baselines.beside import NONE, Wanted, beside
+from evaluation.baselines.beside import NONE, Beside, Wanted, beside
 from evaluation.data import EditData, EditRecord
 from evaluation.edits import (
     Measure,
@@ -20,10 +19,9 @@ from evaluation.edits import (
     plain_summary,
     row,
 )
-from evaluation.options import progress_bar
+from evaluation.frame import Frame
 from evaluation.plots import draw_rows
-from evaluation.records import Records
-from evaluation.report import Report, metric_table, provenance
+from evaluation.report import Report, metric_table
 from evaluation.systems import View, opened
 
 
@@ -32,7 +30,7 @@ class EditTable:
     """What a table of edits measures."""
 
     name: str
-    """Stem of the report's files."""
+    """Of the experiment."""
     title: str
     metrics: Sequence[str]
     measure: Measure
@@ -46,90 +44,82 @@ class EditTable:
 
 def make(
     table: EditTable,
+    frame: Frame,
     data: EditData,
     records: Sequence[EditRecord],
     views: Sequence[View],
     *,
-    out: Path,
-    model: str,
-    target: str,
-    detector: str,
     batch: int | None,
-    seed: int,
-    max_tokens: int,
-    fresh: bool,
-    quiet: bool,
     baselines: Wanted = NONE,
-    **settings: Any,
+    **more: Any,
 ) -> Report:
-    """Runs what the records in `out` lack, and reports on all of them.
+    """Runs what the folder of the report lacks, and reports on all records.
 
     Args:
         baselines: other methods, a row each after those of the views.
-        settings: others that belong into the report.
+        more: settings that belong into the report.
 
     Raises:
         InvalidArgument: no records, or a case id twice.
-        FailedPrecondition: `out` holds records of another run.
+        FailedPrecondition: the folder holds records of another run.
     """
-    settings |= {"detector": detector, "batch": batch, "max_tokens": max_tokens}
-    settings |= baselines.settings()
-    views = [*views, *baselines.views]
-    names = [view.name for view in views]
-    with opened(target, model, detector) as alone:
+    settings = {
+        **more,
+        "detector": frame.detector,
+        "batch": batch,
+        "max_tokens": frame.max_tokens,
+        **baselines.settings(),
+    }
+    ends = {name: baselines.end(name, len(records), batch) for name in baselines.names}
+    ends = {**{view.name: len(records) for view in views}, **ends}
+    names = [name for name, end in ends.items() if end]
+    portions = baselines.portions(len(records), batch)
+    with opened(frame.target, frame.model, frame.detector) as alone:
         system = beside(alone, baselines)
-        run = {
-            "name": table.name,
-            "data_sha256": data.sha256,
-            "model_digest": system.digest,
-            "rows": names,
-            "batched": len(records) if batch else 0,
-            **settings,
-        }
-        kept = Records(out, run, fresh)
-        already = sum(record.case_id in kept for record in records)
-        with progress_bar(table.title, len(records), already, hidden=quiet) as advance:
-            for record, seen in observed(
-                system,
-                records,
-                views,
-                batch=batch,
-                max_tokens=max_tokens,
-                done=lambda one: one.case_id in kept,
-            ):
-                kept.add(record.case_id, measured(system, record, seen, table.measure))
-                advance(1)
-        body = provenance(
-            table.name,
-            data=data.to_json(),
-            model_digest=system.digest,
-            n=len(records),
-            seed=seed,
-            target="in-process" if target == "in-process" else "pipeline",
-            **settings,
+        run = frame.started(
+            data,
+            system.digest,
+            settings,
+            name=f"{table.name}-{'single' if batch is None else f'batch-{batch}'}",
+            rows=names,
+            batched=len(records) if batch else 0,
         )
+        kept = run.kept
+        already = sum(record.case_id in kept for record in records)
+        with frame.bar(table.title, len(records), already) as advance:
+            for some, others in portions or [(slice(0), [])]:
+                for record, seen in observed(
+                    system.only(others) if isinstance(system, Beside) else system,
+                    records[some],
+                    [*views, *map(View, others)],
+                    batch=batch,
+                    max_tokens=frame.max_tokens,
+                    done=lambda one: one.case_id in kept,
+                ):
+                    kept.add(record.case_id, measured(system, record, seen, table.measure))
+                    advance(1)
     chosen = [kept[record.case_id] for record in records]
-    rows = [scored_row(table, name, [one["rows"][name] for one in chosen], seed) for name in names]
-    plain = plain_summary(chosen)
-    body |= {"rows": rows, "plain_decoder": plain, "paper": table.paper or {}}
-    notes = [
-        "Percent; in brackets the 95 % bootstrap interval over records.",
-        *([plain_note(plain)] if plain else []),
-        *([f"{data.skipped} records without a target were left out."] if data.skipped else []),
-        *(["The score is the harmonic mean of the three S."] if table.score_parts else []),
+    rows = [
+        scored_row(table, name, [one["rows"][name] for one in chosen[: ends[name]]], frame.seed)
+        for name in names
     ]
-    return Report(
-        table.name,
+    plain = plain_summary(chosen)
+    shown = [*table.metrics, *(["score"] if table.score_parts else [])]
+    return run.report(
         f"{table.title}, {'single edits' if batch is None else f'{batch} facts at once'}",
-        out,
-        body,
+        rows,
+        [metric_table(rows, shown, table.paper)],
         [
-            metric_table(
-                rows, [*table.metrics, *(["score"] if table.score_parts else [])], table.paper
-            )
+            "Percent; in brackets the 95 % bootstrap interval over records.",
+            *([plain_note(plain)] if plain else []),
+            *([f"{data.skipped} records without a target were left out."] if data.skipped else []),
+            *(["The score is the harmonic mean of the three S."] if table.score_parts else []),
+            *baselines.limits_note("the first records, whole batches of them only"),
         ],
-        notes,
         lambda figure: draw_rows(figure, rows, table.drawn),
+        n=len(records),
+        plain_decoder=plain,
+        paper=table.paper or {},
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from evaluation import metrics
 from evaluation.data import EditRecord, without_edited_neighbors
@@ -31,6 +31,7 @@ from evaluation.systems import (
 )
 from larimar.errors import InvalidArgument
 
+Item = TypeVar("Item")
 # The longest target is a name of a few words; the rest is room for the sentence to end.
 MAX_TOKENS = 16
 NEIGHBOR_TEXTS = 2
@@ -211,6 +212,12 @@ def probes_at(
         )
         for (record, _), one in zip(asked, seen, strict=True)
     ]
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly spaced, from the first on."""
+    count = min(most, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 @contextmanager

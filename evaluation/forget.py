@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +18,8 @@ import typer
 from evaluation import metrics, paper
 from evaluation.data import EditRecord, read_records, with_true_targets
 from evaluation.edit_tables import generated, success
-from evaluation.edits import MAX_TOKENS, Probe, fact_of, probes_at, written
+from evaluation.edits import Probe, fact_of, probes_at, spread, written
+from evaluation.frame import Frame, experiment
 from evaluation.grids import (
     ALL_ADDRESSINGS,
     SHARES,
@@ -27,30 +27,15 @@ from evaluation.grids import (
     Addressing,
     Slots,
     addressings,
+    banks_note,
     counts,
     grid_table,
     label,
     slots_of,
 )
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-    progress_bar,
-)
 from evaluation.plans import Plan
 from evaluation.plots import COLORS
-from evaluation.records import Records
-from evaluation.report import Report, provenance
+from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, Banked, opened
 from larimar.errors import InvalidArgument
 
@@ -77,7 +62,7 @@ ASKED = 200
 EVERY = 10
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl"},
-    quick={"slots": 8, "asked": 8, "every": 4},
+    quick={"slots": 8, "asked": 8, "every": 4, "max_tokens": 8},
 )
 
 Sizes = Annotated[
@@ -89,22 +74,14 @@ Asked = Annotated[
 ]
 
 
+@experiment(NAME)
 def run(
-    data: Data,
-    limit: Limit = None,
+    frame: Frame,
     sizes: Sizes = "",
     every: Every = EVERY,
     asked: Asked = ASKED,
     addressing: Addressing = ALL_ADDRESSINGS,
     slots: Slots = SLOTS,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
-    detector: Detector = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Forgotten and retained facts that are recalled, N = 1, K and 2 K written (Table 4).
 
@@ -112,64 +89,49 @@ def run(
     """
     numbers = counts("--sizes", sizes or f"1,{slots},{2 * slots}")
     grid = [(name, size) for name in addressings(addressing) for size in numbers]
-    read = with_true_targets(read_records(data, limit))
+    read = with_true_targets(read_records(frame.data, frame.limit))
     if numbers[-1] > len(read.records):
         raise InvalidArgument(
-            f"{data} has {len(read.records)} facts for --sizes up to {numbers[-1]}: give smaller "
-            "ones, or fewer --slots"
+            f"{frame.data} has {len(read.records)} facts for --sizes up to {numbers[-1]}: give "
+            "smaller ones, or fewer --slots"
         )
-    out = out or Path("out") / NAME
     settings: dict[str, Any] = {
         "sizes": numbers,
         "every": every,
         "asked": asked,
         "addressing": addressing,
         "slots": slots,
-        "detector": detector,
-        "max_tokens": max_tokens,
+        "detector": frame.detector,
+        "max_tokens": frame.max_tokens,
     }
-    with opened(target, model, detector) as system:
-        run_of = {"name": NAME, "data_sha256": read.sha256}
-        kept = Records(out, run_of | {"model_digest": system.digest} | settings, fresh)
-        missing = [cell for cell in grid if _key(*cell) not in kept]
-        already = len(grid) - len(missing)
-        with progress_bar("Forgetting", len(grid), already, hidden=as_json) as advance:
-            for name, size in missing:
-                found = measured(
-                    system,
-                    read.records[:size],
-                    (name, slots_of(name, slots)),
-                    every=every,
-                    asked=asked,
-                    max_tokens=max_tokens,
-                )
-                kept.add(_key(name, size), found)
-                advance(1)
-        body = provenance(
-            NAME,
-            data=read.to_json(),
-            model_digest=system.digest,
-            n=numbers[-1],
-            seed=seed,
-            target=IN_PROCESS if target == IN_PROCESS else "pipeline",
-            **settings,
-        )
+    with opened(frame.target, frame.model, frame.detector) as system:
+        run = frame.started(read, system.digest, settings)
+        for key, (name, size) in run.missing("Forgetting", {_key(*cell): cell for cell in grid}):
+            found = measured(
+                system,
+                read.records[:size],
+                (name, slots_of(name, slots)),
+                every=every,
+                asked=asked,
+                max_tokens=frame.max_tokens,
+            )
+            run.kept.add(key, found)
+    kept, seed = run.kept, frame.seed
     rows = [row_of(*cell, kept[_key(*cell)], slots, seed) for cell in grid]
     rows += [base_row(size, kept[_key(grid[0][0], size)], seed) for size in numbers]
     heads = [f"{one.get('addressing', one['system'])}, N = {one['facts']:,}" for one in rows]
-    return Report(
-        NAME,
+    return run.report(
         "Facts forgotten",
-        out,
-        body | {"rows": rows},
+        rows,
         [grid_table(rows, METRICS, heads, "bank", paper=paper.FORGET)],
         [
             f"Every {every}th fact is forgotten, the first one too. Percent of facts whose greedy "
             "answer, to their own prompt, is theirs exactly; in brackets the 95 % bootstrap "
             "interval. never_written is a bank that never had the forgotten facts.",
-            f"pinv and gaussian are memories of K = {slots} slots; slots grows with its facts.",
+            banks_note(slots),
         ],
         partial(_draw, rows=rows, slots=slots),
+        n=numbers[-1],
     )
 
 
@@ -188,7 +150,7 @@ def measured(
         bank_of: addressing and slots.
     """
     gone, stays = records[::every], [one for i, one in enumerate(records) if i % every]
-    chosen = [*_spread(gone, asked), *_spread(stays, asked)]
+    chosen = [*spread(gone, asked), *spread(stays, asked)]
     pairs = [(record, record.prompt) for record in chosen]
     forgotten = min(asked, len(gone))
     with system.new_bank(*bank_of) as bank:
@@ -250,11 +212,6 @@ def _summaries(shares: Mapping[str, Sequence[float]], seed: int) -> dict[str, An
 
 def _measures(probes: Sequence[Probe]) -> dict[str, list[float]]:
     return {"generated": [generated(one) for one in probes], "S": [success(one) for one in probes]}
-
-
-def _spread(records: Sequence[EditRecord], most: int) -> list[EditRecord]:
-    count = min(most, len(records))
-    return [records[place * len(records) // count] for place in range(count)]
 
 
 def _key(addressing: str, size: int) -> str:

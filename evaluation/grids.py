@@ -42,6 +42,11 @@ def slots_of(addressing: str, slots: int) -> int:
     return 0 if addressing == "slots" else slots
 
 
+def banks_note(slots: int) -> str:
+    """What the addressings are, as a sentence."""
+    return f"pinv and gaussian are memories of K = {slots} slots; slots grows with its facts."
+
+
 def label(addressing: str, slots: int) -> str:
     """A bank's name in a figure."""
     return addressing if addressing == "slots" else f"{addressing}, K = {slots}"

@@ -25,22 +25,12 @@ import larimar
 from evaluation import metrics
 from evaluation.data import EditData, EditRecord, read_rephrasings
 from evaluation.edits import fact_of
-from evaluation.options import (
-    DEFAULT_MODEL,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    ModelPath,
-    Out,
-    Seed,
-    progress_bar,
-)
+from evaluation.frame import Frame, experiment
+from evaluation.options import progress_bar
 from evaluation.plans import Plan
 from evaluation.plots import draw_rows
 from evaluation.records import Records
-from evaluation.report import Report, Table, cell, provenance
+from evaluation.report import Report, Table, cell
 from evaluation.systems import NewFact
 from larimar.defaults import CENSORED_ANSWER
 
@@ -49,6 +39,7 @@ METRICS = ("known", "attack_success")
 PLAN = Plan(
     {"data": "counterfact_multi_rephrase.jsonl"},
     quick={"limit": 8, "budget": 4, "max_tokens": 6, "taught": 0},
+    full={"limit": 400},
 )
 MEMORY, DECODER, TAUGHT = "memory", "decoder", "taught"
 UNDEFENDED, LARIMAR, PROMPT = "undefended", "larimar", "prompt"
@@ -95,60 +86,42 @@ class Attack:
         return [texts[sample % len(texts)] for sample in range(self.budget)]
 
 
+@experiment(NAME, without=("target",))
 def run(
-    data: Data,
-    limit: Limit = None,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    detector: Detector = "",
+    frame: Frame,
     budget: Budget = 20,
     temperature: Temperature = 1.0,
     max_tokens: Tokens = 12,
     taught: Taught = 200,
-    seed: Seed = 0,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """A rephrasing attack on censored facts, single and many at once (Table 5).
 
     Example: larimar eval leakage --data FILE --limit 100
     """
-    read = read_rephrasings(data, limit)
-    out = out or Path("out") / NAME
-    loaded = larimar.load(model, detector=detector)
-    attack = Attack(budget, temperature, max_tokens, seed)
+    read = read_rephrasings(frame.data, frame.limit)
+    loaded = larimar.load(frame.model, detector=frame.detector)
+    attack = Attack(budget, temperature, max_tokens, frame.seed)
     settings = {
         "budget": budget,
         "temperature": temperature,
         "max_tokens": max_tokens,
-        "detector": detector,
+        "detector": frame.detector,
         "taught": taught,
     }
-    digest = loaded.folder.model_digest
-    run_of = {"name": NAME, "data_sha256": read.sha256, "model_digest": digest, "seed": seed}
-    kept = Records(out, run_of | settings, fresh)
+    run = frame.started(read, loaded.folder.model_digest, settings, seed=frame.seed)
     rows = []
-    for case in _cases(loaded, read, taught, seed, out):
-        found = attacked(case, attack, kept, hidden=as_json)
+    for case in _cases(loaded, read, taught, frame.seed, run.out):
+        found = attacked(case, attack, run.kept, hidden=frame.as_json)
         rows += found
         if case.where == DECODER and found[0]["known_facts"] >= LEAST_KNOWN:
             break
-    body = provenance(
-        NAME,
-        data=read.to_json(),
-        model_digest=digest,
-        n=len(read.records),
-        seed=seed,
-        **settings,
-    ) | {"rows": rows}
-    return Report(
-        NAME,
+    return run.report(
         "Rephrasing attacks on censored facts",
-        out,
-        body,
+        rows,
         [_table(rows)],
         _notes(attack, rows),
         lambda figure: _draw(figure, rows),
+        n=len(read.records),
     )
 
 

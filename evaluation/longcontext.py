@@ -12,7 +12,7 @@ Source: [L] (arXiv 2403.11901) section 5.5 and Table 6.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import groupby
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,27 +20,14 @@ import typer
 
 from evaluation import metrics
 from evaluation.documents import read_events
+from evaluation.frame import Frame, experiment
 from evaluation.long_readers import observed, readers
 from evaluation.long_texts import long_text
 from evaluation.longdocuments import holds_documents, run_documents
 from evaluation.metric_names import METRICS as METRIC_NAMES
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    AsJson,
-    Data,
-    Fresh,
-    Limit,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-    progress_bar,
-)
 from evaluation.plans import Plan
 from evaluation.plots import Curve, draw_curves
-from evaluation.records import Records
-from evaluation.report import Report, metric_table, provenance
+from evaluation.report import Report, metric_table
 from larimar.errors import InvalidArgument
 
 NAME = "longcontext"
@@ -66,19 +53,13 @@ Words = Annotated[int, typer.Option("--passage-words", help="Most words of a pas
 Tokens = Annotated[int, typer.Option("--max-tokens", help="Generated tokens an answer.", min=1)]
 
 
+@experiment(NAME, without=("detector",))
 def run(
-    data: Data,
-    limit: Limit = None,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
+    frame: Frame,
     lengths: Lengths = LENGTHS,
     asked: Asked = 30,
     passage_words: Words = SENTENCE_WORDS,
     max_tokens: Tokens = 12,
-    seed: Seed = 0,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Recall from documents of 1.5 k to 100 k tokens against their length (Table 6).
 
@@ -86,40 +67,31 @@ def run(
 
     Example: larimar eval longcontext --data FILE --lengths 1500,6000
     """
-    out = out or Path("out") / NAME
-    if holds_documents(data):
-        return run_documents(
-            data, limit, out, model, target, passage_words, max_tokens, seed, fresh, as_json
-        )
-    sizes = _sizes(lengths)
-    read = read_events(data, limit)
+    if holds_documents(frame.data):
+        return run_documents(frame, passage_words)
+    sizes, seed = _sizes(lengths), frame.seed
+    read = read_events(frame.data, frame.limit)
     settings = {
         "lengths": sizes,
         "asked": asked,
         "passage_words": passage_words,
         "max_tokens": max_tokens,
-        "target": IN_PROCESS if target == IN_PROCESS else "pipeline",
+        "target": frame.where,
     }
-    with readers(target, model, passage_words, max_tokens) as (digest, count, found):
-        run_of = {"name": NAME, "data_sha256": read.sha256, "model_digest": digest, "seed": seed}
-        kept = Records(out, run_of | settings | {"events": len(read.records)}, fresh)
-        done = sum(f"{name}-{size}" in kept for name in found for size in sizes)
-        with progress_bar(NAME, len(sizes) * len(found), done, hidden=as_json) as advance:
-            for size in sizes:
-                text = long_text(read.records, size, count, asked=asked, seed=seed)
-                for name, reader in found.items():
-                    if f"{name}-{size}" not in kept:
-                        kept.add(f"{name}-{size}", observed(reader, text))
-                        advance(1)
-        rows = [_row(name, kept[f"{name}-{size}"], size, seed) for name in found for size in sizes]
-    body = provenance(
-        NAME, data=read.to_json(), model_digest=digest, n=2 * asked, seed=seed, **settings
-    ) | {"rows": rows}
-    return Report(
-        NAME,
+    with readers(frame.target, frame.model, passage_words, max_tokens) as (digest, count, found):
+        run = frame.started(read, digest, settings, seed=seed, events=len(read.records))
+        cells = {_key(name, size): (name, size) for size in sizes for name in found}
+        missing = run.missing(NAME, cells)
+        for size, some in groupby(missing, lambda one: one[1][1]):
+            text = long_text(read.records, size, count, asked=asked, seed=seed)
+            for key, (name, _) in some:
+                run.kept.add(key, observed(found[name], text))
+        rows = [
+            _row(name, run.kept[_key(name, size)], size, seed) for name in found for size in sizes
+        ]
+    return run.report(
         "Recall from long documents",
-        out,
-        body,
+        rows,
         [
             metric_table(
                 [row for row in rows if row["system"] == name],
@@ -141,6 +113,7 @@ def run(
                 figure, rows, "seconds_per_query", "seconds a question"
             )
         },
+        n=2 * asked,
     )
 
 
@@ -157,6 +130,10 @@ def _row(system: str, kept: Mapping[str, Any], length: int, seed: int) -> dict[s
             "ingest_seconds": metrics.exactly(kept["ingest_seconds"], 1).to_json(),
         },
     }
+
+
+def _key(reader: str, size: int) -> str:
+    return f"{reader}-{size}"
 
 
 def _draw(figure: Any, rows: Sequence[Mapping[str, Any]], metric: str, label: str) -> None:

@@ -12,13 +12,11 @@ import numpy as np
 from evaluation import metrics
 from evaluation.data_files import read_text
 from evaluation.documents import Document, read_documents
+from evaluation.frame import Frame
 from evaluation.long_readers import observed, readers
 from evaluation.long_texts import Hidden, LongText
-from evaluation.options import IN_PROCESS, progress_bar
-from evaluation.records import Records
-from evaluation.report import Report, metric_table, provenance
+from evaluation.report import Report, metric_table
 
-NAME = "longcontext"
 METRICS = ("recall", "provenance_hit", "seconds_per_query", "ingest_seconds")
 
 
@@ -32,58 +30,40 @@ def holds_documents(path: Path) -> bool:
     return isinstance(first, dict) and "document" in first
 
 
-def run_documents(
-    data: Path,
-    limit: int | None,
-    out: Path,
-    model: str,
-    target: str,
-    passage_words: int,
-    max_tokens: int,
-    seed: int,
-    fresh: bool,
-    as_json: bool,
-) -> Report:
+def run_documents(frame: Frame, passage_words: int) -> Report:
     """Recall from the documents of a file, by every reader; a row for each reader."""
-    read = read_documents(data, limit)
+    read = read_documents(frame.data, frame.limit)
     settings = {
         "passage_words": passage_words,
-        "max_tokens": max_tokens,
-        "target": IN_PROCESS if target == IN_PROCESS else "pipeline",
+        "max_tokens": frame.max_tokens,
+        "target": frame.where,
     }
-    with readers(target, model, passage_words, max_tokens) as (digest, count, found):
-        run_of = {"name": NAME, "data_sha256": read.sha256, "model_digest": digest}
-        kept = Records(out, run_of | settings | {"documents": len(read.records)}, fresh)
-        keys = [f"{name}-{one.document_id}" for name in found for one in read.records]
-        done = sum(key in kept for key in keys)
-        with progress_bar(NAME, len(keys), done, hidden=as_json) as advance:
-            for one in read.records:
-                text = asked_of(one, count(one.text))
-                for name, reader in found.items():
-                    key = f"{name}-{one.document_id}"
-                    if key not in kept:
-                        kept.add(key, observed(reader, text))
-                        advance(1)
+    with readers(frame.target, frame.model, passage_words, frame.max_tokens) as made:
+        digest, count, found = made
+        run = frame.started(read, digest, settings, documents=len(read.records))
+        cells = {_key(name, one): (name, one) for one in read.records for name in found}
+        for key, (name, one) in run.missing(frame.name, cells):
+            run.kept.add(key, observed(found[name], asked_of(one, count(one.text))))
         rows = [
-            _row(name, [kept[f"{name}-{one.document_id}"] for one in read.records], seed)
+            _row(name, [run.kept[_key(name, one)] for one in read.records], frame.seed)
             for name in found
         ]
     questions = sum(len(one.questions) for one in read.records)
-    body = provenance(
-        NAME, data=read.to_json(), model_digest=digest, n=questions, seed=seed, **settings
-    ) | {"rows": rows}
-    return Report(
-        NAME,
+    return run.report(
         "Recall from long documents",
-        out,
-        body,
+        rows,
         [metric_table(rows, METRICS)],
         [
             f"{questions} questions about {len(read.records)} documents, each by itself.",
             "recall: the answer stands in the generated text. A passage hits where it overlaps the "
             "answer's first place in the document.",
         ],
+        n=questions,
     )
+
+
+def _key(reader: str, document: Document) -> str:
+    return f"{reader}-{document.document_id}"
 
 
 def asked_of(document: Document, tokens: int) -> LongText:

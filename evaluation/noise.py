@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +21,8 @@ import typer
 from evaluation import metrics
 from evaluation.data import EditRecord, read_records, with_true_targets
 from evaluation.edit_tables import generated, over, success
-from evaluation.edits import MAX_TOKENS, Probe, fact_of, probes_at, row, written
+from evaluation.edits import Probe, fact_of, probes_at, row, written
+from evaluation.frame import Frame, experiment
 from evaluation.grids import (
     ALL_ADDRESSINGS,
     SHARES,
@@ -42,23 +43,9 @@ from evaluation.held_out import (
     read_held_out,
     readings,
 )
-from evaluation.options import (
-    DEFAULT_MODEL,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    progress_bar,
-)
 from evaluation.plans import Plan
 from evaluation.plots import Curve, draw_curves
-from evaluation.records import Records
-from evaluation.report import Report, provenance
+from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, Banked, View, opened
 
 NAME = "noise"
@@ -69,7 +56,14 @@ SIGMAS = "0,0.003,0.01,0.03,0.1,0.3,1,3"
 FACTS, DRAWS = 100, 3
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl", "text": "val.txt"},
-    quick={"limit": 4, "sigmas": "0,0.1,1", "draws": 1, "passages": 4, "slots": 16},
+    quick={
+        "limit": 4,
+        "sigmas": "0,0.1,1",
+        "draws": 1,
+        "passages": 4,
+        "slots": 16,
+        "max_tokens": 8,
+    },
     full={"limit": FACTS},
 )
 
@@ -77,22 +71,15 @@ Sigmas = Annotated[str, typer.Option(help="Standard deviations sigma_w, rising, 
 Draws = Annotated[int, typer.Option(help="Draws of the noise at each sigma_w.", min=1)]
 
 
+@experiment(NAME, without=("target",), limit=FACTS)
 def run(
-    data: Data,
-    limit: Limit = FACTS,
+    frame: Frame,
     sigmas: Sigmas = SIGMAS,
     draws: Draws = DRAWS,
     text: HeldOut = None,
     passages: Passages = 100,
     addressing: Addressing = ALL_ADDRESSINGS,
     slots: Slots = SLOTS,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    detector: Detector = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Success and perplexity against noise on the address (Figure 6).
 
@@ -101,57 +88,43 @@ def run(
     grid = [
         (name, sigma) for name in addressings(addressing) for sigma in levels("--sigmas", sigmas)
     ]
-    read = with_true_targets(read_records(data, limit))
+    read = with_true_targets(read_records(frame.data, frame.limit))
     held_out = read_held_out(text, passages) if text else None
-    out = out or Path("out") / NAME
+    seed = frame.seed
     settings: dict[str, Any] = {
         "sigmas": sigmas,
         "draws": draws,
         "noise_seed": seed,
         "addressing": addressing,
         "slots": slots,
-        "detector": detector,
-        "max_tokens": max_tokens,
+        "detector": frame.detector,
+        "max_tokens": frame.max_tokens,
         "text": held_out.to_json() if held_out else None,
     }
-    with opened("in-process", model, detector) as system:
-        run_of = {"name": NAME, "data_sha256": read.sha256, "facts": len(read.records)}
-        kept = Records(out, run_of | {"model_digest": system.digest} | settings, fresh)
-        ask = partial(_asked, records=read.records, text=held_out, max_tokens=max_tokens)
-        if BASE.name not in kept:
-            kept.add(BASE.name, ask(system, [BASE]))
-        missing = [cell for cell in grid if _key(*cell) not in kept]
-        already = len(grid) - len(missing)
-        with progress_bar("Noise", len(grid), already, hidden=as_json) as advance:
-            for name in dict.fromkeys(name for name, _ in missing):
-                with (
-                    system.new_bank(name, slots_of(name, slots)) as bank,
-                    written(bank, [fact_of(record) for record in read.records]),
-                ):
-                    for sigma in [sigma for other, sigma in missing if other == name]:
-                        kept.add(_key(name, sigma), ask(bank, views_of(sigma, draws, seed)))
-                        advance(1)
-        body = provenance(
-            NAME,
-            data=read.to_json(),
-            model_digest=system.digest,
-            n=len(read.records),
-            seed=seed,
-            **settings,
-        )
+    with opened(frame.target, frame.model, frame.detector) as system:
+        run = frame.started(read, system.digest, settings, facts=len(read.records))
+        ask = partial(_asked, records=read.records, text=held_out, max_tokens=frame.max_tokens)
+        if BASE.name not in run.kept:
+            run.kept.add(BASE.name, ask(system, [BASE]))
+        missing = run.missing("Noise", {_key(*cell): cell for cell in grid})
+        for name, cells in groupby(missing, lambda one: one[1][0]):
+            with (
+                system.new_bank(name, slots_of(name, slots)) as bank,
+                written(bank, [fact_of(record) for record in read.records]),
+            ):
+                for key, (_, sigma) in cells:
+                    run.kept.add(key, ask(bank, views_of(sigma, draws, seed)))
     rows = [
-        _row(LARIMAR.name, kept[_key(name, sigma)], seed)
+        _row(LARIMAR.name, run.kept[_key(name, sigma)], seed)
         | {"addressing": name, "slots": slots_of(name, slots), "sigma": sigma}
         for name, sigma in grid
     ]
-    rows.append(_row(BASE.name, kept[BASE.name], seed))
+    rows.append(_row(BASE.name, run.kept[BASE.name], seed))
     heads = [f"{one['addressing']}, {one['sigma']:g}" if "sigma" in one else "base" for one in rows]
     drawn = [name for name in METRICS[-2:] if rows[0]["metrics"][name]["value"] is not None]
-    return Report(
-        NAME,
+    return run.report(
         "Noise on the address",
-        out,
-        body | {"rows": rows},
+        rows,
         [grid_table(rows, METRICS, heads, "bank, sigma_w")],
         [
             f"{len(read.records)} facts in one bank; {draws} draws of the noise at each sigma_w, "
@@ -168,6 +141,7 @@ def run(
             )
             for metric in drawn
         },
+        n=len(read.records),
     )
 
 

@@ -25,21 +25,10 @@ from typing import Annotated, Any
 import typer
 
 from evaluation import data_files
+from evaluation.frame import Frame, experiment
 from evaluation.metrics import exactly
-from evaluation.options import (
-    DEFAULT_MODEL,
-    AsJson,
-    Data,
-    Fresh,
-    Limit,
-    ModelPath,
-    Out,
-    Seed,
-    progress_bar,
-)
 from evaluation.plans import Plan
-from evaluation.records import Records
-from evaluation.report import Report, metric_table, provenance
+from evaluation.report import Report, metric_table
 from larimar.errors import InvalidArgument
 
 NAME = "perplexity"
@@ -80,11 +69,17 @@ _MARKS = (
 class Text:
     """A corpus file: what is tokenized, and its words as the file counts them."""
 
+    file: str
+    """Its name."""
     text: str
     words: int
     """Between blanks."""
     lines: int
     sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What a report says of its data."""
+        return {"file": self.file, "form": "text", "sha256": self.sha256, "skipped": 0}
 
 
 @dataclass(frozen=True)
@@ -98,17 +93,12 @@ class Scored:
     """A word, line ends counted as words."""
 
 
+@experiment(NAME, without=("target", "detector", "max_tokens"))
 def run(
-    data: Data,
-    limit: Limit = None,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
+    frame: Frame,
     before: Before = None,
     window: Window = WINDOW,
     stride: Stride = STRIDE,
-    seed: Seed = 0,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """WikiText-103 perplexity of the decoder by itself; with --before, of two models.
 
@@ -116,45 +106,39 @@ def run(
     """
     if stride >= window:
         raise InvalidArgument(f"stride is {stride}: it must be below the window, {window}")
-    text = read_text(data, limit)
-    out = out or Path("out") / NAME
-    folders = {"model": Path(model)} | ({"before": before} if before else {})
+    text = read_text(frame.data, frame.limit)
+    folders = {"model": Path(frame.model)} | ({"before": before} if before else {})
     decoders = {role: _decoder(folder) for role, folder in folders.items()}
     digests = {role: digest for role, (_, digest) in decoders.items()}
-    settings = {"window": window, "stride": stride}
-    run_of = {"name": NAME, "data_sha256": text.sha256, "lines": text.lines, **settings}
-    kept = Records(out, run_of | {"models": digests}, fresh)
+    settings = {
+        "before_digest": digests.get("before"),
+        "words": text.words,
+        "window": window,
+        "stride": stride,
+    }
+    run = frame.started(text, digests["model"], settings, lines=text.lines)
     results = {}
     for role, (decoder, _) in decoders.items():
         ids = _tokens(decoder, text.text)
         pieces = list(windows(len(ids), window, stride))
-        todo = [piece for piece in pieces if f"{role}-{piece[0]}" not in kept]
-        with progress_bar(role, len(pieces), len(pieces) - len(todo), hidden=as_json) as advance:
-            _score(
-                decoder, ids, todo, window, lambda n, v, r=role: kept.add(f"{r}-{n}", v), advance
-            )
-        nll = math.fsum(kept[f"{role}-{piece[0]}"] for piece in pieces)
+        todo = [piece for piece in pieces if f"{role}-{piece[0]}" not in run.kept]
+
+        def keep(place: int, nll: float, role: str = role) -> None:
+            run.kept.add(f"{role}-{place}", nll)
+
+        with frame.bar(role, len(pieces), len(pieces) - len(todo)) as advance:
+            _score(decoder, ids, todo, window, keep, advance)
+        nll = math.fsum(run.kept[f"{role}-{piece[0]}"] for piece in pieces)
         results[role] = Scored(nll, len(ids), math.exp(nll / (text.words + text.lines)))
-    body = provenance(
-        NAME,
-        data={"file": data.name, "form": "text", "sha256": text.sha256, "skipped": 0},
-        model_digest=digests["model"],
-        n=text.lines,
-        seed=seed,
-        before_digest=digests.get("before"),
-        words=text.words,
-        **settings,
-    )
-    body["rows"] = [row(role, one, text) for role, one in results.items()]
-    if before:
-        body["ratio"] = results["model"].perplexity / results["before"].perplexity
-    return Report(
-        NAME,
+    rows = [row(role, one, text) for role, one in results.items()]
+    ratio = results["model"].perplexity / results["before"].perplexity if before else None
+    return run.report(
         "Word-level perplexity of the decoder without a latent",
-        out,
-        body,
-        [metric_table(body["rows"], METRICS)],
-        _notes(body, text),
+        rows,
+        [metric_table(rows, METRICS)],
+        _notes(text, window, stride, ratio),
+        n=text.lines,
+        **({} if ratio is None else {"ratio": ratio}),
     )
 
 
@@ -173,7 +157,7 @@ def read_text(path: Path, limit: int | None = None) -> Text:
     if not words:
         raise InvalidArgument(f"{path}:1: no words")
     text = plain_text("\n".join(lines))
-    return Text(text, words, len(lines), sha256)
+    return Text(path.name, text, words, len(lines), sha256)
 
 
 def plain_text(tokens: str) -> str:
@@ -268,14 +252,14 @@ def row(role: str, found: Scored, text: Text) -> dict[str, Any]:
     }
 
 
-def _notes(body: dict[str, Any], text: Text) -> list[str]:
+def _notes(text: Text, window: int, stride: int, ratio: float | None) -> list[str]:
     notes = [
         f"{text.words + text.lines} words with line ends, {text.words} without; windows of "
-        f"{body['window']} tokens, {body['stride']} of them new; float32."
+        f"{window} tokens, {stride} of them new; float32."
     ]
-    if "ratio" in body:
+    if ratio is not None:
         notes.append(
-            f"The model's perplexity is {body['ratio']:.4f} times that of the one before "
-            f"({100 * (body['ratio'] - 1):+.1f} %)."
+            f"The model's perplexity is {ratio:.4f} times that of the one before "
+            f"({100 * (ratio - 1):+.1f} %)."
         )
     return notes

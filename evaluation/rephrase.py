@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from evaluation.data import EditRecord, read_rephrasings, with_true_targets
 from evaluation.edit_tables import generated, in_scope, over, success
-from evaluation.edits import MAX_TOKENS, Probe, fact_of, probes_at, row, written
+from evaluation.edits import Probe, fact_of, probes_at, row, written
+from evaluation.frame import Frame, experiment
 from evaluation.grids import (
     ALL_ADDRESSINGS,
     SHARES,
@@ -27,30 +27,15 @@ from evaluation.grids import (
     Addressing,
     Slots,
     addressings,
+    banks_note,
     counts,
     grid_table,
     label,
     slots_of,
 )
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-    progress_bar,
-)
 from evaluation.plans import Plan
 from evaluation.plots import Curve, draw_curves
-from evaluation.records import Records
-from evaluation.report import Report, Table, provenance
+from evaluation.report import Report, Table
 from evaluation.systems import BASE, LARIMAR, Banked, View, opened
 from larimar.errors import InvalidArgument
 from larimar.payload import MAX_REPHRASINGS
@@ -61,7 +46,13 @@ METRICS = tuple(f"{group}_{name}" for group in ("edit", "unseen") for name in ME
 FACTS, WRITTEN, UNSEEN = "20,40,60,80,100", "0,1,3,5,10", 5
 PLAN = Plan(
     files={"data": "counterfact_multi_rephrase.jsonl"},
-    quick={"facts": "2,4", "written_rephrasings": "0,2", "unseen": 2, "slots": 16},
+    quick={
+        "facts": "2,4",
+        "written_rephrasings": "0,2",
+        "unseen": 2,
+        "slots": 16,
+        "max_tokens": 8,
+    },
 )
 
 Facts = Annotated[str, typer.Option(help="Numbers of facts, rising, with commas.")]
@@ -85,22 +76,14 @@ class Cell:
         return f"{self.addressing}-{self.facts}x{self.written}"
 
 
+@experiment(NAME)
 def run(
-    data: Data,
-    limit: Limit = None,
+    frame: Frame,
     facts: Facts = FACTS,
     written_rephrasings: Written = WRITTEN,
     unseen: Unseen = UNSEEN,
     addressing: Addressing = ALL_ADDRESSINGS,
     slots: Slots = SLOTS,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
-    detector: Detector = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Recall of unseen rephrasings against those written (Figures 3 and 5, Table 13).
 
@@ -114,60 +97,44 @@ def run(
         for count in numbers
         for level in levels
     ]
-    read = with_true_targets(read_rephrasings(data, limit))
+    read = with_true_targets(read_rephrasings(frame.data, frame.limit))
     records = usable(read.records, numbers[-1], levels[-1] + 1)
-    out = out or Path("out") / NAME
     settings: dict[str, Any] = {
         "facts": facts,
         "written": written_rephrasings,
         "unseen": unseen,
         "addressing": addressing,
         "slots": slots,
-        "detector": detector,
-        "max_tokens": max_tokens,
+        "detector": frame.detector,
+        "max_tokens": frame.max_tokens,
     }
-    with opened(target, model, detector) as system:
-        run_of = {"name": NAME, "data_sha256": read.sha256}
-        kept = Records(out, run_of | {"model_digest": system.digest} | settings, fresh)
-        ask = partial(_asked, first=levels[-1], unseen=unseen, max_tokens=max_tokens)
-        if BASE.name not in kept:
-            kept.add(BASE.name, ask(system, records, BASE))
-        missing = [cell for cell in grid if cell.key not in kept]
-        already = len(grid) - len(missing)
-        with progress_bar("Rephrasings", len(grid), already, hidden=as_json) as advance:
-            for cell in missing:
-                some = records[: cell.facts]
-                new = [fact_of(one, one.paraphrases[: cell.written]) for one in some]
-                with (
-                    system.new_bank(cell.addressing, slots_of(cell.addressing, slots)) as bank,
-                    written(bank, new),
-                ):
-                    kept.add(cell.key, ask(bank, some, LARIMAR))
-                advance(1)
-        body = provenance(
-            NAME,
-            data=read.to_json(),
-            model_digest=system.digest,
-            n=len(records),
-            seed=seed,
-            target=IN_PROCESS if target == IN_PROCESS else "pipeline",
-            **settings,
-        )
-    rows = rows_of(grid, kept, slots, seed)
-    return Report(
-        NAME,
+    with opened(frame.target, frame.model, frame.detector) as system:
+        run = frame.started(read, system.digest, settings)
+        ask = partial(_asked, first=levels[-1], unseen=unseen, max_tokens=frame.max_tokens)
+        if BASE.name not in run.kept:
+            run.kept.add(BASE.name, ask(system, records, BASE))
+        for key, cell in run.missing("Rephrasings", {cell.key: cell for cell in grid}):
+            some = records[: cell.facts]
+            new = [fact_of(one, one.paraphrases[: cell.written]) for one in some]
+            with (
+                system.new_bank(cell.addressing, slots_of(cell.addressing, slots)) as bank,
+                written(bank, new),
+            ):
+                run.kept.add(key, ask(bank, some, LARIMAR))
+    rows = rows_of(grid, run.kept, slots, frame.seed)
+    return run.report(
         "Rephrasings that were never written",
-        out,
-        body | {"rows": rows},
+        rows,
         [_table(rows, name) for name in dict.fromkeys(cell.addressing for cell in grid)],
         [
             f"Recall of up to {unseen} rephrasings a fact that no bank ever held, generated "
             "exactly; W is the number of others that were written beside the fact's own prompt.",
-            f"pinv and gaussian are memories of K = {slots} slots; slots grows with its facts. The "
-            "grid of 20 to 100 facts by 10 rephrasings is that of [L] Table 13.",
+            f"{banks_note(slots)} The grid of 20 to 100 facts by 10 rephrasings is that of [L] "
+            "Table 13.",
         ],
         partial(_draw, rows=rows, level=levels[-1], slots=slots),
         {f"{NAME}-written": partial(_draw_written, rows=rows, facts=numbers[-1], slots=slots)},
+        n=len(records),
     )
 
 

@@ -21,16 +21,8 @@ import typer
 
 from evaluation import metrics, paper
 from evaluation.data import EditRecord, read_records, with_fewer_probes, without_edited_neighbors
-from evaluation.options import (
-    DEFAULT_MODEL,
-    AsJson,
-    Data,
-    Limit,
-    ModelPath,
-    Out,
-    Seed,
-    progress_bar,
-)
+from evaluation.frame import Frame, experiment
+from evaluation.options import progress_bar
 from evaluation.plans import Plan
 from evaluation.report import Report, metric_table, provenance
 from larimar import isd
@@ -44,7 +36,7 @@ NAME = "scope"
 METRICS = ("eer", "eer_threshold", "f1_at_eer", "auc", "missed", "taken", "f1")
 PLAN = Plan(
     {"data": "counterfact_original_form_2000.jsonl"},
-    quick={"limit": 100, "facts": 100, "probes": 2},
+    quick={"limit": 50, "facts": 50, "probes": 2},
 )
 EMBEDDED_AT_ONCE = 256
 """Texts between two steps of the bar."""
@@ -67,9 +59,9 @@ class Queries:
     outside: list[tuple[str, int]]
 
 
+@experiment(NAME, without=("target", "max_tokens", "fresh"))
 def run(
-    data: Data,
-    limit: Limit = None,
+    frame: Frame,
     facts: Annotated[int, typer.Option(help="Facts written at once.", min=2)] = 1500,
     detector: Annotated[
         Detector | None, typer.Option(help="That one only. [default: all the model has]")
@@ -84,21 +76,17 @@ def run(
     as_given: Annotated[
         bool, typer.Option("--as-given", help="Paraphrases with their unrelated sentence.")
     ] = False,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    seed: Seed = 0,
-    as_json: AsJson = False,
 ) -> Report:
     """Scope detection: equal error rate, F1 and ROC, one and many facts written.
 
     Example: larimar eval scope --data FILE --facts 1500
     """
-    read = read_records(data)
+    read, seed = read_records(frame.data), frame.seed
     left_out = {one.case_id for one in read_records(without).records} if without else set()
-    records = [one for one in read.records if one.case_id not in left_out][:limit]
+    records = [one for one in read.records if one.case_id not in left_out][: frame.limit]
     if probes:
         records = with_fewer_probes(records, probes)
-    folder = ModelFolder.open(model)
+    folder = ModelFolder.open(frame.model)
     embedder = SentenceEmbedder(folder.config.scope.package, serving_dtype())
     chosen = [detector.value] if detector else _known(folder)
     detectors = {name: ScopeDetector.open(folder, embedder, name) for name in chosen}
@@ -108,9 +96,12 @@ def run(
     many = without_edited_neighbors(records[:facts])
     together = queries_of(many, as_given)
     if not (singly.inside and singly.outside and together.inside and together.outside):
-        raise InvalidArgument(f"{data} has no paraphrases or no neighbours to ask with", "NO_DATA")
+        raise InvalidArgument(
+            f"{frame.data} has no paraphrases or no neighbours to ask with", "NO_DATA"
+        )
     prompts = [record.prompt for record in records]
-    bench.embed([*prompts, *(text for text, _ in singly.inside + singly.outside)], hidden=as_json)
+    asked_texts = (text for text, _ in singly.inside + singly.outside)
+    bench.embed([*prompts, *asked_texts], hidden=frame.as_json)
     rows = []
     for name, one in detectors.items():
         for count, queries in ((1, singly), (len(many), together)):
@@ -136,7 +127,7 @@ def run(
     return Report(
         NAME,
         "Scope detection",
-        out or Path("out") / NAME,
+        frame.out or Path("out") / NAME,
         body,
         [metric_table(rows, METRICS, paper.SCOPE, heads=heads)],
         notes=_notes(rows),

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from evaluation import metrics, paper
 from evaluation.alone import alone
-from evaluation.baselines.beside import Baselines, Wanted, wanted
+from evaluation.baselines.beside import Baselines, Demonstrations, Wanted, wanted
 from evaluation.data import EditRecord, read_records, with_true_targets
 from evaluation.edit_stream import Stream, steps_of, stream_of
 from evaluation.edit_tables import f1, generated, in_scope, success
-from evaluation.edits import MAX_TOKENS, Probe, probes_at
+from evaluation.edits import Probe, probes_at, spread
+from evaluation.frame import Frame, experiment
 from evaluation.grids import (
     SHARES,
     SLOTS,
@@ -44,26 +44,11 @@ from evaluation.held_out import (
     read_held_out,
     readings,
 )
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    Advance,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-    progress_bar,
-)
+from evaluation.options import Advance
 from evaluation.plans import Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.records import Records
-from evaluation.report import Report, metric_table, provenance
+from evaluation.report import Report, metric_table
 from evaluation.systems import (
     BASE,
     LARIMAR,
@@ -93,17 +78,27 @@ METRICS = (
 )
 PLAN = Plan(
     files={"data": "zsre_multi_rephrase.jsonl", "text": "val.txt"},
-    quick={"limit": 12, "rephrasings": 2, "passages": 8},
-    full={"limit": 200, "rephrasings": 5},
+    quick={
+        "limit": 12,
+        "rephrasings": 2,
+        "passages": 8,
+        "max_tokens": 8,
+        "baselines": "prompt:6,rag,ft:6",
+    },
+    full={
+        "limit": 200,
+        "rephrasings": 5,
+        "baselines": "prompt,rag,ike,ft:500,ft_l:500",
+    },
 )
 
 Rephrasings = Annotated[int, typer.Option(help="Prompts of a fact that are written.", min=1)]
 Unseen = Annotated[int, typer.Option(help="Rephrasings of a fact never written.", min=1)]
 
 
+@experiment(NAME)
 def run(
-    data: Data,
-    limit: Limit = None,
+    frame: Frame,
     rephrasings: Rephrasings = 1,
     unseen: Unseen = 1,
     text: HeldOut = None,
@@ -111,69 +106,61 @@ def run(
     addressing: Addressing = "slots",
     slots: Slots = SLOTS,
     baselines: Baselines = "",
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
-    detector: Detector = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
+    demonstrations: Demonstrations = None,
 ) -> Report:
     """A thousand edits in a row: what is kept of them, and of everything else (Table 3).
 
     Example: larimar eval sequential --data FILE --limit 200 --rephrasings 5 --text FILE
     """
     [addressing] = addressings(addressing)
-    read = with_true_targets(read_records(data, limit))
+    slots = slots_of(addressing, slots)
+    read = with_true_targets(read_records(frame.data, frame.limit))
     held_out = read_held_out(text, passages) if text else None
-    chosen = wanted(baselines, read, data)
+    chosen = wanted(baselines, read, frame.data, demonstrations=demonstrations)
     stream = stream_of(read.records, rephrasings, unseen)
-    out = out or Path("out") / f"{NAME}-{len(read.records)}x{rephrasings}"
     settings: dict[str, Any] = {
         "rephrasings": rephrasings,
         "unseen": unseen,
         "addressing": addressing,
-        "slots": slots_of(addressing, slots),
-        "detector": detector,
-        "max_tokens": max_tokens,
+        "slots": slots,
+        "detector": frame.detector,
+        "max_tokens": frame.max_tokens,
         "text": held_out.to_json() if held_out else None,
         "baselines": list(chosen.names),
         **chosen.settings(),
     }
-    with opened(target, model, detector, addressing, slots_of(addressing, slots)) as system:
-        run_of = {"name": NAME, "data_sha256": read.sha256, "edits": len(stream.edits)}
-        kept = Records(out, run_of | {"model_digest": system.digest} | settings, fresh)
-        _measure(system, stream, read.records, held_out, kept, max_tokens, as_json)
-        _measure_baselines(system, chosen, stream, read.records, kept, max_tokens)
-        body = provenance(
-            NAME,
-            data=read.to_json(),
-            model_digest=system.digest,
-            n=len(read.records),
-            seed=seed,
+    with opened(frame.target, frame.model, frame.detector, addressing, slots) as system:
+        run = frame.started(
+            read,
+            system.digest,
+            settings,
+            folder=f"{NAME}-{len(read.records)}x{rephrasings}",
             edits=len(stream.edits),
-            target=IN_PROCESS if target == IN_PROCESS else "pipeline",
-            **settings,
         )
+        kept, seed = run.kept, frame.seed
+        _measure(system, stream, read.records, held_out, kept, frame)
+        _measure_baselines(system, chosen, stream, read.records, kept, frame)
     steps = steps_of(len(stream.edits))
     rows = [larimar_row(kept, steps, seed), base_row(kept, seed)]
     rows += [baseline_row(kept, name, seed) for name in chosen.names]
     curve = [curve_row(kept, step, seed) for step in steps]
-    body |= {"rows": rows, "curve": curve}
-    return Report(
-        NAME,
+    return run.report(
         f"Sequential edits: {len(stream.edits)} in a row",
-        out,
-        body,
+        rows,
         [
             metric_table(
                 rows, [name for name in METRICS if name in rows[0]["metrics"]], paper.SEQUENTIAL
             ),
             grid_table(curve, METRICS, [f"{step:,}" for step in steps], "edits", "Along the way"),
         ],
-        _notes(kept, stream),
+        [
+            *_notes(kept, stream),
+            *chosen.limits_note("after these edits, as the rows' edits say"),
+        ],
         lambda figure: _draw(figure, curve, rows[1], label(addressing, slots)),
+        n=len(read.records),
+        edits=len(stream.edits),
+        curve=curve,
     )
 
 
@@ -204,6 +191,7 @@ def baseline_row(kept: Records, name: str, seed: int) -> dict[str, Any]:
     found = kept[f"baseline-{name}"]
     return {
         "system": name,
+        "edits": len(found["seconds"]),
         "metrics": _measured(found, seed)
         | _locality(found["locality"], kept, seed)
         | {"seconds_per_edit": metrics.mean(found["seconds"], seed).to_json()},
@@ -225,11 +213,10 @@ def _measure(
     records: Sequence[EditRecord],
     text: HeldOutText | None,
     kept: Records,
-    max_tokens: int,
-    quiet: bool,
+    frame: Frame,
 ) -> None:
     """Keeps what is not kept yet: before, at every step, and after."""
-    steps = steps_of(len(stream.edits))
+    max_tokens, steps = frame.max_tokens, steps_of(len(stream.edits))
     missing = [step for step in steps if f"step-{step}" not in kept]
     if text and "text-before" not in kept:
         kept.add("text-before", _read_text(system, text))
@@ -245,7 +232,7 @@ def _measure(
     done = (missing[0] if missing else steps[-1] + 1) - 1
     before = max((step for step in steps if step <= done), default=0)
     system.write(stream.facts(0, before))
-    with progress_bar("Sequential edits", len(stream.edits), before, hidden=quiet) as advance:
+    with frame.bar("Sequential edits", len(stream.edits), before) as advance:
         for step in missing:
             seconds = _written_singly(system, stream.facts(before, step), advance)
             measured = _asked(system, stream, step, LARIMAR, max_tokens)
@@ -263,17 +250,20 @@ def _measure_baselines(
     stream: Stream,
     records: Sequence[EditRecord],
     kept: Records,
-    max_tokens: int,
+    frame: Frame,
 ) -> None:
     """Keeps what each baseline says after the last edit."""
+    max_tokens = frame.max_tokens
     if all(f"baseline-{name}" in kept for name in chosen.names):
         return
     for name, baseline in alone(system, chosen):
         if f"baseline-{name}" in kept:
             continue
-        facts, view = stream.facts(0, len(stream.edits)), View(name)
-        seconds = _written_singly(baseline, facts)
-        found = _asked(baseline, stream, len(stream.edits), view, max_tokens)
+        edits = chosen.most(name, len(stream.edits))
+        facts, view = stream.facts(0, edits), View(name)
+        with frame.bar(f"{name}, edits", len(facts)) as advance:
+            seconds = _written_singly(baseline, facts, advance)
+        found = _asked(baseline, stream, edits, view, max_tokens)
         texts = _texts(baseline, _elsewhere(records, max_tokens), view)
         baseline.forget([fact.fact_id for fact in facts])
         kept.add(f"baseline-{name}", found | {"seconds": seconds, "locality": texts})
@@ -288,9 +278,7 @@ def _elsewhere(records: Sequence[EditRecord], max_tokens: int) -> list[Query]:
     ]
 
 
-def _written_singly(
-    system: System, facts: Sequence[NewFact], advance: Advance = lambda more: None
-) -> list[float]:
+def _written_singly(system: System, facts: Sequence[NewFact], advance: Advance) -> list[float]:
     """Writes facts one after another; the seconds of each."""
     seconds = []
     for fact in facts:
@@ -309,15 +297,10 @@ def _asked(
     written = {record.case_id for record, _ in edits}
     unseen = [one for one in stream.unseen if one[0].case_id in written]
     if step < len(stream.edits):
-        edits, unseen = _spread(edits), _spread(unseen)
+        edits, unseen = spread(edits, ASKED), spread(unseen, ASKED)
     probes = probes_at(system, [*edits, *unseen], view, max_tokens)
     measured = [_measures(probe) for probe in probes]
     return {"retention": measured[: len(edits)], "unseen": measured[len(edits) :]}
-
-
-def _spread(asked: Sequence[tuple[EditRecord, str]]) -> list[tuple[EditRecord, str]]:
-    count = min(ASKED, len(asked))
-    return [asked[place * len(asked) // count] for place in range(count)]
 
 
 def _measures(probe: Probe) -> list[float]:

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,27 +22,13 @@ from evaluation import metrics
 from evaluation.alone import alone
 from evaluation.baselines.beside import Baselines, wanted
 from evaluation.data import EditRecord, read_records
-from evaluation.edits import MAX_TOKENS, fact_of
+from evaluation.edits import fact_of
+from evaluation.frame import Frame, experiment
 from evaluation.grids import SLOTS, Addressing, Slots, addressings, counts, grid_table, slots_of
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-    progress_bar,
-)
+from evaluation.options import IN_PROCESS
 from evaluation.plans import Plan
 from evaluation.plots import COLORS
-from evaluation.records import Records
-from evaluation.report import Report, provenance
+from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, InProcess, Query, Remembering, View, opened
 from larimar.errors import InvalidArgument
 
@@ -61,8 +46,8 @@ METRICS = (
 SIZES, FACTS = "1,16,256", 256
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl"},
-    quick={"limit": 8, "sizes": "1,4"},
-    full={"limit": FACTS},
+    quick={"limit": 8, "sizes": "1,4", "max_tokens": 8},
+    full={"limit": FACTS, "baselines": "prompt:64,rag,ft:64,ft_l:64"},
 )
 
 Sizes = Annotated[str, typer.Option(help="Facts of a batch, rising, with commas.")]
@@ -70,69 +55,50 @@ Seconds = dict[str, float]
 """By stage; "total" is the whole."""
 
 
+@experiment(NAME, limit=FACTS)
 def run(
-    data: Data,
-    limit: Limit = FACTS,
+    frame: Frame,
     sizes: Sizes = SIZES,
     addressing: Addressing = "slots",
     slots: Slots = SLOTS,
     baselines: Baselines = "",
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
-    detector: Detector = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Seconds an edit and a question, single and batched, by stage (Tables 1 and 7).
 
     Example: larimar eval speed --data FILE --sizes 1,16,256
     """
-    read = read_records(data, limit)
+    read = read_records(frame.data, frame.limit)
     numbers = counts("--sizes", sizes)
     if numbers[-1] > len(read.records):
         raise InvalidArgument(
             f"{len(read.records)} facts for batches of {numbers[-1]}: give a higher --limit or "
             "smaller --sizes"
         )
-    grid = [(name, size) for name in addressings(addressing) for size in numbers]
-    chosen = wanted(baselines, read, data)
-    out = out or Path("out") / NAME
+    chosen = wanted(baselines, read, frame.data)
     settings: dict[str, Any] = {
         "sizes": sizes,
         "addressing": addressing,
         "slots": slots,
-        "detector": detector,
-        "max_tokens": max_tokens,
-        "target": IN_PROCESS if target == IN_PROCESS else "pipeline",
+        "detector": frame.detector,
+        "max_tokens": frame.max_tokens,
+        "target": frame.where,
         "baselines": list(chosen.names),
         **chosen.settings(),
     }
-    with opened(target, model, detector) as system:
-        run_of = {"name": NAME, "data_sha256": read.sha256, "facts": len(read.records)}
-        kept = Records(out, run_of | {"model_digest": system.digest} | settings, fresh)
-        missing = [cell for cell in grid if _key(*cell) not in kept]
-        already = len(grid) - len(missing)
-        with progress_bar("Speed", len(grid), already, hidden=as_json) as advance:
-            for name, size in missing:
-                with system.new_bank(name, slots_of(name, slots)) as bank:
-                    kept.add(_key(name, size), timed(bank, read.records, size, max_tokens))
-                advance(1)
-        others = [(name, size) for name in chosen.names for size in numbers]
+    grid = [(name, size) for name in addressings(addressing) for size in numbers]
+    facts = {name: read.records[: chosen.most(name, len(read.records))] for name in chosen.names}
+    others = [(name, size) for name in facts for size in numbers if size <= len(facts[name])]
+    with opened(frame.target, frame.model, frame.detector) as system:
+        run = frame.started(read, system.digest, settings, facts=len(read.records))
+        ask = partial(timed, max_tokens=frame.max_tokens)
+        for key, (name, size) in run.missing("Speed", {_key(*cell): cell for cell in grid}):
+            with system.new_bank(name, slots_of(name, slots)) as bank:
+                run.kept.add(key, ask(bank, read.records, size))
         for name, baseline in alone(system, chosen):
-            for size in numbers:
-                if _key(name, size) not in kept:
-                    kept.add(_key(name, size), timed(baseline, read.records, size, max_tokens))
-        body = provenance(
-            NAME,
-            data=read.to_json(),
-            model_digest=system.digest,
-            n=len(read.records),
-            seed=seed,
-            **settings,
-        )
+            cells = {_key(name, size): size for other, size in others if other == name}
+            for key, size in run.missing(name, cells):
+                run.kept.add(key, ask(baseline, facts[name], size))
+    kept, seed = run.kept, frame.seed
     rows = [
         _row(LARIMAR.name, kept[_key(name, size)], seed)
         | {"addressing": name, "slots": slots_of(name, slots), "facts": size}
@@ -145,21 +111,21 @@ def run(
         for size, found in base
     ]
     heads = [f"{one.get('addressing', one['system'])}, {one['facts']} at once" for one in rows]
-    return Report(
-        NAME,
+    return run.report(
         "Seconds of an edit and of a question",
-        out,
-        body | {"rows": rows},
+        rows,
         [grid_table(rows, METRICS, heads, "batch")],
         [
             f"Means over batches of {len(read.records)} facts, divided by the facts of a batch; in "
             f"brackets the 95 % bootstrap interval over batches. A question is answered with up to "
-            f"{max_tokens} tokens.",
+            f"{frame.max_tokens} tokens.",
             "Edit: encode makes the latents of prompt and answer, scope the sentence embedding, "
             "fold the event and the new state. Question: scope embeds and find looks for the "
             "nearest prompt, encode makes its latent, read takes z out of memory, decode answers.",
+            *chosen.limits_note("the first facts"),
         ],
-        partial(_draw, rows=rows) if target == IN_PROCESS else None,
+        partial(_draw, rows=rows) if frame.where == IN_PROCESS else None,
+        n=len(read.records),
     )
 
 

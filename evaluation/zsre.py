@@ -10,28 +10,13 @@ Source: [L] (arXiv 2403.11901) Table 12.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from evaluation import edit_tables
 from evaluation.baselines.beside import Baselines, Demonstrations, EditorName, HfModel, wanted
 from evaluation.counterfact import Batch, MemorySwitch, ScopeSwitch, Switch, views_of
 from evaluation.data import read_records
 from evaluation.edit_tables import EditTable, f1, generated, in_scope, over, unchanged
-from evaluation.edits import MAX_TOKENS, Observation, Probe
-from evaluation.options import (
-    DEFAULT_MODEL,
-    IN_PROCESS,
-    AsJson,
-    Data,
-    Detector,
-    Fresh,
-    Limit,
-    MaxTokens,
-    ModelPath,
-    Out,
-    Seed,
-    Target,
-)
+from evaluation.edits import Observation, Probe
+from evaluation.frame import Frame, experiment
 from evaluation.plans import Plan
 from evaluation.report import Report
 from evaluation.systems import Candidate
@@ -53,63 +38,49 @@ METRICS = (
     "locality_in_scope",
 )
 PLAN = Plan(
-    {"data": "zsre_mend_train-1k.json"},
+    {"data": "zsre_mend_train-1k.json", "demonstrations": "zsre_multi_rephrase.jsonl"},
     quick={"limit": 24, "max_tokens": 8, "baselines": "prompt,rag"},
-    full={"baselines": "prompt,rag,ft,ft_l"},
+    full={"baselines": "prompt,rag,ike:200,ft:500,ft_l:500"},
 )
 
 
+@experiment(NAME)
 def run(
-    data: Data,
-    limit: Limit = None,
-    out: Out = None,
-    model: ModelPath = DEFAULT_MODEL,
-    target: Target = IN_PROCESS,
+    frame: Frame,
     batch: Batch = None,
     scope: ScopeSwitch = Switch.on,
-    detector: Detector = "",
     memory: MemorySwitch = Switch.both,
     baselines: Baselines = "",
     demonstrations: Demonstrations = None,
     hf_model: HfModel = None,
     editor: EditorName = "",
-    seed: Seed = 0,
-    max_tokens: MaxTokens = MAX_TOKENS,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
 ) -> Report:
     """Edits, rephrasings and locality of ZsRE, beside the base model (Table 12).
 
     Example: larimar eval zsre --data FILE --limit 100
     """
-    read = read_records(data, limit)
+    read = read_records(frame.data, frame.limit)
     if read.form not in FORMS:
         raise InvalidArgument(
-            f"{data}: records of the form {read.form}; give ZsRE records: {' or '.join(FORMS)}"
+            f"{frame.data}: records of the form {read.form}; give ZsRE records: "
+            f"{' or '.join(FORMS)}"
         )
-    name = f"{NAME}-single" if batch is None else f"{NAME}-batch-{batch}"
+    chosen = wanted(
+        baselines,
+        read,
+        frame.data,
+        demonstrations=demonstrations,
+        hf_model=hf_model,
+        editor=editor,
+    )
     return edit_tables.make(
-        EditTable(name, "ZsRE", METRICS, record_metrics, METRICS[:-3]),
+        EditTable(NAME, "ZsRE", METRICS, record_metrics, METRICS[:-3]),
+        frame,
         read,
         read.records,
         views_of(scope, memory),
-        out=out or Path("out") / name,
-        model=model,
-        target=target,
-        detector=detector,
         batch=batch,
-        seed=seed,
-        max_tokens=max_tokens,
-        fresh=fresh,
-        quiet=as_json,
-        baselines=wanted(
-            baselines,
-            read,
-            data,
-            demonstrations=demonstrations,
-            hf_model=hf_model,
-            editor=editor,
-        ),
+        baselines=chosen,
     )
 
 

@@ -211,6 +211,6 @@ def result_of(error: BaseException | None) -> str:
     """What a line says of how it ended."""
     if error is None:
         return OK
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):  # the caller went away
         return Cancelled.default_reason
     return error.reason if isinstance(error, LarimarError) else LarimarError.default_reason

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+import random
 import select
 import socket
 import subprocess
@@ -11,6 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 180.0
+"""How long a command may take on a busy machine: none should take a tenth of it."""
+UNASSIGNED_PORTS = range(20_000, 32_000)
+"""Ports that Linux gives to nobody who asks for any port, or who connects to one."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -21,14 +27,17 @@ def environment(**more: str) -> dict[str, str]:
 
 def command(*args: str | bytes, **options) -> subprocess.CompletedProcess:
     """A `larimar` command as a process of its own."""
-    options = {"env": environment(), "timeout": 60, "capture_output": True, **options}
+    options = {"env": environment(), "timeout": PATIENCE_S, "capture_output": True, **options}
     return subprocess.run([sys.executable, "-m", "larimar.cli", *args], check=False, **options)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port on which nobody listens; no other test is likely to be told the same one."""
+    while True:
+        port = random.SystemRandom().choice(UNASSIGNED_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def on_a_terminal(*args: str, **env: str) -> tuple[int, str]:
@@ -42,7 +51,7 @@ def on_a_terminal(*args: str, **env: str) -> tuple[int, str]:
     ) as child:
         os.close(follower)
         screen = b""
-        while select.select([leader], [], [], 30)[0]:
+        while select.select([leader], [], [], PATIENCE_S)[0]:
             try:
                 got = os.read(leader, 65536)
             except OSError:
@@ -51,4 +60,4 @@ def on_a_terminal(*args: str, **env: str) -> tuple[int, str]:
                 break
             screen += got
         os.close(leader)
-        return child.wait(30), screen.decode()
+        return child.wait(PATIENCE_S), screen.decode()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +20,16 @@ from services.settings import DEFAULT_MODEL, Settings
 from tests.congruence import conversation
 from tests.decoding import PROMPTS
 from tests.in_process import Pipeline, ServedPipeline, Weights, new_bank_name
+
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize="LARIMAR_CHAOS_ROUNDS" not in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("suite")
+"""No example is timed, for a busy machine is slow, and every run has the same examples: only
+`make chaos` draws new ones."""
 
 
 @pytest.fixture(scope="session")

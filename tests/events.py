@@ -22,7 +22,7 @@ def event_json(event_id: str, *, kind: str = "write", bank: str = "default", **m
     return json.dumps({**envelope, "data": data}).encode()
 
 
-async def eventually(check: Callable[[], Any], timeout_s: float = 30.0) -> None:
+async def eventually(check: Callable[[], Any], timeout_s: float = 120.0) -> None:
     """Waits until a condition, awaited where it must be, holds."""
     async with asyncio.timeout(timeout_s):
         while True:

@@ -30,16 +30,16 @@ class Wire:
         self.url = f"unix://{self.path}"
         self.cut = 0
         self._target = str(store.socket_path)
-        self._cut_next = False
+        self._cut_in = 0
         self._flow = asyncio.Event()
         self._flow.set()
         self._held = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task] = set()
 
-    def cut_next(self) -> None:
-        """The next script call is carried out, and its answer never arrives."""
-        self._cut_next = True
+    def cut_next(self, after: int = 0) -> None:
+        """The next script call, or one after that, is done, and its answer never arrives."""
+        self._cut_in = after + 1
 
     def hold(self) -> None:
         """Keeps every question from the store until `flow`."""
@@ -87,8 +87,9 @@ class Wire:
             if not self._flow.is_set():
                 self._held.set()
                 await self._flow.wait()
-            if self._cut_next and b"EVALSHA\r\n" in data:
-                self._cut_next, wire.cuts = False, True
+            if self._cut_in and b"EVALSHA\r\n" in data:
+                self._cut_in -= 1
+                wire.cuts = wire.cuts or not self._cut_in
             to_store.write(data)
             await to_store.drain()
         raise _Closed

@@ -37,17 +37,19 @@ T, B = "acme", "bank"
 SIZE = 24
 """D, C and S of the banks here: a vector is long enough to be searched for."""
 STATE_BUDGET = 1 << 28
-PATIENCE_S = 30.0
-"""How long a retried edit may take while the store comes back."""
-SEED = int(os.environ.get("LARIMAR_CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
-"""Of this run; set the variable to repeat one."""
+PATIENCE_S = 120.0
+"""How long an edit may take, or a retried one while the store comes back."""
+ROUNDS = os.environ.get("LARIMAR_CHAOS_ROUNDS")
+DRAWN = str(random.SystemRandom().randrange(10**6)) if ROUNDS else "1"
+SEED = int(os.environ.get("LARIMAR_CHAOS_SEED", DRAWN))
+"""Of this run, drawn where there are many rounds; set the variable to repeat one."""
 
 Answer = TypeVar("Answer")
 
 
 def rounds(few: int) -> int:
     """How often a test repeats its fault: LARIMAR_CHAOS_ROUNDS, or these few."""
-    return int(os.environ.get("LARIMAR_CHAOS_ROUNDS", str(few)))
+    return int(ROUNDS or few)
 
 
 def seeded(name: str) -> random.Random:
@@ -142,8 +144,8 @@ class Node:
     """A memory service, and what a scope service follows, over one store."""
 
     def __init__(self, url: str, ledger: Path | None = None, **options: Any) -> None:
-        self.log: Log = RedisLog(url, **options)
-        self.inbox: Inbox = RedisInbox(url)
+        self.log: Log = RedisLog(url, **{"timeout_s": PATIENCE_S} | options)
+        self.inbox: Inbox = RedisInbox(url, timeout_s=PATIENCE_S)
         self.follower = Follower(self.log, ("memory",), STATE_BUDGET)
         self.scope = Follower(self.log, ("scope",), STATE_BUDGET)
         self.ledger = EraseLedger(ledger)

@@ -320,7 +320,7 @@ class DoubleServer:
         self._stop: asyncio.Event
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
-        self.port = self._port.result(timeout=10)
+        self.port = self._port.result(timeout=120)
         self.target = f"127.0.0.1:{self.port}"
 
     async def _serve(self) -> None:
@@ -347,7 +347,7 @@ class DoubleServer:
         """Closes the socket and every call on it."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=120)
 
 
 def store_down() -> Unavailable:

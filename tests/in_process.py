@@ -110,11 +110,11 @@ class Gate:
 
     def __call__(self) -> None:
         self._reached.set()
-        assert self._open.wait(timeout=60)
+        assert self._open.wait(timeout=180)
 
     async def reached(self) -> None:
         """Returns when something waits."""
-        assert await asyncio.to_thread(self._reached.wait, 60)
+        assert await asyncio.to_thread(self._reached.wait, 180)
 
     def open(self) -> None:
         """Lets everything through from now on."""
@@ -170,4 +170,4 @@ class ServedPipeline:
 
     def __exit__(self, *exc: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=120)

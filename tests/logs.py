@@ -8,6 +8,8 @@ from services.log import Append, Appended, Log
 CONFIG = BankConfig(prompt_size=4, value_size=4, scope_size=4)
 OTHER_CONFIG = BankConfig(prompt_size=4, value_size=4, scope_size=5)
 T, B = "acme", "default"
+PATIENCE_S = 60.0
+"""How long a call of a store may take on a busy machine."""
 
 
 def write(

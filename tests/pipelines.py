@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tests.command_line import command, environment, free_port
 
-UP_TIMEOUT_S = 300.0
-GONE_TIMEOUT_S = 30.0
+UP_TIMEOUT_S = 420.0
+GONE_TIMEOUT_S = 120.0
 
 
 def larimar(*args: str, **env: str) -> subprocess.CompletedProcess:
@@ -52,6 +52,20 @@ def wait_gone(pids: Iterable[int], timeout_s: float = GONE_TIMEOUT_S) -> None:
     """Waits until none of the processes runs, or the time is over."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and any(map(alive, pids)):
+        time.sleep(0.1)
+
+
+def wait_until(holds: Callable[[], object], timeout_s: float = 180.0) -> None:
+    """Waits until a condition holds; an assertion of its own may still fail until then."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if holds():
+                return
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        assert time.monotonic() < deadline
         time.sleep(0.1)
 
 

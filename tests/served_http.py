@@ -59,14 +59,14 @@ class ServedHttp:
 
     def run(self, coroutine: Any) -> Any:
         """What a coroutine gives in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=120)
 
     def __enter__(self) -> ServedHttp:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=120)
 
 
 def events_of(response: httpx.Response) -> list[dict[str, Any]]:

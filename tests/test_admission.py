@@ -259,6 +259,13 @@ async def test_a_stream_is_held_up_at_its_tenants_rate_and_refused_only_at_first
         assert (await refusal(call())).reason == "RATE_LIMITED"
 
 
+async def test_a_map_encodes_and_so_is_a_question(gateway, bank: str) -> None:
+    servicer = gateway._servicer
+    servicer.admission = limited(Clock(), asks_per_s=1, ask_burst=1)
+    await servicer.map_facts(MapRequest(bank), None)
+    assert (await refusal(servicer.map_facts(MapRequest(bank), None))).reason == "RATE_LIMITED"
+
+
 async def test_a_client_is_told_when_to_come_again_and_another_tenant_is_not_held_up(
     gateway,
 ) -> None:
@@ -273,7 +280,7 @@ async def test_a_client_is_told_when_to_come_again_and_another_tenant_is_not_hel
             key, shown = new_key(tenant, ["read", "edit"], "")
             await keys.add(key)
             async with AsyncClient(
-                f"127.0.0.1:{port}", timeout_s=60.0, security=Security(api_key=shown)
+                f"127.0.0.1:{port}", timeout_s=120.0, security=Security(api_key=shown)
             ) as client:
                 await client.ask(PROMPT, max_tokens=1)
                 with pytest.raises(ResourceExhausted) as caught:

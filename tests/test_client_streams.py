@@ -34,7 +34,7 @@ def kind(request):
 
 @pytest.fixture
 def client(kind, server):
-    client = kind(server.target, timeout_s=10)
+    client = kind(server.target, timeout_s=30)
     yield client
     client.close()
 
@@ -58,7 +58,7 @@ def test_an_abandoned_stream_is_cancelled_at_the_gateway(client, gateway):
     stream = client.ask_stream("p")
     next(stream)
     stream.close()
-    assert gateway.cancelled.wait(5)
+    assert gateway.cancelled.wait(120)
 
 
 def test_a_stream_is_retried_before_its_first_piece_only(client, gateway):
@@ -79,8 +79,9 @@ def test_a_whole_answer_is_asked_for_again_when_its_stream_breaks(client, gatewa
 
 
 def test_a_stream_ends_at_its_deadline(client, gateway):
+    client.status()  # it is connected
     gateway.faults["AskMidway"].append("gate")
-    stream = client.ask_stream("p", timeout_s=0.3)
+    stream = client.ask_stream("p", timeout_s=1.5)
     next(stream)
     with pytest.raises(errors.DeadlineExceeded):
         next(stream)
@@ -169,7 +170,7 @@ def test_a_fact_that_met_a_store_that_is_down_is_sent_again(client, gateway):
 def test_facts_of_unknown_outcome_are_named_before_the_error(client, gateway):
     gateway.write_many_dies_after = [2] + [0] * 50
     stream = client.write_many(
-        ({"prompt": f"p{n}", "answer": "a", "event_id": f"e{n}"} for n in range(4)), timeout_s=0.5
+        ({"prompt": f"p{n}", "answer": "a", "event_id": f"e{n}"} for n in range(4)), timeout_s=2.0
     )
     results = [next(stream) for _ in range(4)]
     assert [type(result) for result in results] == [Edit, Edit, FailedWrite, FailedWrite]
@@ -191,12 +192,12 @@ def test_a_slow_stream_of_facts_is_no_error_while_results_come(client, gateway):
     original = gateway._append
 
     def slow(*args):
-        time.sleep(0.15)
+        time.sleep(0.25)
         return original(*args)
 
     gateway._append = slow
     facts = ({"prompt": f"p{n}", "answer": "a"} for n in range(8))
-    assert len(list(client.write_many(facts, timeout_s=0.6))) == 8
+    assert len(list(client.write_many(facts, timeout_s=1.5))) == 8
 
 
 def test_facts_may_come_asynchronously(server):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,22 @@ from services.decoder.running import MAX_QUEUE
 from services.decoder.service import DecoderService
 from services.rpc import ObjectStub
 from tests.decoding import PROMPTS, whole
+from tests.events import eventually
 from tests.in_process import Gate, Weights, served
+
+
+class Turnstile:
+    """Lets as many steps through as it is told to."""
+
+    def __init__(self) -> None:
+        self._left = threading.Semaphore(0)
+
+    def __call__(self) -> None:
+        assert self._left.acquire(timeout=180)
+
+    def let(self, steps: int) -> None:
+        """Lets so many more steps through."""
+        self._left.release(steps)
 
 
 class NotedDecoder:
@@ -26,7 +43,7 @@ class NotedDecoder:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self.gate = Gate()
+        self.gate: Any = Gate()
         self.steps: list[list[Row]] = []
 
     def __getattr__(self, name: str):
@@ -57,10 +74,20 @@ def noted(decoder) -> NotedDecoder:
 
 
 @pytest.fixture
-async def door(weights: Weights, noted: NotedDecoder):
+def service(weights: Weights, noted: NotedDecoder) -> DecoderService:
+    return DecoderService(weights.folder, noted)
+
+
+@pytest.fixture
+async def door(service: DecoderService):
     """A channel to the decoder service."""
-    async with served("decoder", DecoderService(weights.folder, noted)) as address:
+    async with served("decoder", service) as address:
         yield channel_stub("decoder", address)
+
+
+def queued(service: DecoderService) -> int:
+    """Calls that no step has taken in yet."""
+    return len(service._runner._rows)
 
 
 def request_of(prompt: str, z_C=None, deadline: float = 0.0, **sampling):
@@ -85,7 +112,7 @@ async def completed(door, request) -> tuple[str, str, int]:
 
 
 async def test_calls_of_all_kinds_share_steps_and_are_answered_as_alone(
-    door, noted, decoder, latents
+    door, service, noted, decoder, latents
 ) -> None:
     long = "river " * 70
     first = asyncio.create_task(said(door, request_of("first")))
@@ -100,7 +127,7 @@ async def test_calls_of_all_kinds_share_steps_and_are_answered_as_alone(
         asyncio.create_task((said, completed)[place % 2](door, request_of(p, z, **how)))
         for place, (p, z, how) in enumerate(calls)
     ]
-    await asyncio.sleep(0.3)
+    await eventually(lambda: queued(service) == len(calls))
     noted.gate.open()
     await first
     for (prompt, z_C, how), answer in zip(calls, answers, strict=True):
@@ -113,34 +140,43 @@ async def test_calls_of_all_kinds_share_steps_and_are_answered_as_alone(
     assert len({len(row.prompt_ids) for row in mixed}) > 1
 
 
-async def test_a_short_answer_does_not_wait_for_a_long_one(door, noted) -> None:
+async def test_a_short_answer_does_not_wait_for_a_long_one(door, service, noted) -> None:
     """Nor does one that comes later wait for its turn."""
-    noted.gate.open()
+    noted.gate = steps = Turnstile()
     long = asyncio.create_task(
         said(door, request_of("a", max_tokens=120, temperature=10.0, seed=1))
     )
-    await asyncio.sleep(0.1)
+    await eventually(lambda: len(noted.steps) == 1)
     for _ in range(2):
-        assert (await completed(door, request_of("The", max_tokens=2)))[2] <= 2
+        short = asyncio.create_task(completed(door, request_of("The", max_tokens=2)))
+        await eventually(lambda: queued(service) == 1)
+        steps.let(4)
+        assert (await short)[2] <= 2
     assert not long.done()
+    steps.let(120)
     assert (await long)[1:] == ("length", 120)
 
 
-async def test_who_leaves_a_stream_leaves_the_batch_at_the_next_step(weights, noted) -> None:
-    noted.gate.open()
-    door = ObjectStub(DecoderService(weights.folder, noted))
+async def test_who_leaves_a_stream_leaves_the_batch_at_the_next_step(service, noted) -> None:
+    noted.gate = steps = Turnstile()
+    door = ObjectStub(service)
     request = request_of("a", max_tokens=120, temperature=10.0, seed=1)
     stream = door.Generate(request)
+    steps.let(1)
     await anext(stream)
+    await eventually(lambda: len(noted.steps) == 2)
     await stream.aclose()
     waiting = asyncio.create_task(completed(door, request))
-    await asyncio.sleep(0.1)
+    await eventually(lambda: queued(service) == 1)
+    steps.let(1)
+    await eventually(lambda: len(noted.steps) == 3)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+    steps.let(120)
     await completed(door, request_of("The", max_tokens=3))
-    assert len(noted.steps) < 100
-    assert len(noted.steps[-1]) == 1
+    assert [len(rows) for rows in noted.steps[:3]] == [1, 1, 1]
+    assert len(noted.steps) <= 6 and len(noted.steps[-1]) == 1
 
 
 async def test_what_a_step_raises_reaches_its_callers_and_nobody_else(weights, noted) -> None:
@@ -290,7 +326,7 @@ async def test_a_score_that_goes_wrong_stops_nobody_else(door, noted, decoder, m
     with pytest.raises(LarimarError, match="unexpected RuntimeError"):
         await door.ScoreCandidates(ask)
     monkeypatch.undo()
-    reply = await asyncio.wait_for(door.ScoreCandidates(ask), 30)
+    reply = await asyncio.wait_for(door.ScoreCandidates(ask), 120)
     assert len(reply.scores) == 1
     noted.gate.open()
     assert await said(door, request_of("a")) == whole(decoder, "a", Sampling(4))

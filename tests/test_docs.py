@@ -84,6 +84,21 @@ def exists(name: str, document: Path) -> bool:
     return any((folder / name).exists() for folder in (ROOT, document.parent))
 
 
+@functools.cache
+def file_names() -> frozenset[str]:
+    """Names of the files of the code, wherever they lie."""
+    tops = ("larimar", "services", "protos")
+    return frozenset(path.name for top in tops for path in (ROOT / top).rglob("*"))
+
+
+@functools.cache
+def definitions() -> frozenset[str]:
+    """Names of the functions and classes of the code."""
+    sources = [*ROOT.glob("larimar/*.py"), *ROOT.glob("services/**/*.py")]
+    texts = (source.read_text(encoding="utf-8") for source in sources)
+    return frozenset(name for text in texts for name in re.findall(r"(?:def|class) (\w+)", text))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
 def test_paths_and_files_in_documents_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
@@ -94,8 +109,7 @@ def test_paths_and_files_in_documents_exist(document: Path) -> None:
         if path not in MODELS
         and (path.split("/")[0] in tops or _FILE.fullmatch(path.rsplit("/", 1)[1]))
     ]
-    tree = [path for top in ("larimar", "services", "protos") for path in (ROOT / top).rglob("*")]
-    known = {path.name for path in tree} | GIVEN
+    known = file_names() | GIVEN
     names = [name for name in _FILE.findall(text) if name not in known]
     assert [path for path in (*paths, *names) if not exists(path, document)] == []
 
@@ -133,12 +147,8 @@ def test_every_target_is_in_contributing() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
 def test_functions_in_documents_exist(document: Path) -> None:
-    sources = [*ROOT.glob("larimar/*.py"), *ROOT.glob("services/**/*.py")]
-    defined = set()
-    for source in sources:
-        defined |= set(re.findall(r"(?:def|class) (\w+)", source.read_text(encoding="utf-8")))
     spans = re.findall(r"`([\w.]+)\(\)`", document.read_text(encoding="utf-8"))
-    unknown = [name for span in spans for name in span.split(".") if name not in defined]
+    unknown = [name for span in spans for name in span.split(".") if name not in definitions()]
     assert not [name for name in unknown if name != "code"]
 
 
@@ -327,7 +337,7 @@ def test_every_setting_is_in_the_infra_readme() -> None:
         assert f"`{name}`" in text
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_python_of_the_readme_runs_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     block = blocks("python")[0]
     monkeypatch.chdir(ROOT)
@@ -340,7 +350,7 @@ def test_the_python_of_the_readme_runs_in_one_process(monkeypatch: pytest.Monkey
     assert list(model.facts()) == []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_shell_and_the_clients_of_the_readme_run_on_a_pipeline(tmp_path: Path) -> None:
     (shell,) = blocks("shell")
     activate, *lines = shell.splitlines()
@@ -361,7 +371,7 @@ def test_the_shell_and_the_clients_of_the_readme_run_on_a_pipeline(tmp_path: Pat
             env=environment(LARIMAR_TARGET=f"localhost:{port}"),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=420,
             check=False,
         )
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"

@@ -18,6 +18,7 @@ from larimar.security import Security
 from larimar.v1 import larimar_pb2 as pb
 from services.contracts import add_servicer
 from services.doctor import host, store
+from services.doctor import pipeline as pipeline_module
 from services.doctor.findings import FAIL, OK, WARN, Finding, worst
 from services.doctor.pipeline import Pipeline, banks_of, check_followers, check_services
 from services.gateway.auth import OperatorInterceptor
@@ -164,9 +165,10 @@ async def test_a_clock_that_is_off(served: EmbeddedStore, raw, monkeypatch) -> N
 
 @pytest.fixture
 async def running(
-    weights: Weights, served: EmbeddedStore, raw, tmp_path: Path
+    weights: Weights, served: EmbeddedStore, raw, tmp_path: Path, monkeypatch
 ) -> AsyncIterator[tuple[Pipeline, InProcess]]:
-    """The private socket of a whole pipeline over the store."""
+    """The private socket of a whole pipeline over the store; a slow look is no finding here."""
+    monkeypatch.setattr(pipeline_module, "SLOW_S", 600.0)
     log = RedisLog(served.url)
     behind = InProcess(weights, log)
     server, _ = await start_server(
@@ -314,7 +316,7 @@ def test_a_torn_ledger(tmp_path: Path) -> None:
 
 
 def test_it_runs_when_nothing_does_and_says_what_it_could_not_see(tmp_path: Path) -> None:
-    done = command("doctor", "--data-dir", str(tmp_path), "--json", text=True, timeout=200)
+    done = command("doctor", "--data-dir", str(tmp_path), "--json", text=True, timeout=300)
     assert done.returncode == 1, done.stderr
     findings = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
     assert findings["pipeline.answers"]["level"] == FAIL
@@ -324,6 +326,6 @@ def test_it_runs_when_nothing_does_and_says_what_it_could_not_see(tmp_path: Path
 
 def test_it_sees_a_store_whose_pipeline_is_down(served: EmbeddedStore, raw) -> None:
     raw.config_set("appendfsync", "everysec")
-    done = command("doctor", "--data-dir", str(served.data_dir), text=True, timeout=200)
+    done = command("doctor", "--data-dir", str(served.data_dir), text=True, timeout=300)
     assert done.returncode == 1
     assert "store.appendfsync" in done.stdout and "no pipeline runs" in done.stdout

@@ -209,7 +209,7 @@ class CountingService(EncoderService):
 
     async def has_got(self, calls: int) -> None:
         """Returns when so many calls have come in."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while self.calls < calls:
                 await asyncio.sleep(0.01)
 
@@ -341,7 +341,7 @@ async def test_a_channel_stops_waiting_at_the_deadline(door, gated) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         await door.Encode(request_of(POOL[0], deadline=time.time() + 0.3))
-    assert 0.1 < time.monotonic() - started < 10
+    assert 0.1 < time.monotonic() - started < 30
     gated.gate.open()
 
 

@@ -22,6 +22,7 @@ from services.memory.jobs import record_name
 from services.memory.ledger import EraseLedger, hashed
 from services.memory.scan import needles_of, search_files, without_shared
 from tests.banks import ADDRESSINGS, config_of, payload_of
+from tests.events import eventually
 from tests.following import BUDGET, CONFIG, TENANT, both, filled, forget_of, state_of, write_of
 
 DONE = common_pb2.ERASE_STEP_DONE
@@ -293,10 +294,7 @@ async def test_a_keeper_erases_again_in_every_restored_bank(tmp_path: Path, monk
     async with eraser(backup, ledger=ledger) as worker:
         worker.keep()
         worker.keep()
-        for _ in range(300):
-            if await backup.erased(TENANT, "b"):
-                break
-            await asyncio.sleep(0.01)
+        await eventually(lambda: backup.erased(TENANT, "b"))
     assert await backup.erased(TENANT, "b") == {"fact 3"}
 
 

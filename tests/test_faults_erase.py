@@ -32,6 +32,7 @@ from tests.erasures import (
     queue,
     save,
 )
+from tests.events import eventually
 from tests.faults import (
     B,
     Node,
@@ -110,13 +111,11 @@ async def test_a_backup_from_before_the_erase_is_restored(
     restored = Node(home.store.url, home.ledger)
     with caplog.at_level(logging.WARNING):
         restored.service._eraser.keep()
-        jobs = await restored.log.jobs()
-        for _ in range(2000):
-            await asyncio.sleep(0.01)
-            jobs = await restored.log.jobs()
-            if SECRET in await restored.log.erased(T, B) and not jobs:
-                break
-    assert not jobs, "the ledger's erasure is done"
+
+        async def done() -> bool:
+            return SECRET in await restored.log.erased(T, B) and not await restored.log.jobs()
+
+        await eventually(done)
     assert "what came after is gone" in caplog.text
     assert "erased facts were back" in caplog.text
     assert SECRET not in caplog.text and PROMPT not in caplog.text

@@ -25,6 +25,7 @@ from larimar.memory import Event, Kind, next_chain, request_hmac, salted_sha256
 from services.log import Stored
 from services.log_rules import SALT_BYTES
 from services.store import EmbeddedStore
+from tests.events import eventually
 from tests.fault_wires import Wire, Worker
 from tests.faults import (
     B,
@@ -93,9 +94,9 @@ async def test_kill_9_of_the_store_under_eight_publishers(store, memory) -> None
         kill_store(store)
         while store.restarts == before:
             await asyncio.sleep(0.02)
+    await eventually(lambda: len(acknowledged) > 100)
     stopping.set()
     await asyncio.gather(*publishers)
-    assert len(acknowledged) > 100
     events = await check_bank(store.url, acknowledged)
     assert len(events) == len(acknowledged), "what is in the log was acknowledged, in the end"
 

@@ -229,7 +229,8 @@ async def test_a_follower_saves_a_checkpoint_when_one_is_due(log, monkeypatch) -
     assert await saved() == [10], "a bank made anew is not held to the versions of the old one"
 
 
-async def test_checkpoints_keep_their_pause(log) -> None:
+async def test_checkpoints_keep_their_pause(log, monkeypatch) -> None:
+    monkeypatch.setattr(follower_module, "MIN_CHECKPOINT_PAUSE_S", 600.0)
     await filled(log)
     follower = both(log, checkpoint_every=1)
     for variant in range(3):
@@ -310,6 +311,7 @@ async def test_damage_behind_a_follower_stops_it_at_the_new_entry(log, monkeypat
     follower = both(log)
     await state_of(follower)
     await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
+    monkeypatch.setattr(follower_module, "STOPPED_S", 600.0)
     held = log._banks[TENANT, "b"]
     sound = held.entries[10].salted
     held.entries[10].salted = b"noise"

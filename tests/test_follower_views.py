@@ -13,6 +13,7 @@ from services import follower as follower_module
 from services.follower import Follower
 from services.memory.service import MemoryService
 from tests.banks import ADDRESSINGS, config_of
+from tests.events import eventually
 from tests.following import (
     BUDGET,
     CONFIG,
@@ -312,11 +313,7 @@ async def test_banks_in_use_are_kept_warm(log) -> None:
     await state_of(follower)
     await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
     held = follower._held[TENANT, "b", 0]
-    for _ in range(400):
-        if held.state is not None and held.state.version == 11:
-            break
-        await asyncio.sleep(0.005)
-    assert held.state is not None and held.state.version == 11, "without a read"
+    await eventually(lambda: held.state is not None and held.state.version == 11)  # without a read
     log.down = True
     await asyncio.sleep(0.03)
     log.down = False

@@ -100,7 +100,7 @@ async def test_logs_hold_ids_and_neither_texts_nor_keys(pipeline_objects, caplog
         for name in ("larimar", "services"):
             logging.getLogger(name).setLevel(logging.DEBUG)
         security = Security(api_key=shown)
-        async with AsyncClient(f"127.0.0.1:{port}", timeout_s=60.0, security=security) as client:
+        async with AsyncClient(f"127.0.0.1:{port}", timeout_s=120.0, security=security) as client:
             await client.create_bank("logs")
             await client.write(texts[0], texts[1], bank="logs", event_id="e", fact_id="known-id")
             await client.ask(texts[2], bank="logs", max_tokens=3)
@@ -149,7 +149,7 @@ def xadd(data_dir: Path, tenant: str, event: bytes) -> None:
         producer.xadd(f"{{{tenant}}}:inbox", {"event": event})
 
 
-def until(check, timeout_s: float = 60.0) -> None:
+def until(check, timeout_s: float = 180.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < deadline
@@ -188,7 +188,7 @@ def test_a_guarded_pipeline_from_start_to_end(tmp_path, pki) -> None:  # noqa: F
                 with pytest.raises(PermissionDenied):
                     second.forget("f")
                 run("key", "revoke", reader["id"], "--data-dir", str(data_dir))
-                until(lambda: _is_refused(second), 10.0)
+                until(lambda: _is_refused(second))
             with larimar.connect(up.target, api_key=key) as plain, pytest.raises(Unavailable):
                 plain.digest()
             xadd(data_dir, "default", event_json("in", prompt=SECRETS["rephrasing"], answer="q"))

@@ -31,7 +31,7 @@ def served(weights) -> Iterator[ServedHttp]:
 
 @pytest.fixture(scope="module")
 def http(served: ServedHttp) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=60.0) as client:
+    with httpx.Client(base_url=served.url, timeout=120.0) as client:
         yield client
 
 
@@ -43,7 +43,7 @@ def bank(http: httpx.Client) -> str:
     return f"/v1/banks/{name}"
 
 
-def wait_for(check, timeout_s: float = 60.0) -> None:
+def wait_for(check, timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < deadline
@@ -215,6 +215,7 @@ def test_a_watch_tells_of_events_as_they_come_and_goes_on_after_the_last_one(htt
 
 def test_a_watch_is_kept_alive_and_ends_with_its_reader(http, bank, served, monkeypatch) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.05)
+    wait_for(lambda: served.gateway._watches == 0)  # those of the tests before
     with http.stream("GET", f"{bank}/events/stream") as stream:
         lines = stream.iter_lines()
         assert next(lines).startswith(":")
@@ -314,9 +315,11 @@ def test_a_body_past_the_limit_is_refused_before_it_is_read(served, http, bank) 
     assert (dripped.status_code, error_of(dripped)["code"]) == (413, "MESSAGE_TOO_LARGE")
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(served, bank, monkeypatch) -> None:
+@pytest.mark.parametrize("path", ["{bank}/facts", "/mcp"])
+def test_a_body_that_does_not_come_is_not_waited_for(served, bank, monkeypatch, path) -> None:
     monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.1)
-    head = f"POST {bank}/facts HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{{"
+    path = path.format(bank=bank)
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{{"
     with socket.create_connection(("127.0.0.1", served.port)) as plain:
         plain.sendall(head.encode())
         assert plain.recv(4096).startswith(b"HTTP/1.1 504")

@@ -42,7 +42,7 @@ def served(weights) -> Iterator[ServedHttp]:
 @pytest.fixture(scope="module")
 def operations(served: ServedHttp) -> dict[tuple[str, str], dict]:
     """What the OpenAPI document says of each method and path."""
-    paths = httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    paths = httpx.get(f"{served.url}/openapi.json", timeout=60.0).json()["paths"]
     return {
         (method.upper(), path): operation
         for path, item in paths.items()
@@ -68,7 +68,7 @@ def test_the_examples_run_in_their_order(served: ServedHttp, tmp_path: Path) -> 
         local = command.replace("localhost:8000", f"localhost:{served.port}")
         words = shlex.split(local)
         done = subprocess.run(
-            [words[0], *OPTIONS, *words[1:]], capture_output=True, text=True, timeout=120,
+            [words[0], *OPTIONS, *words[1:]], capture_output=True, text=True, timeout=180,
             cwd=tmp_path, check=False,
         )  # fmt: skip
         streams = "--max-time" in command

@@ -29,7 +29,7 @@ def served(weights) -> Iterator[ServedHttp]:
 
 @pytest.fixture(scope="module")
 def http(served: ServedHttp) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=60.0) as client:
+    with httpx.Client(base_url=served.url, timeout=120.0) as client:
         yield client
 
 

@@ -42,7 +42,7 @@ def served(weights) -> Iterator[ServedHttp]:
 
 def client(served: ServedHttp, key: str = "") -> httpx.Client:
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=served.url, headers=headers, timeout=60.0)
+    return httpx.Client(base_url=served.url, headers=headers, timeout=120.0)
 
 
 def test_without_a_good_key_only_health_answers(served) -> None:
@@ -104,7 +104,7 @@ def test_a_tenant_sees_nothing_of_another(served) -> None:
 def test_a_refused_call_is_answered_before_its_body_comes(served, scopes) -> None:
     key = f"authorization: Bearer {shown('slow', *scopes)}\r\n" if scopes else ""
     head = f"POST /v1/banks HTTP/1.1\r\nhost: x\r\n{key}content-length: {MAX_BODY_BYTES}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as plain:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=120) as plain:
         plain.sendall(head.encode())
         assert plain.recv(4096).startswith(b"HTTP/1.1 403" if scopes else b"HTTP/1.1 401")
 
@@ -159,7 +159,7 @@ def context(ca: str, files: SimpleNamespace | None = None) -> ssl.SSLContext:
 
 
 async def get(port: int, trusted: ssl.SSLContext) -> httpx.Response:
-    async with httpx.AsyncClient(verify=trusted) as http:
+    async with httpx.AsyncClient(verify=trusted, timeout=60.0) as http:
         return await http.get(f"https://127.0.0.1:{port}/v1/status")
 
 
@@ -169,7 +169,7 @@ async def test_the_http_port_speaks_tls_by_the_same_settings(edge, pki) -> None:
     assert answered.json()["version"] == "tls"
     with pytest.raises(httpx.ConnectError):
         await get(port, context(pki.theirs))
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60.0) as http:
         with pytest.raises(httpx.TransportError):
             await http.get(f"http://127.0.0.1:{port}/healthz")
 
@@ -194,7 +194,7 @@ async def test_a_used_http_port_is_named(tmp_path) -> None:
     assert caught.value.reason == "PORT_IN_USE" and str(settings.http_port) in str(caught.value)
     await second.stop()
     await first.stop()
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60.0) as http:
         with pytest.raises(httpx.ConnectError):
             await http.get(f"http://127.0.0.1:{settings.http_port}/healthz")
 
@@ -204,7 +204,7 @@ async def test_replicas_share_the_http_port(tmp_path) -> None:
     edges = [Edge(Status(), settings) for _ in range(2)]
     port = await edges[0].start("127.0.0.1:0", share_port=True)
     await edges[1].start(f"127.0.0.1:{port}", share_port=True)
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60.0) as http:
         url = f"http://127.0.0.1:{settings.http_port}/healthz"
         assert (await http.get(url)).status_code == 200
         await edges[0].stop()

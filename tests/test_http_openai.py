@@ -33,7 +33,7 @@ def client(served: ServedHttp) -> Iterator[openai.OpenAI]:
 def bank(served: ServedHttp) -> str:
     """A bank that holds one fact."""
     name = new_bank_name()
-    with httpx.Client(base_url=served.url, timeout=60.0) as http:
+    with httpx.Client(base_url=served.url, timeout=120.0) as http:
         http.post("/v1/banks", json={"bank": name})
         fact = {"prompt": PROMPT, "answer": ANSWER, "fact_id": "velmora é"}
         assert http.post(f"/v1/banks/{name}/facts", json=fact).status_code == 200

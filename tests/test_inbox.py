@@ -36,6 +36,7 @@ from services.store import EmbeddedStore
 from tests.events import event_json, eventually
 
 T = "acme"
+LEASE = f"{{{T}}}:inbox:lease"
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +140,16 @@ async def test_requeued_letters_are_entries_again_and_not_letters(inbox: Inbox) 
 
 
 async def test_a_lease_has_one_holder_until_it_ends(inbox: Inbox) -> None:
-    assert await inbox.hold(T, "a", 300) and await inbox.hold(T, "a", 300)
-    assert not await inbox.hold(T, "b", 300)
+    long_ms = 600_000
+    assert await inbox.hold(T, "a", long_ms) and await inbox.hold(T, "a", long_ms)
+    assert not await inbox.hold(T, "b", long_ms)
     await inbox.release(T, "b")
-    assert not await inbox.hold(T, "b", 300)
+    assert not await inbox.hold(T, "b", long_ms)
     await inbox.release(T, "a")
     assert await inbox.hold(T, "b", 100)
     await asyncio.sleep(0.2)
-    assert await inbox.hold(T, "a", 300), "b was silent for longer than its lease"
-    assert await inbox.hold("other", "b", 300), "another tenant's lease is another"
+    assert await inbox.hold(T, "a", long_ms), "b was silent for longer than its lease"
+    assert await inbox.hold("other", "b", long_ms), "another tenant's lease is another"
 
 
 async def test_erased_facts_leave_the_inbox_and_the_dead(inbox: Inbox) -> None:
@@ -263,7 +265,7 @@ async def test_a_hundred_events_are_applied_in_order_and_gone(durable, raw) -> N
         await eventually(lambda: empty(durable))
     assert bank.of() == [f"e{number}" for number in range(300)]
     assert raw.xlen(f"{{{T}}}:inbox") == raw.xlen(f"{{{T}}}:dead") == 0
-    assert raw.get(f"{{{T}}}:inbox:lease") is None, "the lease was given back"
+    assert raw.get(LEASE) is None, "the lease was given back"
 
 
 @pytest.mark.parametrize(
@@ -410,11 +412,11 @@ async def test_a_consumer_killed_between_append_and_ack_doubles_and_loses_nothin
     await fill(durable, 40)
     bank = Bank()
     bank.gate = asyncio.Event()
-    async with consuming(bank, durable, lease_s=0.5):
+    async with consuming(bank, durable):
         await eventually(lambda: len(bank.applied) >= 40)
     assert await durable.length(T) == 40, "nothing was settled"
     bank.gate = None
-    async with consuming(bank, durable, lease_s=0.5):
+    async with consuming(bank, durable):
         await durable.append(T, event_json("later", prompt="later"))
         await eventually(lambda: empty(durable))
     assert bank.of() == [*(f"e{number}" for number in range(40)), "later"]
@@ -431,13 +433,13 @@ async def test_a_new_holder_first_takes_over_what_the_old_one_left(durable, quic
 
 
 async def test_of_two_consumers_one_works_and_the_other_takes_its_place(
-    durable, store, quick
+    durable, store, raw, quick
 ) -> None:
     second_inbox = RedisInbox(store.url)
     one, two = Bank(), Bank()
-    async with consuming(one, durable, lease_s=0.6) as first:
-        await asyncio.sleep(0.2)
-        async with consuming(two, second_inbox, lease_s=0.6):
+    async with consuming(one, durable) as first:
+        await eventually(lambda: raw.get(LEASE) is not None)
+        async with consuming(two, second_inbox):
             await fill(durable, 50)
             await eventually(lambda: empty(durable))
             assert len(one.applied) == 50 and not two.applied
@@ -451,15 +453,25 @@ async def test_of_two_consumers_one_works_and_the_other_takes_its_place(
 async def test_a_consumer_that_lost_its_lease_stops_and_none_applies_twice(
     durable, raw, quick
 ) -> None:
-    bank = Bank()
+    bank, hold, refused = Bank(), durable.hold, []
+
+    async def noted(*lease) -> bool:
+        held = await hold(*lease)
+        if not held:
+            refused.append(lease)
+        return held
+
+    durable.hold = noted
     async with consuming(bank, durable, lease_s=0.6):
         await fill(durable, 1)
         await eventually(lambda: empty(durable))
-        raw.set(f"{{{T}}}:inbox:lease", "somebody else", px=1500)
-        await asyncio.sleep(0.5)
+        raw.set(LEASE, "somebody else")
+        await eventually(lambda: len(refused) > 1)  # the second time it works no more
         await fill(durable, 3)
-        await asyncio.sleep(0.3)
+        asked = len(refused)
+        await eventually(lambda: len(refused) > asked + 2)
         assert await durable.length(T) == 3, "another holds the lease"
+        raw.delete(LEASE)
         await eventually(lambda: empty(durable))
     assert bank.of() == ["e0", "e1", "e2"]
 
@@ -467,7 +479,7 @@ async def test_a_consumer_that_lost_its_lease_stops_and_none_applies_twice(
 async def test_a_consumer_comes_back_with_its_store(tmp_path_factory, quick) -> None:
     folder = tempfile.mkdtemp(prefix="test-inbox-down-")
     with EmbeddedStore(folder) as own:
-        inbox, bank = RedisInbox(own.url, timeout_s=0.5), Bank()
+        inbox, bank = RedisInbox(own.url, timeout_s=10.0), Bank()
         async with consuming(bank, inbox, lease_s=1.0):
             await inbox.append(T, event_json("e0", prompt="p"))
             await eventually(lambda: bank.of() == ["e0"])

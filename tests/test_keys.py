@@ -26,15 +26,17 @@ from larimar.errors import (
 )
 from larimar.security import Security
 from larimar.v1 import larimar_pb2, larimar_pb2_grpc
+from services.audit import OPERATOR
 from services.contracts import add_servicer
 from services.gateway import auth
 from services.gateway.auth import METHOD_SCOPES, KeyInterceptor
-from services.gateway.tenancy import current_tenant
+from services.gateway.tenancy import current_tenant, set_tenant
 from services.keys import SCOPES, ApiKey, Keys, MemoryKeys, new_key, split_key
 from services.redis_keys import RedisKeys
 from services.rpc import start_server
 from services.store import EmbeddedStore
 from tests.command_line import command
+from tests.in_process import Door
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,7 @@ async def test_a_call_is_its_keys_tenants_in_every_shape(guarded, header) -> Non
 
 
 async def test_a_revoked_key_is_refused_once_the_cache_is_over(guarded, monkeypatch) -> None:
+    monkeypatch.setattr(auth, "CACHE_S", 600.0)
     shown = await guarded.key("acme")
     async with guarded.stub(shown) as stub:
         await stub.Write()
@@ -301,7 +304,7 @@ async def test_a_tenant_neither_sees_nor_changes_anothers_banks(tenants) -> None
     async with contextlib.AsyncExitStack() as stack:
         alpha, beta = [
             await stack.enter_async_context(
-                AsyncClient(tenants.target, timeout_s=60.0, security=Security(api_key=key))
+                AsyncClient(tenants.target, timeout_s=120.0, security=Security(api_key=key))
             )
             for key in keys.values()
         ]
@@ -331,6 +334,29 @@ async def test_a_tenant_neither_sees_nor_changes_anothers_banks(tenants) -> None
         await beta.delete_bank("shared")
         assert (await alpha.digest("shared")).version == written.version
         assert {one.bank for one in await alpha.list_banks()} == {"shared", "own"}
+
+
+async def test_a_tenant_is_not_told_of_anothers_stopped_banks(pipeline) -> None:
+    """What a follower says of itself is of all tenants; the operator alone is told all of it."""
+
+    async def stopped(request, call):
+        described = await call(request)
+        described.stopped.extend(f"{name}/vault: version 3" for name in ("alpha", "alpha-2"))
+        return described
+
+    memory = Door(pipeline.doors["memory"], DescribeMemory=stopped)
+    service = pipeline.gateway(memory=memory)._servicer
+    told = {}
+    for tenant, key_id in (("alpha", "k1"), ("beta", "k2"), ("", OPERATOR)):
+        set_tenant(tenant, key_id)
+        try:
+            status = await service.GetStatus(larimar_pb2.GetStatusRequest(), None)
+        finally:
+            set_tenant("")
+        (detail,) = [one.detail for one in status.services if one.name == "memory"]
+        told[key_id] = detail.split("; ")[1:]
+    both = ["STOPPED alpha/vault: version 3", "STOPPED alpha-2/vault: version 3"]
+    assert told == {"k1": both[:1], "k2": [], OPERATOR: both}
 
 
 # The command

@@ -24,6 +24,7 @@ from services.store import EmbeddedStore
 from tests.logs import (
     CONFIG,
     OTHER_CONFIG,
+    PATIENCE_S,
     B,
     T,
     erase,
@@ -86,7 +87,7 @@ class LogsSideBySide(RuleBasedStateMachine):
     )
     def open(self, items: list[Append], versions: tuple[int, int], more: list[Append]) -> None:
         self.loop = asyncio.new_event_loop()
-        self.logs: list[Log] = [MemoryLog(), RedisLog(self.url, part_bytes=2)]
+        self.logs: list[Log] = [MemoryLog(), RedisLog(self.url, part_bytes=2, timeout_s=PATIENCE_S)]
         assert self.both(lambda log: log.make_bank(T, B, CONFIG)) == [CONFIG, True]
         self.both(lambda log: log.append(T, B, items))
         self.both(lambda log: log.fork(T, B, "b1", versions[0]))
@@ -230,10 +231,5 @@ def test_the_logs_agree_on_any_history(store: EmbeddedStore, raw: redis.Redis) -
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-    # Nothing is cut off here, so nothing waits for the disk: twice as many histories in the time.
-    raw.config_set("appendfsync", "no")
-    try:
-        run_state_machine_as_test(LogsSideBySide, settings=bounded)
-    finally:
-        raw.config_set("appendfsync", "always")
+    run_state_machine_as_test(LogsSideBySide, settings=bounded)
     assert raw.keys() == []

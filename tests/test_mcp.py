@@ -213,10 +213,21 @@ async def test_a_key_opens_its_tenants_banks_and_what_its_scopes_say(
             assert "UNKNOWN_FACT" in await refused(client, "forget_fact", fact_id="f")
         async with over_http(url, reader, mode) as client:
             assert (await call(client, "list_facts"))["total"] == 1
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60.0) as http:
             for headers in ({}, {"authorization": f"Bearer {editor[:-1]}x"}):
                 answer = await http.post(url, json={}, headers=headers)
                 assert answer.status_code == 401
+
+
+async def test_a_stream_that_nothing_is_sent_on_is_refused(pipeline: Pipeline) -> None:
+    """It would hold one of the port's calls for as long as its client likes."""
+    headers = {"accept": "text/event-stream", "mcp-protocol-version": "2025-06-18"}
+    async with (
+        http_port(pipeline.gateway()._servicer) as url,
+        httpx2.AsyncClient(timeout=60.0) as http,
+    ):
+        refused = await http.get(url, headers=headers)
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
 
 
 async def test_a_tenants_rate_holds_here_too(pipeline: Pipeline, bank: str) -> None:
@@ -240,7 +251,7 @@ def test_the_command_says_what_it_needs() -> None:
     code = "import sys; sys.modules['mcp'] = None; from larimar.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "mcp", "--json"],
-        env=environment(), capture_output=True, text=True, timeout=120, check=False,
+        env=environment(), capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert json.loads(done.stderr)["error"]["code"] == "NO_MCP"

@@ -35,7 +35,7 @@ from services.observability.serving import Observed
 from services.settings import Settings
 from tests.command_line import ROOT
 from tests.document_checks import cells
-from tests.pipelines import RunningPipeline, pipeline
+from tests.pipelines import RunningPipeline, pipeline, wait_until
 
 BANK, FACT, PROMPT, ANSWER = "secret-bank", "secret-fact", "The capital of Velmora is", "Tarsin"
 OUTSIDE = "A kilometre is a thousand"
@@ -43,7 +43,7 @@ TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SERVICES = {"gateway", "encoder", "scope", "memory", "decoder"}
 ALERTS = ROOT / "infra" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "infra" / "grafana" / "dashboard.json"
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def spans_of(running: RunningPipeline, trace_id: str, wanted: set[str]) -> list[
     """The spans of a trace, once those of these names are there."""
     file, deadline = running.data_dir.parent / "traces.jsonl", time.monotonic() + WAIT_S
     while True:
-        lines = file.read_text().splitlines() if file.exists() else []
-        spans = [json.loads(line) for line in lines]
+        written = file.read_text() if file.exists() else ""
+        spans = [json.loads(line) for line in written[: written.rfind("\n") + 1].splitlines()]
         found = [span for span in spans if span["trace_id"] == trace_id]
         missing = wanted - {span["name"] for span in found}
         if not missing:
@@ -107,7 +107,11 @@ def test_counts_move_as_calls_are_made(running: RunningPipeline) -> None:
         client.forget("river", bank=BANK)
         with pytest.raises(larimar.FailedPrecondition):
             client.forget("river", bank=BANK)
-    after = scraped(running)
+    wait_until(lambda: check_counts(before, scraped(running)))  # one process may be a moment late
+
+
+def check_counts(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Asserts how two scrapes differ."""
 
     def moved(name: str, **labels: str) -> float:
         return value(after, name, **labels) - value(before, name, **labels)
@@ -133,6 +137,7 @@ def test_counts_move_as_calls_are_made(running: RunningPipeline) -> None:
     assert value(after, "larimar_store_up") == 1
     assert {dict(key)["service"] for key in after["larimar_service_ready"]} == SERVICES
     assert value(after, "larimar_erase_steps_total", step="DONE") == 1
+    return True
 
 
 def test_no_metric_names_a_tenant_a_bank_a_fact_or_a_text(running: RunningPipeline) -> None:
@@ -325,11 +330,10 @@ def test_a_killed_process_is_counted_and_its_gauges_are_forgotten(
 ) -> None:
     before = scraped(running)
     os.kill(running.facts()["pids"]["encoder"], signal.SIGKILL)
-    deadline = time.monotonic() + WAIT_S
-    while value(after := scraped(running), "larimar_process_starts_total", service="encoder") < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    assert value(after, "larimar_processes", service="encoder") == 1
+    encoder = {"service": "encoder"}
+    wait_until(lambda: value(scraped(running), "larimar_process_starts_total", **encoder) > 1)
+    wait_until(lambda: value(scraped(running), "larimar_processes", **encoder) == 1)
+    after = scraped(running)
     encoded = {"service": "encoder", "method": "Encode", "code": "OK"}
     assert value(after, "larimar_calls_total", **encoded) >= value(
         before, "larimar_calls_total", **encoded

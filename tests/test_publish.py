@@ -271,14 +271,20 @@ async def test_after_a_transient_error_no_event_of_the_bank_overtakes(pipeline, 
     other = f"{bank}-other"
     await gateway.CreateBank(pb.CreateBankRequest(bank=other))
 
+    answered, responses = asyncio.Event(), []
+
     async def requests():
         for number in range(6):
             for name in (bank, other):
                 raw = event_json(f"e{number}", bank=name, prompt=f"p{number}")
                 yield pb.PublishManyRequest(event=from_json(raw))
-            await asyncio.sleep(0.2)  # each pair is a batch of its own
+            await answered.wait()  # each pair is a batch, or two, of its own
+            answered.clear()
 
-    responses = [one async for one in gateway.PublishMany(requests())]
+    async for one in gateway.PublishMany(requests()):
+        responses.append(one)
+        if len(responses) % 2 == 0:
+            answered.set()
     by_bank = {name: [one.status.reason for one in responses[place::2]]
                for place, name in enumerate((bank, other))}  # fmt: skip
     assert by_bank[other] == [""] * 6

@@ -69,7 +69,7 @@ class Reader:
             env=environment(LARIMAR_TARGET=f"localhost:{self.port}"),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=420,
             check=False,
         )
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"

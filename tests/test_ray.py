@@ -16,7 +16,7 @@ from tests.congruence import conversation
 from tests.pipelines import alive, family, pipeline, wait_gone
 from tests.pipelines import larimar as command
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture()
 def client(running):
-    with larimar.connect(running.target, timeout_s=60.0) as connected:
+    with larimar.connect(running.target, timeout_s=120.0) as connected:
         yield connected
 
 
@@ -89,7 +89,7 @@ def test_a_killed_replica_comes_back_and_nothing_acknowledged_is_lost(client, se
     assert {fact.fact_id for fact in client.facts(bank)} == {"velmora", "ostrel"}
     assert client.ask("The capital of Ostrel is", bank=bank, max_tokens=3).fact_id == "ostrel"
     assert client.replay(bank).matches
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while {one.name: one.pid for one in client.status().services if one.ready}.get(
         service, before[service]
     ) == before[service]:
@@ -102,7 +102,7 @@ def test_a_scrape_of_the_gateway_has_the_numbers_of_every_replica(running, clien
     client.create_bank("scraped")
     client.write("The capital of Velmora is", "Tarsin", bank="scraped")
     assert client.ask("The capital of Velmora is", bank="scraped", max_tokens=3).in_scope
-    with urllib.request.urlopen(f"{running.http}/metrics", timeout=60) as answer:
+    with urllib.request.urlopen(f"{running.http}/metrics", timeout=120) as answer:
         lines = answer.read().decode().splitlines()
     assert all(line.startswith(("#", "larimar_")) for line in lines), "and no numbers of Ray's"
     found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
@@ -116,7 +116,7 @@ def test_a_scrape_of_the_gateway_has_the_numbers_of_every_replica(running, clien
 
 
 def test_stopping_leaves_no_process_and_starting_again_finds_the_facts(running) -> None:
-    with larimar.connect(running.target, timeout_s=60.0) as client:
+    with larimar.connect(running.target, timeout_s=120.0) as client:
         client.create_bank("kept")
         client.write("The capital of Velmora is", "Tarsin", bank="kept")
         digest = client.digest("kept").digest
@@ -125,6 +125,6 @@ def test_stopping_leaves_no_process_and_starting_again_finds_the_facts(running) 
     wait_gone(pids)
     assert not any(alive(pid) for pid in pids)
     running.up()
-    with larimar.connect(running.target, timeout_s=60.0) as client:
+    with larimar.connect(running.target, timeout_s=120.0) as client:
         assert client.digest("kept").digest == digest
         assert client.replay("kept").matches

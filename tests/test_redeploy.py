@@ -14,7 +14,7 @@ from tests.pipelines import larimar as command
 from tests.pipelines import pipeline
 from tests.traffic import Traffic
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def redeploy(running, *options: str):
 
 @pytest.fixture()
 def client(running):
-    with larimar.connect(running.target, timeout_s=60.0) as connected:
+    with larimar.connect(running.target, timeout_s=120.0) as connected:
         yield connected
 
 

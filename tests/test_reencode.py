@@ -20,13 +20,18 @@ from larimar.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Unavailable,
 )
 from larimar.v1 import common_pb2
 from larimar.v1 import larimar_pb2 as pb
+from services.audit import AuditTrail, read
 from services.gateway import reencode_entries
+from services.gateway.admission import Admission
+from services.gateway.auditing import Auditor
 from services.log import Log, MemoryLog
 from services.rpc import ObjectStub
+from services.settings import TenantLimits
 from tests.gateway_calls import FACTS, ask, digest, events, facts, forget, write
 from tests.in_process import Door, Pipeline, ServedPipeline, Weights, new_bank_name
 
@@ -239,6 +244,30 @@ async def test_a_name_that_is_taken_is_refused(gateway, bank, new, served) -> No
     await write(new, target, *FACTS[2])
     with pytest.raises(Conflict):
         await reencode(new, bank, target)
+
+
+async def test_a_re_encoding_is_written_down_and_holds_to_the_limit_of_banks(
+    gateway, bank, served, tmp_path
+) -> None:
+    await write(gateway, bank, *FACTS[0])
+    new, target = served.gateway(), new_bank_name()
+    servicer = new._servicer
+    servicer.auditor = Auditor(AuditTrail(tmp_path))
+    held = len((await new.ListBanks(pb.ListBanksRequest())).banks)
+    for banks in (held, held + 1):
+        limits = TenantLimits(edits_per_s=0, asks_per_s=0, banks=banks)
+        servicer.admission = Admission(lambda tenant, one=limits: one)
+        if banks == held:
+            with pytest.raises(ResourceExhausted) as refused:
+                await reencode(new, bank, target)
+            assert refused.value.reason == "TOO_MANY_BANKS"
+            with pytest.raises(NotFound):
+                await facts(new, target)
+    await reencode(new, bank, target)
+    await reencode(new, bank, target)  # it is there now, and at the limit nothing more is made
+    found = [(one["action"], one["source"], one["bank"], one["version"], one["result"])
+             for one in read(tmp_path)]  # fmt: skip
+    assert found == [("reencode", bank, target, 1, "OK")] * 2
 
 
 async def test_an_edit_of_the_new_bank_is_found_when_the_next_ones_come(

@@ -45,6 +45,7 @@ from services.rpc import (
     start_server,
     status_error,
 )
+from tests.command_line import free_port
 from tests.in_process import served
 
 DOMAIN = [cls(f"what went wrong with {cls.__name__}", "A_REASON") for cls in errors._CLASSES]
@@ -247,9 +248,7 @@ async def test_a_channel_stub_raises_what_the_servicer_raised(address, servicer,
 
 
 async def test_a_service_that_is_away_is_unavailable() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.raises(Unavailable, match="the encoder service does not answer") as caught:
         await channel_stub("encoder", address).Encode(encoder_pb2.EncodeRequest())
     assert caught.value.reason == "SERVICE_DOWN"
@@ -286,13 +285,13 @@ async def test_a_caller_who_cancels_ends_the_servicers_call(channel, servicer, c
         with caplog.at_level(logging.WARNING):
             call = asyncio.create_task(shape(channel))
             started = servicer.started
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while servicer.started == started:
                     await asyncio.sleep(0.01)
             call.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await call
-            await asyncio.wait_for(servicer.cancelled.wait(), 30)
+            await asyncio.wait_for(servicer.cancelled.wait(), 120)
     await asyncio.sleep(0.05)
     assert "unexpected failure" not in caplog.text
     servicer.waits = False
@@ -300,14 +299,16 @@ async def test_a_caller_who_cancels_ends_the_servicers_call(channel, servicer, c
 
 
 async def test_the_deadline_in_a_request_is_the_deadline_of_its_call(address, servicer) -> None:
+    door = channel_stub("encoder", address)
+    await door.Encode(encoder_pb2.EncodeRequest())  # it is connected
     servicer.waits = True
-    request = encoder_pb2.EncodeRequest()
-    request.context.deadline_unix_s = time.time() + 0.3
     started = time.monotonic()
+    request = encoder_pb2.EncodeRequest()
+    request.context.deadline_unix_s = time.time() + 1.0
     with pytest.raises(DeadlineExceeded):
-        await channel_stub("encoder", address).Encode(request)
-    assert 0.1 < time.monotonic() - started < 10
-    await asyncio.wait_for(servicer.cancelled.wait(), 30)
+        await door.Encode(request)
+    assert time.monotonic() - started > 0.9
+    await asyncio.wait_for(servicer.cancelled.wait(), 120)
     stream = decoder_pb2.GenerateRequest()
     stream.context.deadline_unix_s = time.time() + 0.3
     with pytest.raises(DeadlineExceeded):
@@ -347,7 +348,7 @@ async def test_one_call_more_than_a_server_takes_is_refused(channel, servicer) -
     servicer.waits = True
     calls = [asyncio.create_task(unary_unary(channel)) for _ in range(MAX_CONCURRENT_RPCS + 5)]
     refused = set()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while len(refused) < 5:
             done, _ = await asyncio.wait(
                 [call for call in calls if call not in refused],
@@ -459,15 +460,13 @@ async def test_a_call_is_not_made_again_past_its_deadline(monkeypatch) -> None:
     call = Failing(*[Unavailable("down", "SERVICE_DOWN")] * 3)
     started = time.monotonic()
     with pytest.raises(Unavailable):
-        await retried(call, time.time() + 5)
-    assert call.calls == 2 and time.monotonic() - started < 4
+        await retried(call, time.time() + 25)
+    assert call.calls == 2 and time.monotonic() - started < 20
 
 
 async def test_a_service_that_comes_back_answers_a_call_that_waited(servicer) -> None:
     """The whole of it, at a real port: refused, tried again, answered."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     door = channel_stub("encoder", address)
     call = asyncio.create_task(retried(lambda: door.Encode(texts_of(1)), time.time() + 60))
     await asyncio.sleep(0.2)

@@ -31,7 +31,7 @@ def quiet(caplog):
     caplog.set_level(logging.CRITICAL)
 
 
-@pytest.mark.timeout(60 + 10 * ROUNDS)
+@pytest.mark.timeout(600 + 10 * ROUNDS)
 def test_every_invariant_holds_in_every_run() -> None:
     seeds = [int(SEED)] if SEED else range(ROUNDS)
     for seed in seeds:

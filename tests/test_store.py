@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import shutil
 import signal
 import stat
@@ -27,6 +26,7 @@ from services.log import Append
 from services.redis_log import RedisLog
 from services.store import EmbeddedStore, socket_path_of
 from services.store_server import find_server_binary
+from tests.faults import seeded
 
 ROOT = Path(__file__).parent.parent
 CONFIG = BankConfig(prompt_size=4, value_size=4, scope_size=4)
@@ -38,7 +38,7 @@ def write(event_id: str) -> Append:
     return Append(Kind.WRITE, event_id, f"fact of {event_id}", body, os.urandom(500))
 
 
-def eventually(true: Callable[[], bool], within_s: float = 5.0) -> bool:
+def eventually(true: Callable[[], bool], within_s: float = 120.0) -> bool:
     deadline = time.monotonic() + within_s
     while not true():
         if time.monotonic() > deadline:
@@ -153,7 +153,7 @@ thread.start()
 thread.join()
 time.sleep(0.3)
 print(store.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -175,7 +175,7 @@ def test_a_parent_that_forgets_to_stop_leaves_no_orphan(data_dir: Path) -> None:
     script += "s = EmbeddedStore(sys.argv[1]); s.start(); s.supervise(); print(s.pid)"
     command = [sys.executable, "-c", script, str(data_dir)]
     ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+        command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=True
     )
     assert eventually(lambda: is_gone(int(ended.stdout)))
     assert "ready to exit" in (data_dir / "store.log").read_text()
@@ -231,7 +231,7 @@ def test_a_long_load_is_waited_for_with_progress(data_dir: Path) -> None:
         pipe.execute()
     slow = data_dir / "slow-server"
     slow.write_text(
-        f'#!/bin/sh\nexec "{find_server_binary()}" "$@" --key-load-delay 100\n',
+        f'#!/bin/sh\nexec "{find_server_binary()}" "$@" --key-load-delay 200\n',
     )
     slow.chmod(0o700)
     seen: list[float] = []
@@ -278,7 +278,9 @@ def test_supervision_outlasts_failing_starts(
     os.kill(store.pid, signal.SIGKILL)
     failed, url = "Bad file format", store.url
     assert eventually(lambda: store.log_path.read_text().count(failed) >= 2)
-    log.write_bytes(content)
+    whole = log.with_suffix(".whole")
+    whole.write_bytes(content)
+    whole.replace(log)  # at once: half a file would be loaded as far as it goes
     assert eventually(lambda: store.restarts == 1)
     assert store.url == url
     with redis.Redis.from_url(store.url) as client:
@@ -286,9 +288,7 @@ def test_supervision_outlasts_failing_starts(
 
 
 def test_kill_9_of_the_server_loses_no_acknowledged_append(store: EmbeddedStore) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
+    moments = seeded("kill server")
     store.supervise()
     acknowledged: dict[str, int] = {}
 
@@ -309,7 +309,7 @@ def test_kill_9_of_the_server_loses_no_acknowledged_append(store: EmbeddedStore)
                 acknowledged[item.event_id] = result.version
 
     async def run() -> None:
-        log = RedisLog(store.url)
+        log = RedisLog(store.url, timeout_s=60.0)
         await log.make_bank(T, B, CONFIG)
         for kills in (1, 2, 3):
             until = asyncio.Event()
@@ -329,12 +329,12 @@ def test_kill_9_of_the_server_loses_no_acknowledged_append(store: EmbeddedStore)
         assert {event.event_id: event.version for event in events}.items() >= acknowledged.items()
         assert len({event.event_id for event in events}) == len(events)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), 300))
 
 
 def test_the_log_says_unavailable_in_bounded_time_and_comes_back(store: EmbeddedStore) -> None:
     async def run() -> None:
-        log = RedisLog(store.url, timeout_s=0.5)
+        log = RedisLog(store.url, timeout_s=2.0)
         await log.make_bank(T, B, CONFIG)
         await log.append(T, B, [write("e1")])
 
@@ -343,7 +343,7 @@ def test_the_log_says_unavailable_in_bounded_time_and_comes_back(store: Embedded
             with pytest.raises(Unavailable, match=r"redis\.sock") as caught:
                 await call
             assert caught.value.reason == "STORE_DOWN"
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 20, "they waited one after another"
 
         os.kill(store.pid, signal.SIGSTOP)
         await asyncio.gather(*(down(log.append(T, B, [write(f"hung-{n}")])) for n in range(40)))
@@ -420,7 +420,7 @@ def test_a_store_that_refuses_is_quoted(store: EmbeddedStore) -> None:
 
 def test_stop_interrupts_a_start_that_waits(data_dir: Path) -> None:
     hangs = data_dir.parent / "hangs"
-    hangs.write_text("#!/bin/sh\nexec sleep 60\n")
+    hangs.write_text("#!/bin/sh\nexec sleep 600\n")
     hangs.chmod(0o700)
     store = EmbeddedStore(data_dir, server_binary=hangs)
     errors: list[Exception] = []
@@ -436,7 +436,7 @@ def test_stop_interrupts_a_start_that_waits(data_dir: Path) -> None:
     assert eventually(lambda: store.pid is not None)
     pid = store.pid
     store.stop()
-    thread.join(5)
+    thread.join(120)
     assert "it was stopped" in str(errors[0])
     assert is_gone(pid)
     with EmbeddedStore(data_dir) as again:

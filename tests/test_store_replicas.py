@@ -41,7 +41,7 @@ def server(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[
 
 
 def wait_for_replica(port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         with contextlib.suppress(redis.ConnectionError), redis.Redis(port=port) as client:
             if client.info("replication").get("master_link_status") == "up":
@@ -60,7 +60,7 @@ def test_an_edit_is_acknowledged_once_a_replica_has_it(tmp_path: Path) -> None:
         wait_for_replica(replica_port)
 
         async def run() -> None:
-            log = RedisLog(f"redis://127.0.0.1:{primary_port}", timeout_s=1.5, replicas=1)
+            log = RedisLog(f"redis://127.0.0.1:{primary_port}", timeout_s=3.0, replicas=1)
             copy = RedisLog(f"redis://127.0.0.1:{replica_port}")
             await log.make_bank(T, B, CONFIG)
             assert (await log.append(T, B, [write("e1", "f1")]))[0].version == 1
@@ -76,7 +76,7 @@ def test_an_edit_is_acknowledged_once_a_replica_has_it(tmp_path: Path) -> None:
             await log.close()
             await copy.close()
 
-        asyncio.run(asyncio.wait_for(run(), 30))
+        asyncio.run(asyncio.wait_for(run(), 120))
 
 
 def test_the_embedded_store_has_no_replicas_to_ask(tmp_path: Path) -> None:

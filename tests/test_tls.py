@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from larimar import security as security_module
 from larimar.aio import AsyncClient
 from larimar.client import Client
 from larimar.errors import FailedPrecondition, InvalidArgument, Unauthenticated, Unavailable
@@ -119,6 +120,12 @@ class Status(larimar_pb2_grpc.LarimarServicer):
         )
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at why there is no connection may take its time: the server is in this process."""
+    monkeypatch.setattr(security_module, "PROBE_S", 30.0)
+
+
 @pytest.fixture
 async def serve(tmp_path) -> AsyncIterator:
     """Starts an edge with some files of TLS; returns its target and settings."""
@@ -141,9 +148,13 @@ async def serve(tmp_path) -> AsyncIterator:
         await edge.stop()
 
 
-async def version(target: str, **security) -> str:
-    """What both clients get: the same answer, or the same error."""
-    terms = {"timeout_s": 10.0, "connect_timeout_s": 1.0, "security": Security(**security)}
+async def version(target: str, patience_s: float = 1.0, **security) -> str:
+    """What both clients get: the same answer, or the same error.
+
+    Args:
+        patience_s: how long they try to connect.
+    """
+    terms = {"timeout_s": 60.0, "connect_timeout_s": patience_s, "security": Security(**security)}
 
     def blocking():
         with Client(target, **terms) as client:
@@ -164,7 +175,7 @@ async def version(target: str, **security) -> str:
 
 async def test_a_client_that_trusts_the_certificate_is_served(serve, pki) -> None:
     target, _ = await serve(pki.server)
-    assert await version(target, tls_ca=pki.ours) == "tls"
+    assert await version(target, 30.0, tls_ca=pki.ours) == "tls"
 
 
 async def test_a_plain_client_is_told_that_the_port_speaks_tls(serve, pki) -> None:
@@ -202,7 +213,7 @@ async def test_a_certificate_that_is_not_accepted_is_explained(
 async def test_with_client_certificates_only_those_of_the_authority_are_served(serve, pki) -> None:
     target, _ = await serve(pki.server, pki.ours)
     good = {"tls_cert": pki.client.cert, "tls_key": pki.client.key}
-    assert await version(target, tls_ca=pki.ours, **good) == "tls"
+    assert await version(target, 30.0, tls_ca=pki.ours, **good) == "tls"
     with pytest.raises(Unauthenticated, match="asks for a client certificate"):
         await version(target, tls_ca=pki.ours)
     for files in (pki.foreign, pki.old_client):
@@ -280,7 +291,7 @@ async def test_a_second_server_on_a_port_does_not_start(serve) -> None:
     with pytest.raises(Unavailable) as caught:
         await Edge(Status(), settings).start(target)
     assert caught.value.reason == "PORT_IN_USE"
-    assert await version(target) == "tls"
+    assert await version(target, 30.0) == "tls"
 
 
 async def test_replicas_of_one_gateway_share_their_port_and_no_other_joins(tmp_path) -> None:
@@ -301,7 +312,7 @@ import sys, time
 from services.private import port_held
 with port_held(int(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -58,7 +58,7 @@ def two(warm_start, corpus, tmp_path_factory):
         for rank in range(2)
     ]
     for worker in workers:
-        said, _ = worker.communicate(timeout=240)
+        said, _ = worker.communicate(timeout=480)
         assert worker.returncode == 0, said.decode()[-3000:]
     return folders
 
@@ -91,7 +91,7 @@ def test_two_workers_of_ray_train_have_the_losses_of_one(warm_start, corpus, tmp
         cwd=ROOT,
         env=environment(),
         capture_output=True,
-        timeout=240,
+        timeout=480,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr.decode()[-3000:]

@@ -31,7 +31,7 @@ class Traffic:
 
     def begin(self) -> None:
         """Makes the bank with its facts, and asks each once."""
-        with larimar.connect(self._target, timeout_s=60.0) as client:
+        with larimar.connect(self._target, timeout_s=120.0) as client:
             client.create_bank(self.bank)
             for number in range(FACTS):
                 self._written(client, number)
@@ -52,7 +52,7 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
-    def wait(self, what: Callable[[], bool], timeout_s: float = 90.0) -> None:
+    def wait(self, what: Callable[[], bool], timeout_s: float = 240.0) -> None:
         """Waits until something holds of what came, or the time is over."""
         deadline = time.monotonic() + timeout_s
         while not what():
@@ -61,7 +61,7 @@ class Traffic:
 
     def _guard(self, work: Callable[[larimar.Client], None]) -> None:
         try:
-            with larimar.connect(self._target, timeout_s=60.0) as client:
+            with larimar.connect(self._target, timeout_s=120.0) as client:
                 while not self._done.is_set():
                     try:
                         work(client)

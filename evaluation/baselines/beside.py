@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -19,7 +20,10 @@ EDITOR, CHECKPOINT = "editor", "hf"
 NAMES = ("prompt", "rag", "ike", "ft", "ft_l")
 
 Baselines = Annotated[
-    str, typer.Option(help=f"Rows of other methods, with commas: {','.join(NAMES)}.")
+    str,
+    typer.Option(
+        help=f"Rows of other methods, with commas: {','.join(NAMES)}. NAME:N is of N facts at most."
+    ),
 ]
 Demonstrations = Annotated[
     Path | None,
@@ -62,11 +66,34 @@ class Wanted:
     demonstrations_sha256: str = ""
     hf_model: Path | None = None
     editor: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Most facts of a baseline, by name; those that are not here take all."""
 
-    @property
-    def views(self) -> list[View]:
-        """The rows."""
-        return [View(name) for name in self.names]
+    def most(self, name: str, facts: int) -> int:
+        """How many of so many facts a baseline takes."""
+        return min(facts, self.limits.get(name, facts))
+
+    def portions(self, records: int, batch: int | None) -> list[tuple[slice, list[str]]]:
+        """The records in order, each part with the baselines that take it.
+
+        A baseline takes whole batches.
+        """
+        ends = {name: self.end(name, records, batch) for name in self.names}
+        borders = sorted({0, records, *ends.values()})
+        return [
+            (slice(low, high), [name for name in self.names if ends[name] >= high])
+            for low, high in pairwise(borders)
+        ]
+
+    def end(self, name: str, records: int, batch: int | None) -> int:
+        """The first record that a baseline does not take."""
+        most = self.most(name, records)
+        return most if most == records else most - most % (batch or 1)
+
+    def limits_note(self, what: str) -> list[str]:
+        """The limits as a sentence, where there are any."""
+        told = ", ".join(f"{name} {most:,}" for name, most in self.limits.items())
+        return [f"Baselines of fewer facts, for their time: {told}; {what}."] if told else []
 
     def settings(self) -> dict[str, Any]:
         """What tells this run from one with other baselines; nothing without any."""
@@ -75,6 +102,8 @@ class Wanted:
             found["demonstrations_sha256"] = self.demonstrations_sha256
         if self.hf_model:
             found["hf_model"] = _folder_sha256(self.hf_model)
+        if self.limits:
+            found["baseline_limits"] = dict(self.limits)
         return found | ({"editor": self.editor} if self.editor else {})
 
 
@@ -93,14 +122,15 @@ def wanted(
     """The baselines that options ask for.
 
     Args:
-        names: of NAMES, with commas between them.
+        names: of NAMES, with commas between them, each with :N behind it for N facts at most.
         data: the records that are edited, of the file at `path`.
 
     Raises:
-        InvalidArgument: an unknown name, an editor without a checkpoint, or ike without any
-            record to show.
+        InvalidArgument: an unknown name, a limit that is none, an editor without a checkpoint, or
+            ike without any record to show.
     """
-    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    limits = _limits(names)
+    chosen = tuple(limits)
     unknown = sorted(set(chosen) - set(NAMES))
     if unknown:
         raise InvalidArgument(f"no baseline {unknown[0]!r}; there are {', '.join(NAMES)}")
@@ -115,7 +145,19 @@ def wanted(
         shown, sha256 = tuple(others(pool.records, data.records)), pool.sha256
     if hf_model:
         chosen = (*chosen, EDITOR if editor else CHECKPOINT)
-    return Wanted(chosen, data.records, shown, sha256, hf_model, editor)
+    bounds = {name: most for name, most in limits.items() if most is not None}
+    return Wanted(chosen, data.records, shown, sha256, hf_model, editor, bounds)
+
+
+def _limits(names: str) -> dict[str, int | None]:
+    """Each name, with the most facts that are behind it."""
+    found: dict[str, int | None] = {}
+    for part in filter(None, (one.strip() for one in names.split(","))):
+        name, colon, most = part.partition(":")
+        if colon and not (most.isdecimal() and int(most)):
+            raise InvalidArgument(f"--baselines {part}: behind the colon stands a number from 1 on")
+        found[name] = int(most) if colon else None
+    return found
 
 
 class Beside:
@@ -132,6 +174,10 @@ class Beside:
     def baselines(self) -> Mapping[str, Baseline]:
         """By name."""
         return self._baselines
+
+    def only(self, names: Sequence[str]) -> Beside:
+        """The same with some of the baselines."""
+        return Beside(self._system, {name: self._baselines[name] for name in names})
 
     def write(self, facts: Sequence[NewFact]) -> None:
         """Writes facts to the system and to every baseline."""

@@ -58,6 +58,7 @@ class MapCalls(Calls):
         """
         context = self._context(grpc_context)
         bank = named_bank(request.bank)
+        self.admission.asks(context.tenant)
         if request.query:
             check_text("query", request.query)
         call = memory_pb2.EnumerateFactsRequest(

@@ -21,6 +21,7 @@ from larimar.mcp_server import build_server
 from larimar.results import Answer
 from larimar.v1 import larimar_pb2
 from services.gateway.auth import check_scope
+from services.gateway.http.routes import read_body
 from services.keys import ApiKey
 from services.rpc import MAX_MESSAGE_BYTES
 
@@ -95,7 +96,18 @@ class McpEndpoint:
             self._manager = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Answers a request. Raises: LarimarError, where its body does not come."""
         assert self._manager is not None, "the application's lifespan runs the endpoint"
         _CALLER.set(scope.get(self._key))
-        await self._manager.handle_request(scope, receive, send)
+        body = await read_body(receive)
+        await self._manager.handle_request(scope, _after(body, receive), send)
+
+
+def _after(body: bytes, receive: Receive) -> Receive:
+    """A body that was read, and then what else comes."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def following() -> Any:
+        return left.pop() if left else await receive()
+
+    return following

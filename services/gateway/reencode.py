@@ -58,16 +58,22 @@ class ReencodeCalls(Calls):
         self.admission.imports(context.tenant)
         work = Reencoding(self, bank, new_bank, context)
         await work.begin(request.encoder_digest)
-        if not await work.is_visible():
-            async for version in work.copy():
-                yield larimar_pb2.ReencodeBankResponse(version=version, total=work.total)
-        for _ in range(MAX_ROUNDS):
-            async for version in work.catch_up():
-                yield larimar_pb2.ReencodeBankResponse(version=version, total=work.total)
-            if await work.is_caught_up():
-                break
-        facts = await work.compared()
-        described = await self._describe_bank(new_bank, context)
+        is_new = not await work.is_visible()
+        if is_new:
+            await self._admit_bank(new_bank, context)
+        about = {"bank": new_bank, "source": bank}
+        async with self.auditor.recorded(context.tenant, "reencode", **about) as entry:
+            if is_new:
+                async for version in work.copy():
+                    yield larimar_pb2.ReencodeBankResponse(version=version, total=work.total)
+            for _ in range(MAX_ROUNDS):
+                async for version in work.catch_up():
+                    yield larimar_pb2.ReencodeBankResponse(version=version, total=work.total)
+                if await work.is_caught_up():
+                    break
+            facts = await work.compared()
+            described = await self._describe_bank(new_bank, context)
+            entry["version"] = described.info.version
         digest = memory_pb2.ComputeDigestRequest(bank=new_bank, context=context)
         yield larimar_pb2.ReencodeBankResponse(
             version=described.info.version,

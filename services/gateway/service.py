@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 from larimar import __version__
@@ -18,6 +18,7 @@ from larimar.v1 import (
     memory_pb2,
     scope_pb2,
 )
+from services.audit import OPERATOR
 from services.gateway.banks import BankCalls
 from services.gateway.calls import Latent, named_bank, together
 from services.gateway.edits import EditCalls
@@ -25,6 +26,7 @@ from services.gateway.maps import MapCalls
 from services.gateway.publish import PublishCalls
 from services.gateway.recall import RecallCalls
 from services.gateway.reencode import ReencodeCalls
+from services.gateway.tenancy import current_key
 from services.limits import MAX_CANDIDATES, check_text, check_version
 from services.observability.metrics import SCOPE_DECISIONS
 from services.rpc import domain_error, until
@@ -151,7 +153,7 @@ class GatewayService(
         details = {
             "encoder": lambda r: f"latents of {r.value_size}, texts to {r.max_text_tokens} tokens",
             "scope": lambda r: f"threshold {r.threshold:.3f}",
-            "memory": _memory_detail,
+            "memory": lambda r: _memory_detail(r, _shown_stopped(r, context.tenant)),
             "decoder": lambda r: f"{r.architecture}, prompts to {r.max_prompt_tokens} tokens",
         }
         services = [
@@ -278,9 +280,15 @@ def _read_text(request: larimar_pb2.AskRequest) -> str:
     return f"{request.preamble}\n{request.prompt}" if request.preamble else request.prompt
 
 
-def _memory_detail(reply: memory_pb2.DescribeMemoryResponse) -> str:
+def _memory_detail(reply: memory_pb2.DescribeMemoryResponse, stopped: Iterable[str]) -> str:
     held = f"{reply.banks_held} banks held, {reply.state_bytes / 2**20:.1f} MiB"
-    return "; ".join([held, *(f"STOPPED {bank}" for bank in reply.stopped)])
+    return "; ".join([held, *(f"STOPPED {bank}" for bank in stopped)])
+
+
+def _shown_stopped(reply: memory_pb2.DescribeMemoryResponse, tenant: str) -> list[str]:
+    """Stopped banks that the caller may know of: a key's tenant has its own, the operator all."""
+    everything = current_key() in ("", OPERATOR)
+    return [one for one in reply.stopped if everything or one.startswith(f"{tenant}/")]
 
 
 def _checked_noise(noise: float) -> float:

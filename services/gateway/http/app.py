@@ -49,7 +49,8 @@ def build_app(service: Any, keys: Keys | None, settings: Settings) -> FastAPI:
     app.state.service = service
     for module in ROUTERS:
         app.include_router(module.router)
-    app.router.routes.append(Route("/mcp", endpoint))
+    # No GET: a stream that nothing is ever sent on would hold one of the port's calls.
+    app.router.routes.append(Route("/mcp", endpoint, methods=["POST"]))
     for kind in (LarimarError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     mount_console(app)
