@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from larimar.decoder import Decoder, Piece, Sampling
 
 PROMPTS = [
@@ -18,6 +20,17 @@ WILD = Sampling(max_tokens=10, temperature=10.0, seed=3)
 def whole(decoder: Decoder, prompt: str, sampling: Sampling, z_1C=None) -> tuple[str, str, int]:
     """Text, finish reason and number of tokens of a prompt decoded alone."""
     return joined([pieces[0] for pieces in decoder.generate([prompt], [sampling], z_1C)])
+
+
+def endless(decoder: Decoder, prompt: str) -> tuple[Sampling, str]:
+    """Wild sampling whose text the model does not end before its length, and that text."""
+    for seed in range(100):
+        sampling = dataclasses.replace(WILD, seed=seed)
+        text, reason, tokens = whole(decoder, prompt, sampling)
+        if reason == "length":
+            assert tokens == sampling.max_tokens
+            return sampling, text
+    raise AssertionError("every text was ended by the model")
 
 
 def joined(pieces: list[Piece]) -> tuple[str, str, int]:

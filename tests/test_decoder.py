@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -28,7 +29,7 @@ from larimar.encoder import Text
 from larimar.errors import InvalidArgument
 from larimar.lean import RECORD_AFTER, LeanSteps, Pass
 from larimar.packing import pack
-from tests.decoding import PROMPTS, WILD, joined, whole
+from tests.decoding import PROMPTS, WILD, endless, joined, whole
 from tests.in_process import Weights
 
 
@@ -427,10 +428,9 @@ def test_the_earliest_of_several_stop_strings_counts(decoder) -> None:
 
 
 def test_a_stop_string_works_on_what_is_sampled(decoder) -> None:
-    text, reason, tokens = whole(decoder, PROMPTS[0], WILD)
-    assert (reason, tokens) == ("length", WILD.max_tokens)
+    sampling, text = endless(decoder, PROMPTS[0])
     stop = text[len(text) // 2 :][:4]
-    cut, reason, _ = whole(decoder, PROMPTS[0], Sampling(10, 10.0, 1.0, 3, (stop,)))
+    cut, reason, _ = whole(decoder, PROMPTS[0], dataclasses.replace(sampling, stop=(stop,)))
     assert (cut, reason) == (text[: text.find(stop)], "stop")
 
 
@@ -443,9 +443,11 @@ def test_the_end_token_ends_the_text_and_does_not_count(decoder) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 2, 5])
 def test_max_tokens_is_kept(decoder, tokens: int) -> None:
-    text, reason, said = whole(decoder, PROMPTS[0], Sampling(tokens, temperature=10.0, seed=3))
+    sampling, longest = endless(decoder, PROMPTS[0])
+    short = dataclasses.replace(sampling, max_tokens=tokens)
+    text, reason, said = whole(decoder, PROMPTS[0], short)
     assert (reason, said) == ("length", tokens)
-    assert whole(decoder, PROMPTS[0], WILD)[0].startswith(text)
+    assert longest.startswith(text)
 
 
 def test_a_prompt_and_an_answer_may_be_as_long_as_the_limits(decoder, latents) -> None:

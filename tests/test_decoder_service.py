@@ -146,8 +146,8 @@ async def test_a_short_answer_does_not_wait_for_a_long_one(door, service, noted)
     long = asyncio.create_task(
         said(door, request_of("a", max_tokens=120, temperature=10.0, seed=1))
     )
-    await eventually(lambda: len(noted.steps) == 1)
-    for _ in range(2):
+    for done in (0, 4):
+        await eventually(lambda done=done: len(noted.steps) == done + 1)  # which waits at the gate
         short = asyncio.create_task(completed(door, request_of("The", max_tokens=2)))
         await eventually(lambda: queued(service) == 1)
         steps.let(4)
