@@ -139,12 +139,12 @@ def tour(client: Client, examples: list[Example], folder: Path, quiet: bool) -> 
     reworded = asked(client, [fact.rephrasings[0] for fact in shown])
     shown_neighbors_after = asked(client, [fact.neighbors[0] for fact in shown])
     recall = share(measured, asked(client, [fact.prompt for fact in measured]))
-    rephrased = statistics.mean(
+    rephrased = statistics.fmean(
         share(measured, asked(client, [fact.rephrasings[way] for fact in measured]))
         for way in (0, 1)
     )
     neighbors_after = asked(client, neighbors)
-    unchanged = statistics.mean(
+    unchanged = statistics.fmean(
         a == b for a, b in zip(neighbors_before, neighbors_after, strict=True)
     )
     latency_ms = latency(client, [fact.prompt for fact in measured[:20]])
@@ -214,7 +214,7 @@ def _words(text: str) -> list[str]:
 
 def share(facts: Sequence[Example], answers: Sequence[str]) -> float:
     """Share of facts whose answer was said."""
-    return statistics.mean(
+    return statistics.fmean(
         said(text, fact.answer) for fact, text in zip(facts, answers, strict=True)
     )
 
