@@ -50,15 +50,15 @@ class CutLog:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    async def append(self, tenant: str, bank: str, items: Any) -> Any:
+    async def append(self, tenant: str, bank: str, *rest: Any) -> Any:
         """Appends; the last one is done, but not answered, where the log is cut after it."""
         if not self._left:
             self.cut = True
             if self._after:
-                await self._log.append(tenant, bank, items)
+                await self._log.append(tenant, bank, *rest)
             raise Unavailable("the store does not answer", "STORE_DOWN")
         self._left -= 1
-        return await self._log.append(tenant, bank, items)
+        return await self._log.append(tenant, bank, *rest)
 
 
 class Run:

@@ -62,8 +62,8 @@ def lose_an_append(patch) -> None:
     """A log that acknowledges a batch which it has not kept, now and then."""
     append, calls = MemoryLog.append, []
 
-    async def careless(self, tenant, bank, items):
-        done = await append(self, tenant, bank, items)
+    async def careless(self, tenant, bank, items, config=None):
+        done = await append(self, tenant, bank, items, config)
         calls.append(bank)
         held = self._banks[tenant, bank]
         if len(calls) % 7 == 0 and not done[0].error and not done[0].duplicate:
