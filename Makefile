@@ -53,4 +53,4 @@ clean: ## remove .venv and caches (not the data directory)
 chaos: setup ## many SIGKILL rounds, minutes to hours: make chaos ROUNDS=100
 	LARIMAR_CHAOS_ROUNDS=$(or $(ROUNDS),30) LARIMAR_SIMULATION_ROUNDS=1000 \
 	  $(BIN)/python -m pytest -s tests/test_faults*.py tests/test_simulation.py
-	$(BIN)/python -m pytest -s -m slow tests/test_ray_nodes.py tests/test_ray_changes.py
+	$(BIN)/python -m pytest -s -m slow tests

@@ -111,6 +111,7 @@ def test_the_quickstart_of_publishers(reader: Reader) -> None:
     assert names["answer"].fact_id == "clock-price"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quickstart_of_operators(reader: Reader) -> None:
     said, _ = reader.follow("operator.md", last=True)

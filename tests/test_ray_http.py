@@ -17,7 +17,7 @@ import larimar
 from tests.gateway_calls import ANSWER, PROMPT
 from tests.pipelines import RunningPipeline, pipeline
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 BACK_S = 240.0
 """Time that a killed gateway has to be there again."""
 

@@ -58,6 +58,7 @@ def test_what_cannot_be_served_is_refused_and_changes_nothing(running, client, t
     assert pids(client) == before
 
 
+@pytest.mark.slow
 def test_a_model_change_loses_no_edit_and_mixes_no_models(running, client, tmp_path) -> None:
     other = model_of_another_encoder(tmp_path / "other")
     before, traffic = pids(client), Traffic(running.target, "kept")
