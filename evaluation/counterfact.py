@@ -61,7 +61,7 @@ DRAWN = tuple(name for name in PROBED if not name.endswith(("_M", "_in_scope")))
 PLAN = Plan(
     {"data": "counterfact_original_form_2000.jsonl", "demonstrations": "counterfact-train.json"},
     quick={"limit": 12, "probes": 2, "max_tokens": 8, "baselines": "prompt,rag,ft:4"},
-    full={"baselines": "prompt,rag,ike:200,ft:500,ft_l:500"},
+    full={"baselines": "prompt,rag,ike:100,ft:100,ft_l:100"},
 )
 
 

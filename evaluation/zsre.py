@@ -40,7 +40,7 @@ METRICS = (
 PLAN = Plan(
     {"data": "zsre_mend_train-1k.json", "demonstrations": "zsre_multi_rephrase.jsonl"},
     quick={"limit": 24, "max_tokens": 8, "baselines": "prompt,rag"},
-    full={"baselines": "prompt,rag,ike:200,ft:500,ft_l:500"},
+    full={"baselines": "prompt,rag,ike:100,ft:100,ft_l:100"},
 )
 
 
