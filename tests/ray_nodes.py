@@ -15,6 +15,7 @@ from pathlib import Path
 import ray
 import yaml
 from ray import serve
+from ray._common.utils import get_default_ray_temp_dir
 from ray.cluster_utils import Cluster
 from ray.serve._private import api
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
@@ -27,6 +28,8 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 def started(workers: int, folder: str) -> tuple[Cluster, list]:
     """A cluster whose workers each offer what every group of the RayService does, but for GPUs."""
+    # Ray notes the address there, and makes that folder only when it is its own.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     shared = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     head = {**shared, "num_cpus": 0, "temp_dir": folder}
     cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=True)
@@ -47,7 +50,7 @@ def deploy(path: str) -> str:
     while True:
         found = serve.status().applications.get(config.applications[0].name)
         if found is not None and found.status in ends:
-            return f"{found.status} {found.message}".strip()
+            return f"{found.status.value} {found.message}".strip()
         time.sleep(0.2)
 
 

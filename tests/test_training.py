@@ -133,6 +133,26 @@ def test_with_rephrasing_a_quarter_of_the_prompts_stay(data) -> None:
     assert 0.25 <= same < 0.45
 
 
+DATED = [
+    "The bridge at Kalisz was opened on 14 June 1931, and closed in 1997.",
+    "Mira Tolen taught law in the old town of Olomouc for many quiet years.",
+]
+
+
+def test_varied_rows_have_numbers_dates_long_answers_and_questions() -> None:
+    maker = RowMaker(Sentences(DATED, ["the", "of"]), rephrase=False, varied=True)
+    rng = np.random.default_rng(0)
+    rows = [maker.answer(rng, index % 2) for index in range(400)]
+    answers = {row.answer for row in rows}
+    assert {"14 June 1931", "1997", "Kalisz"} <= answers
+    assert any(len(answer.split()) > 5 for answer in answers)
+    questions = [row for row in rows if row.prompt.endswith("?")]
+    assert 0.1 < len(questions) / len(rows) < 0.2
+    assert all(row.query == row.prompt and row.target == row.answer for row in rows)
+    plain = [row for row in rows if not row.prompt.endswith("?")]
+    assert all(any(f"{row.prompt} {row.answer}" in text for text in DATED) for row in plain)
+
+
 # Tokens and weights
 
 
@@ -458,5 +478,5 @@ def test_a_run_can_be_repeated_from_the_recipe_it_keeps(warm_start, tmp_path) ->
 def test_recipes_keep_the_size_of_a_latent() -> None:
     made = [recipe() for recipe in RECIPES.values()]
     models = [each.model for each in made if isinstance(each, Episodic) and each.model]
-    assert {model.latent.value_size for model in models} == {1024} and len(models) == 10
+    assert {model.latent.value_size for model in models} == {1024} and len(models) == 11
     assert all(model.connector.slots == model.latent.slots for model in models)

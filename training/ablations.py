@@ -22,6 +22,7 @@ from training.recipes import Episodic, find_recipe, to_json
 CHOICES = {
     "small": "the default",
     "small_generic": "generic text only: prompts unchanged",
+    "small_varied": "numbers, dates, long answers and questions too",
     "small_shared_kv": "key = value in a slot",
     "small_embedding_add": "latent added to each token embedding",
     "small_one_slot": "one slot a layer, a latent of one part",

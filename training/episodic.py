@@ -52,9 +52,9 @@ class EpisodicStage:
         memory = TrainingMemory(recipe.slots, networks.encoder.prompt_size)
         self.module = Objective(networks, memory, parts.markers, recipe.episode, dtype).to(device)
         self.tokenizer = RowTokenizer(parts.encoder_tokenizer, parts.decoder_tokenizer)
-        self.rows = RowMaker(self.sentences, recipe.rephrase)
+        self.rows = RowMaker(self.sentences, recipe.rephrase, recipe.varied)
         self.by_length = np.argsort(self.sentences.lengths(), kind="stable")
-        self.held_rows = RowMaker(validation[0], recipe.rephrase)
+        self.held_rows = RowMaker(validation[0], recipe.rephrase, recipe.varied)
         self.held_blocks = validation[1]
 
     def batch(self, step: int) -> Batch:

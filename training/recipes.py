@@ -92,6 +92,8 @@ class Episodic(Recipe):
     """Share of the conditioned rows that must answer rather than copy."""
     rephrase: bool = True
     """Whether answer rows get cut, shuffled, thinned and foreign prompts."""
+    varied: bool = False
+    """Whether answers are also numbers, dates and long ones, and prompts questions."""
     beta_stop: float = 0.05
     """Largest weight of the KL term; the term is a mean over addresses, not a sum."""
     beta_cycles: int = 10
@@ -192,6 +194,11 @@ def small_settle() -> Episodic:
 def small_generic() -> Episodic:
     """As `small`, without the changed prompts: the paper's claim is generic text only."""
     return dataclasses.replace(small(), rephrase=False)
+
+
+def small_varied() -> Episodic:
+    """As `small`, with numbers, dates, longer answers and questions among its rows."""
+    return dataclasses.replace(small(), varied=True)
 
 
 def small_shared_kv() -> Episodic:
@@ -341,6 +348,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
         small_again,
         small_settle,
         small_generic,
+        small_varied,
         small_shared_kv,
         small_embedding_add,
         small_one_slot,
