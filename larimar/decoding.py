@@ -55,6 +55,12 @@ class Row:
         """The token that its next step reads."""
         return self.tail.ids[-1] if self.tail.ids else self.prompt_ids[-1]
 
+    @property
+    def must_speak(self) -> bool:
+        """Whether its next token may not be the end: a fact's answer is never empty."""
+        can_end = self.tail.stop_id is not None
+        return can_end and self.z_1C is not None and not self.tail.ids
+
     def take(self) -> Piece:
         """What its text gained since the last piece was taken."""
         return self.tail.take()
@@ -212,6 +218,9 @@ class Batch:
         stepped = []
         for lane in list(self._lanes.values()):
             logits_RV = lane.step()
+            for place, row in enumerate(lane.rows):
+                if row.must_speak:
+                    logits_RV[place, row.tail.stop_id] = -torch.inf
             greedy = logits_RV.argmax(-1).tolist()
             for row, logits_V, likeliest in zip(list(lane.rows), logits_RV, greedy, strict=True):
                 own = (

@@ -72,9 +72,11 @@ class Tail:
         prompt_ids: tokens before the text, whose last decides how its first is written.
     """
 
-    def __init__(self, tokenizer, stop_id: int, sampling: Sampling, prompt_ids: list[int]) -> None:
+    def __init__(
+        self, tokenizer, stop_id: int | None, sampling: Sampling, prompt_ids: list[int]
+    ) -> None:
         self._tokenizer = tokenizer
-        self._stop_id = stop_id
+        self.stop_id = stop_id
         self._sampling = sampling
         self._held = max((len(stop) - 1 for stop in sampling.stop), default=0)
         self._anchor = prompt_ids[-1:]
@@ -87,7 +89,7 @@ class Tail:
 
     def push(self, token: int) -> None:
         """Adds a token, which may be the last."""
-        if token == self._stop_id:
+        if token == self.stop_id:
             self._finish(self._decoded(), "stop")
             return
         self.ids.append(token)

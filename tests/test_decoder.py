@@ -441,6 +441,25 @@ def test_the_end_token_ends_the_text_and_does_not_count(decoder) -> None:
     assert joined(scripted(decoder, [decoder.stop_id], Sampling(10))) == ("", "stop", 0)
 
 
+class Hasty(LeanSteps):
+    """Steps of a network that would always rather end."""
+
+    def logits(self, step):
+        found = super().logits(step).clone()
+        found[..., self.stop_id] = 1e4
+        return found
+
+
+@pytest.mark.parametrize("sampling", [Sampling(10), Sampling(10, temperature=1.0)])
+def test_an_answer_from_a_latent_is_not_empty(decoder, latents, monkeypatch, sampling) -> None:
+    hasty = Hasty(decoder.network, record=False)
+    hasty.stop_id = decoder.stop_id
+    monkeypatch.setattr(decoder, "_steps", hasty)
+    plain, spoken = decoder.texts(PROMPTS[:2], [sampling] * 2, [None, latents[0]])
+    assert (plain.text, plain.tokens, plain.finish_reason) == ("", 0, "stop")
+    assert spoken.text.strip() and (spoken.tokens, spoken.finish_reason) == (1, "stop")
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 5])
 def test_max_tokens_is_kept(decoder, tokens: int) -> None:
     sampling, longest = endless(decoder, PROMPTS[0])
