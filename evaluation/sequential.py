@@ -12,7 +12,7 @@ the protocol is that of Hartvigsen et al. 2022 (arXiv 2211.11031).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -144,6 +144,7 @@ def run(
     rows = [larimar_row(kept, steps, seed), base_row(kept, seed)]
     rows += [baseline_row(kept, name, seed) for name in chosen.names]
     curve = [curve_row(kept, step, seed) for step in steps]
+    others = {name: baseline_curve(kept, name, seed) for name in chosen.names}
     return run.report(
         f"Sequential edits: {len(stream.edits)} in a row",
         rows,
@@ -157,10 +158,10 @@ def run(
             *_notes(kept, stream),
             *chosen.limits_note("after these edits, as the rows' edits say"),
         ],
-        lambda figure: _draw(figure, curve, rows[1], label(addressing, slots)),
+        lambda figure: _draw(figure, curve, rows[1], label(addressing, slots), others),
         n=len(read.records),
         edits=len(stream.edits),
-        curve=curve,
+        curve=[*curve, *(row for rows in others.values() for row in rows)],
     )
 
 
@@ -205,6 +206,14 @@ def curve_row(kept: Records, step: int, seed: int) -> dict[str, Any]:
         "edits": step,
         "metrics": _measured(kept[f"step-{step}"], seed),
     }
+
+
+def baseline_curve(kept: Records, name: str, seed: int) -> list[dict[str, Any]]:
+    """The same of a baseline, after each step up to the last of its edits."""
+    return [
+        {"system": name, "edits": int(step), "metrics": _measured(found, seed)}
+        for step, found in kept[f"baseline-{name}"]["steps"].items()
+    ]
 
 
 def _measure(
@@ -252,7 +261,7 @@ def _measure_baselines(
     kept: Records,
     frame: Frame,
 ) -> None:
-    """Keeps what each baseline says after the last edit."""
+    """Keeps what each baseline says at every step."""
     max_tokens = frame.max_tokens
     if all(f"baseline-{name}" in kept for name in chosen.names):
         return
@@ -261,12 +270,19 @@ def _measure_baselines(
             continue
         edits = chosen.most(name, len(stream.edits))
         facts, view = stream.facts(0, edits), View(name)
+        seconds: list[float] = []
+        found: dict[int, dict[str, list[list[float]]]] = {}
         with frame.bar(f"{name}, edits", len(facts)) as advance:
-            seconds = _written_singly(baseline, facts, advance)
-        found = _asked(baseline, stream, edits, view, max_tokens)
+            for step in steps_of(edits):
+                seconds += _written_singly(baseline, facts[len(seconds) : step], advance)
+                found[step] = _asked(baseline, stream, step, view, max_tokens)
         texts = _texts(baseline, _elsewhere(records, max_tokens), view)
         baseline.forget([fact.fact_id for fact in facts])
-        kept.add(f"baseline-{name}", found | {"seconds": seconds, "locality": texts})
+        steps = {str(step): one for step, one in found.items()}
+        kept.add(
+            f"baseline-{name}",
+            found[edits] | {"seconds": seconds, "locality": texts, "steps": steps},
+        )
 
 
 def _elsewhere(records: Sequence[EditRecord], max_tokens: int) -> list[Query]:
@@ -368,14 +384,22 @@ def _notes(kept: Records, stream: Stream) -> list[str]:
     return notes
 
 
-def _draw(figure: Any, curve: Sequence[dict[str, Any]], base: dict[str, Any], name: str) -> None:
+def _draw(
+    figure: Any,
+    curve: Sequence[dict[str, Any]],
+    base: dict[str, Any],
+    name: str,
+    others: Mapping[str, Sequence[dict[str, Any]]],
+) -> None:
     steps = [row["edits"] for row in curve]
+    drawn = [
+        (f"{name}: edits", "retention_f1", curve),
+        (f"{name}: unseen rephrasings", "unseen_f1", curve),
+        *((f"{other}: edits", "retention_f1", rows) for other, rows in others.items()),
+    ]
     curves = [
-        Curve(text, steps, [row["metrics"][metric] for row in curve])
-        for text, metric in (
-            (f"{name}: edits", "retention_f1"),
-            (f"{name}: unseen rephrasings", "unseen_f1"),
-        )
+        Curve(text, [row["edits"] for row in rows], [row["metrics"][metric] for row in rows])
+        for text, metric, rows in drawn
     ]
     curves.append(Curve("base: edits", steps, [base["metrics"]["retention_f1"]] * len(steps)))
     draw_curves(figure, curves, "edits in a row", "token F1 of the answers (%)")

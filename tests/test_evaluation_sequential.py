@@ -139,7 +139,7 @@ def test_a_stopped_run_writes_what_it_had_and_goes_on(files, parrot, monkeypatch
     assert (done.wrote, done.asked) == ([], [])
 
 
-def test_a_baseline_is_asked_after_its_last_edit(files, parrot, monkeypatch):
+def test_a_baseline_is_asked_at_every_step_and_after_its_last_edit(files, parrot, monkeypatch):
     baseline = Amnesiac()
     monkeypatch.setattr(
         evaluation.sequential, "alone", lambda system, chosen: [("ft", Alone(system, baseline))]
@@ -153,6 +153,10 @@ def test_a_baseline_is_asked_after_its_last_edit(files, parrot, monkeypatch):
         100.0,
     )
     assert baseline.bank.facts == {} and len(parrot.wrote) == 7
+    curve = [row for row in report["curve"] if row["system"] == "ft"]
+    assert [row["edits"] for row in curve] == [1, 6]
+    assert values(curve[0])["retention_f1"] == 100.0  # of what is forgotten the first is not yet
+    assert curve[1]["metrics"]["retention_f1"] == found["metrics"]["retention_f1"]
 
 
 def test_a_step_asks_a_bounded_number_of_edits(tmp_path, parrot, monkeypatch):
