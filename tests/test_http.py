@@ -13,7 +13,7 @@ import pytest
 
 from larimar.errors import DataLoss
 from larimar.v1 import larimar_pb2 as pb
-from services.gateway.http import door, routes, search, sse
+from services.gateway.http import door, recent, routes, search, sse
 from services.gateway.http.door import GUARDED, MAX_BODY_BYTES
 from tests.gateway_calls import ANSWER, ELSEWHERE, PROMPT
 from tests.in_process import new_bank_name
@@ -367,6 +367,7 @@ def test_pages_of_other_sites_may_not_call(http, served) -> None:
 
 
 def test_readiness_names_who_does_not_answer(http, served, monkeypatch) -> None:
+    monkeypatch.setattr(recent, "KEPT_S", 0.0)
     assert http.get("/readyz").json() == {"status": "ready"}
 
     async def down(request, call):
@@ -378,6 +379,20 @@ def test_readiness_names_who_does_not_answer(http, served, monkeypatch) -> None:
     assert (refused.status_code, error_of(refused)["code"]) == (503, "NOT_READY")
     assert "scope" in error_of(refused)["message"] and "retry-after" in refused.headers
     assert http.get("/healthz").json() == {"status": "ok"}
+
+
+def test_many_probes_ask_the_services_once_a_second(http, served, monkeypatch) -> None:
+    looks = []
+
+    async def status(request, call):
+        looks.append(len(looks))
+        return pb.GetStatusResponse(services=[pb.ServiceInfo(name="gateway", ready=True)])
+
+    monkeypatch.setattr(served.gateway, "GetStatus", status)
+    time.sleep(1.1 * recent.KEPT_S)  # of an earlier look
+    started = time.monotonic()
+    assert {http.get("/readyz").status_code for _ in range(40)} == {200}
+    assert 1 <= len(looks) <= 2 + (time.monotonic() - started) / recent.KEPT_S
 
 
 def test_status_names_every_service(http) -> None:

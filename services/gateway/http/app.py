@@ -18,6 +18,7 @@ from services.gateway.http.console import mount_console
 from services.gateway.http.door import KEY, Door
 from services.gateway.http.errors import error_response, http_error
 from services.gateway.http.observing import ObservedHttp
+from services.gateway.http.recent import Recent
 from services.gateway.http.routes import METHOD_FIELD
 from services.gateway.mcp import McpEndpoint
 from services.keys import Keys
@@ -47,6 +48,7 @@ def build_app(service: Any, keys: Keys | None, settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
+    app.state.status, app.state.scraped = Recent(), Recent()
     for module in ROUTERS:
         app.include_router(module.router)
     # No GET: a stream that nothing is ever sent on would hold one of the port's calls.
