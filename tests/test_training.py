@@ -375,6 +375,23 @@ def test_the_folder_of_a_run_loads_checks_and_refuses_damage(
 # Stages and recipes
 
 
+def test_a_connector_that_is_to_add_to_embeddings_goes_on_from_one_that_did_not(
+    warm_start, corpus, prepared, base_model, tmp_path
+) -> None:
+    before = loop(tiny_episodic(warm_start), corpus, tmp_path / "before", prepared=prepared)
+    before.save()
+    made = tiny_episodic(warm_start, small_embedding_add())
+    start = tmp_path / "before" / "model"
+    run = loop(made, corpus, tmp_path / "run", prepared=prepared, start=start)
+    connector = run.stage.parts.networks.decoder.connector
+    wanted = before.stage.parts.networks.decoder.connector
+    assert torch.equal(connector.to_slot.weight, wanted.to_slot.weight)
+    assert torch.equal(connector.slot_bias, wanted.slot_bias)
+    assert not connector.to_embedding.weight.any()
+    run.train_step()
+    assert connector.to_embedding.weight.any()
+
+
 def test_episodic_training_starts_from_a_pretrained_model(
     warm_start, corpus, prepared, base_model, tmp_path
 ) -> None:
@@ -478,5 +495,5 @@ def test_a_run_can_be_repeated_from_the_recipe_it_keeps(warm_start, tmp_path) ->
 def test_recipes_keep_the_size_of_a_latent() -> None:
     made = [recipe() for recipe in RECIPES.values()]
     models = [each.model for each in made if isinstance(each, Episodic) and each.model]
-    assert {model.latent.value_size for model in models} == {1024} and len(models) == 11
+    assert {model.latent.value_size for model in models} == {1024} and len(models) == 12
     assert all(model.connector.slots == model.latent.slots for model in models)

@@ -93,6 +93,9 @@ def _warm_parts(
 def copy_weights(source: Networks, target: Networks) -> None:
     """Copies backbones, and connector and part maps where both have the same layout.
 
+    A connector that is to add to the token embeddings, from one that did not, begins with nothing
+    added: what the source could do stays.
+
     Raises:
         InvalidArgument: the backbones have other sizes.
     """
@@ -103,9 +106,19 @@ def copy_weights(source: Networks, target: Networks) -> None:
         raise InvalidArgument(f"--start has a model of other sizes: {error}") from error
     if source.config.latent == target.config.latent:
         target.encoder.load_state_dict(source.encoder.state_dict())
-        if source.config.connector == target.config.connector:
-            target.decoder.connector.load_state_dict(source.decoder.connector.state_dict())
+        _copy_connector(source, target)
     share_embeddings(target)
+
+
+def _copy_connector(source: Networks, target: Networks) -> None:
+    ours, theirs = target.config.connector, source.config.connector
+    adds = ours.embedding_add and not theirs.embedding_add
+    if ours != (dataclasses.replace(theirs, embedding_add=True) if adds else theirs):
+        return
+    connector = target.decoder.connector
+    connector.load_state_dict(source.decoder.connector.state_dict(), strict=not adds)
+    if adds and connector.to_embedding is not None:
+        torch.nn.init.zeros_(connector.to_embedding.weight)
 
 
 def whole_networks(config: ModelConfig, state: dict[str, torch.Tensor]) -> Networks:

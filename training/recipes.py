@@ -191,6 +191,21 @@ def small_settle() -> Episodic:
     )
 
 
+def small_more() -> Episodic:
+    """A third round, from what ships: varied rows, and the latent added to token embeddings."""
+    return dataclasses.replace(
+        _with_connector(embedding_add=True),
+        varied=True,
+        steps=600,
+        learning_rate=2e-4,
+        warmup_steps=30,
+        decay_share=0.6,
+        plain_blocks=8,
+        plain_length=256,
+        beta_cycles=4,
+    )
+
+
 def small_generic() -> Episodic:
     """As `small`, without the changed prompts: the paper's claim is generic text only."""
     return dataclasses.replace(small(), rephrase=False)
@@ -347,6 +362,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
         small,
         small_again,
         small_settle,
+        small_more,
         small_generic,
         small_varied,
         small_shared_kv,
