@@ -379,6 +379,7 @@ def test_a_connector_that_is_to_add_to_embeddings_goes_on_from_one_that_did_not(
     warm_start, corpus, prepared, base_model, tmp_path
 ) -> None:
     before = loop(tiny_episodic(warm_start), corpus, tmp_path / "before", prepared=prepared)
+    (tmp_path / "before").mkdir()
     before.save()
     made = tiny_episodic(warm_start, small_embedding_add())
     start = tmp_path / "before" / "model"
