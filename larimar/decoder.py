@@ -105,11 +105,9 @@ class DecoderNetwork(nn.Module):
         """Last hidden states, (R, Q, E), of tokens that are written into a cache on the way."""
         embeddings_RQE = self.lm.get_input_embeddings()(tokens.ids_RQ)
         inputs: dict = {"input_ids": tokens.ids_RQ}
-        if tokens.adds:
-            for row, added in enumerate(tokens.added):
-                if added is not None:
-                    embeddings_RQE[row] += added[0].to(embeddings_RQE.dtype)
-            inputs = {"inputs_embeds": embeddings_RQE}
+        if tokens.added_R1E is not None:
+            added_R1E = tokens.added_R1E.to(embeddings_RQE.dtype)
+            inputs = {"inputs_embeds": embeddings_RQE + added_R1E}
         mask_RQK = torch.zeros(
             tokens.visible_RQK.shape, dtype=embeddings_RQE.dtype, device=embeddings_RQE.device
         ).masked_fill_(~tokens.visible_RQK, -torch.inf)

@@ -171,8 +171,17 @@ def _pass(network: DecoderNetwork, rows: list[Row], ids: list[list[int]], cache:
         visible_RQK.to(device),
         places_RQ.flatten().to(device),
         cache,
-        [row.added_11E for row in rows],
+        _added(rows),
     )
+
+
+def _added(rows: list[Row]) -> torch.Tensor | None:
+    """What is added to the rows' embeddings, (R, 1, E): nothing, as zeros, to a plain one."""
+    found = [row.added_11E for row in rows]
+    like = next((one for one in found if one is not None), None)
+    if like is None:
+        return None
+    return torch.cat([torch.zeros_like(like) if one is None else one for one in found])
 
 
 class Batch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 RECORD_AFTER = 24
 """Steps of a shape before it is recorded, which takes as long as some tens of steps."""
+
+Shape = tuple[int, int, bool]
+"""Of a step: R, K, and whether anything is added to embeddings."""
 
 _NOTHING = {
     torch.ops.aten.detach.default,
@@ -40,7 +43,8 @@ class Pass:
         positions_RQ: as the decoder counts them, a latent's first position included.
         visible_RQK: True at what each token sees of its row.
         places_RQ: where they are written, row * K + position, (R * Q,).
-        added: what the connector adds to each row's embeddings, (1, 1, E) or None.
+        added_R1E: what the connector adds to embeddings, zeros to a row without a latent;
+            None where nothing is added to any.
     """
 
     ids_RQ: torch.Tensor
@@ -48,12 +52,7 @@ class Pass:
     visible_RQK: torch.Tensor
     places_RQ: torch.Tensor
     cache: RowsCache
-    added: Sequence[torch.Tensor | None] = ()
-
-    @property
-    def adds(self) -> bool:
-        """Whether anything is added to any row's embeddings."""
-        return any(one is not None for one in self.added)
+    added_R1E: torch.Tensor | None = None
 
 
 class LeanSteps:
@@ -66,29 +65,31 @@ class LeanSteps:
     def __init__(self, network: DecoderNetwork, record: bool) -> None:
         self.network = network
         self._record_any = record
-        self._taken: Counter[tuple[int, int]] = Counter()
-        self._recorded: dict[tuple[int, int], Callable[..., torch.Tensor]] = {}
+        self._taken: Counter[Shape] = Counter()
+        self._recorded: dict[Shape, Callable[..., torch.Tensor]] = {}
 
     def logits(self, step: Pass) -> torch.Tensor:
         """Logits (R, 1, V) of the tokens that come next."""
-        if step.adds or not self._record_any:
+        if not self._record_any:
             return self.network.logits(self.network.step(step))
-        shape = (len(step.ids_RQ), step.cache.positions)
-        tensors = (step.ids_RQ, step.positions_RQ, step.visible_RQK, step.places_RQ)
+        added = [] if step.added_R1E is None else [step.added_R1E]
+        shape = (len(step.ids_RQ), step.cache.positions, bool(added))
+        given = (step.ids_RQ, step.positions_RQ, step.visible_RQK, step.places_RQ)
         if shape not in self._recorded:
             self._taken[shape] += 1
             if self._taken[shape] <= RECORD_AFTER:
-                return self._eager(*tensors, step.cache.stored())
-            self._recorded[shape] = self._record((*tensors, step.cache.stored()))
-        return self._recorded[shape](*tensors, step.cache.stored())
+                return self._eager(*given, step.cache.stored(), added)
+            self._recorded[shape] = self._record((*given, step.cache.stored(), added))
+        return self._recorded[shape](*given, step.cache.stored(), added)
 
-    def _eager(self, ids_R1, positions_R1, visible_R1K, places_R, stored) -> torch.Tensor:
-        step = Pass(ids_R1, positions_R1, visible_R1K, places_R, RowsCache(stored))
+    def _eager(self, ids_R1, positions_R1, visible_R1K, places_R, stored, added) -> torch.Tensor:
+        cache, added_R1E = RowsCache(stored), added[0] if added else None
+        step = Pass(ids_R1, positions_R1, visible_R1K, places_R, cache, added_R1E)
         return self.network.logits(self.network.step(step))
 
     def _record(self, given: tuple[Any, ...]) -> GraphModule:
-        def operations(ids_R1, positions_R1, visible_R1K, places_R, stored):
-            return self._eager(ids_R1, positions_R1, visible_R1K, places_R, stored)
+        def operations(ids_R1, positions_R1, visible_R1K, places_R, stored, added):
+            return self._eager(ids_R1, positions_R1, visible_R1K, places_R, stored, added)
 
         recorded = make_fx(operations)(*given)
         for node in list(recorded.graph.nodes):

@@ -302,11 +302,14 @@ def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder) -> None:
     assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=1e-6)) == greedy
 
 
-@pytest.mark.parametrize(("rows", "positions"), [(2, 64), (16, 64), (4, 128)])
+@pytest.mark.parametrize(
+    ("rows", "positions", "adds"), [(2, 64, False), (16, 64, True), (4, 128, False), (2, 64, True)]
+)
 @torch.inference_mode()
-def test_a_recorded_step_gives_the_bits_of_the_step_itself(decoder, rows, positions) -> None:
+def test_a_recorded_step_gives_the_bits_of_the_step_itself(decoder, rows, positions, adds) -> None:
     """On other tokens, other places and another cache than it was recorded with."""
     network, generator = decoder.network, torch.Generator().manual_seed(rows)
+    width = network.connector.layout.hidden_size
     steps = LeanSteps(network, record=True)
     for number in range(RECORD_AFTER + 3):
         cache = network.rows_cache(rows, positions)
@@ -320,13 +323,14 @@ def test_a_recorded_step_gives_the_bits_of_the_step_itself(decoder, rows, positi
             (torch.arange(positions) <= at_R1)[:, None],
             at_R1[:, 0] + positions * torch.arange(rows),
             cache,
+            torch.randn(rows, 1, width, generator=generator) if adds else None,
         )
         if 0 < number < RECORD_AFTER - 1:
-            steps._taken[rows, positions] += 1
+            steps._taken[rows, positions, adds] += 1
             continue
         ours = steps.logits(tokens)
         assert bits(ours) == bits(network.logits(network.step(tokens)))
-    assert list(steps._recorded) == [(rows, positions)]
+    assert list(steps._recorded) == [(rows, positions, adds)]
 
 
 class Scripted(nn.Module):
