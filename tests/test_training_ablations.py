@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from larimar.errors import InvalidArgument
-from tests.training_runs import loop, tiny_episodic, write_corpus, write_warm_start
+from tests.training_runs import RECORD, loop, tiny_episodic, write_corpus, write_warm_start
 from training import ablations
 from training.recipes import RECIPES, small
 
@@ -34,17 +34,8 @@ def test_less_than_an_episode_is_refused() -> None:
 def test_runs_are_compared_by_their_last_numbers(tmp_path, monkeypatch, capsys) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     warm_start = write_warm_start(tmp_path / "warm")
-    record = {
-        "requested_rewrite": {
-            "prompt": "{} was born in",
-            "subject": "Arn Velk",
-            "target_new": {"str": "Tartu"},
-            "target_true": {"str": "Ostrava"},
-        },
-        "paraphrase_prompts_clean": ["The birthplace of Arn Velk is"],
-    }
     records = tmp_path / "records.jsonl"
-    records.write_text(json.dumps(record) + "\n")
+    records.write_text(json.dumps(RECORD) + "\n")
     recipe = tiny_episodic(warm_start)
     monkeypatch.setitem(RECIPES, "small", lambda: recipe)
     arguments = [

@@ -11,22 +11,12 @@ import torch
 from larimar.checkpoint import ModelFolder
 from larimar.errors import InvalidArgument, NotFound
 from larimar.memory import FIXED_LIMIT
-from tests.training_runs import loop, tiny_episodic, write_corpus, write_warm_start
+from tests.training_runs import RECORD, loop, tiny_episodic, write_corpus, write_warm_start
 from training import mix, package
 from training.__main__ import train
 from training.looks import CounterFact, read_probes, samples
 from training.progress import RunLog, forget_after
 from training.recipes import to_json
-
-RECORD = {
-    "requested_rewrite": {
-        "prompt": "{} was born in",
-        "subject": "Arn Velk",
-        "target_new": {"str": "Tartu"},
-        "target_true": {"str": "Ostrava"},
-    },
-    "paraphrase_prompts_clean": ["The birthplace of Arn Velk is"],
-}
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,18 @@ LINES = [
 ] * 8
 
 
+RECORD = {
+    "requested_rewrite": {
+        "prompt": "{} was born in",
+        "subject": "Arn Velk",
+        "target_new": {"str": "Tartu"},
+        "target_true": {"str": "Ostrava"},
+    },
+    "paraphrase_prompts_clean": ["The birthplace of Arn Velk is"],
+}
+"""A CounterFact record of the original form."""
+
+
 def write_corpus(folder: Path) -> Path:
     """A corpus folder of one compressed shard and held-out text."""
     folder.mkdir(parents=True, exist_ok=True)
