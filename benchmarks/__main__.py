@@ -109,6 +109,9 @@ def main(
         bool, typer.Option("--sweep", help="Of load: growing numbers of clients and replicas.")
     ] = False,
     over_http: Annotated[bool, typer.Option("--http", help="Of load: over HTTP.")] = False,
+    dashboard: Annotated[
+        Path | None, typer.Option(help="Of load, not of a sweep: a PNG of the Grafana dashboard.")
+    ] = None,
     shape: Annotated[
         Shape | None,
         typer.Option(help="Of decode and edit: random weights of this shape; small is the model."),
@@ -140,10 +143,16 @@ def main(
         "overload": overload,
         "sweep": sweep,
         "over_http": over_http,
+        "drawn": dashboard,
     }
     loading = {what: value for what, value in loading.items() if value}
     if loading and name is not Name.load:
-        raise typer.BadParameter(f"only load has --{next(iter(loading)).replace('_', '-')}")
+        names = {"over_http": "http", "drawn": "dashboard"}
+        raise typer.BadParameter(
+            f"only load has --{names.get(first := next(iter(loading)), first)}"
+        )
+    if sweep and dashboard:
+        raise typer.BadParameter("a sweep is of several pipelines: no --dashboard of it")
     if sum(map(bool, (kill, overload, sweep))) > 1:
         raise typer.BadParameter("--kill, --overload and --sweep are one each a run")
     more |= loading

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import larimar
+from benchmarks import dashboard, prometheus
 from benchmarks.chaos import RECOVERY_S, SEEDS, Found, OwnPipeline, settings_file
 from benchmarks.load_clients import (
     Books,
@@ -129,11 +130,16 @@ def run(
     sweep: bool = False,
     over_http: bool = False,
     seed: int | None = None,
+    drawn: Path | None = None,
 ) -> LoadReport:
     """Latency, errors and throughput of a mode; edits lost or out of order are to be 0.
 
+    Args:
+        drawn: a PNG file for the dashboard, as a Prometheus server beside the pipeline has it.
+
     Raises:
-        FailedPrecondition: NO_HTTP, this version has no HTTP port.
+        FailedPrecondition: NO_HTTP, this version has no HTTP port; NO_PROMETHEUS, the dashboard is
+            asked for where Prometheus is not installed.
     """
     seconds = 60.0 * minutes if minutes else QUICK_SECONDS if quick else SECONDS
     count = clients or (QUICK_CLIENTS if quick else CLIENTS)
@@ -152,7 +158,7 @@ def run(
         asyncio.run(load.closed(count, QUICK_WARM_S if quick else WARM_S))
         load.books = Books(acknowledged=load.books.acknowledged)
         before = scraped(load.http_port)
-        with Memory(lambda: load.pipeline.pids) as memory:
+        with _watched(load, drawn, told), Memory(lambda: load.pipeline.pids) as memory:
             if overload:
                 _overloaded(load, report, count, overload, seconds, told)
             elif kill:
@@ -172,6 +178,24 @@ def run(
 def plot(document: dict[str, Any], path: Path) -> None:
     """Draws throughput, and where the time goes."""
     draw(document, path)
+
+
+@contextlib.contextmanager
+def _watched(load: Load, drawn: Path | None, told: Callable[[str], None]) -> Iterator[None]:
+    """Scrapes the pipeline meanwhile, and draws the dashboard at the end, if that is asked for."""
+    if drawn is None:
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="larimar-prometheus-"))
+    try:
+        with prometheus.scraping(load.http_port, folder) as server:
+            begun = time.time()
+            yield
+            drawn.parent.mkdir(parents=True, exist_ok=True)
+            empty = dashboard.render(server, begun, time.time(), drawn)
+        told(f"wrote {drawn}" + (f"; without data: {', '.join(empty)}" if empty else ""))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

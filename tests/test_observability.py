@@ -22,11 +22,14 @@ import grpc
 import pytest
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 import larimar
+from benchmarks import dashboard, prometheus
 from larimar.cli import app
+from larimar.errors import FailedPrecondition
 from larimar.v1 import common_pb2, encoder_pb2, larimar_pb2, larimar_pb2_grpc
 from services.observability import logs, traces
 from services.observability.metrics import INTERNAL_ERRORS
@@ -62,6 +65,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPipelin
             client.score(PROMPT, [" Tarsin", " Quill"], bank=BANK)
             assert client.ask(PROMPT, bank=BANK, max_tokens=4).in_scope
             client.checkpoint(BANK)
+        get(up, "/healthz")
         yield up
 
 
@@ -456,3 +460,25 @@ def test_a_long_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept = [*older.read_text().splitlines(), *newest.read_text().splitlines()]
     assert [int(line.split()[0]) for line in kept] == [*range(9 - len(kept), 9)]
     assert newest.stat().st_size <= 300 and older.stat().st_size <= 300
+
+
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None,
+    reason="prometheus is not installed (Debian: apt-get install prometheus)",
+)
+def test_the_dashboard_is_drawn_from_a_real_prometheus(
+    running: RunningPipeline, tmp_path: Path
+) -> None:
+    with prometheus.scraping(running.facts()["http_port"], tmp_path / "prometheus") as server:
+        begun = time.time()
+        with larimar.connect(running.target, timeout_s=WAIT_S) as client:
+            client.ask(PROMPT, bank=BANK, max_tokens=4)
+            wait_until(lambda: len(server.now("larimar_service_ready")) >= len(SERVICES))
+            client.ask(PROMPT, bank=BANK, max_tokens=4)
+            time.sleep(3 * prometheus.SCRAPE_S)
+        empty = dashboard.render(server, begun, time.time(), tmp_path / "dashboard.png")
+        with pytest.raises(FailedPrecondition, match="parse error"):
+            server.now("rate(")
+    assert not {"Services", "Ask", "Edits", "Scope decisions", "Models", "Disk"} & set(empty)
+    with Image.open(tmp_path / "dashboard.png") as drawn:
+        assert drawn.width > 1000 and len(drawn.convert("RGB").getcolors(1 << 24)) > 10
