@@ -16,7 +16,7 @@ from training import mix, package
 from training.__main__ import train
 from training.looks import CounterFact, read_probes, samples
 from training.progress import RunLog, forget_after
-from training.recipes import to_json
+from training.recipes import small, small_embedding_add, to_json
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,34 @@ def test_a_mix_is_between_two_decoders_with_the_connector_of_the_second(
         assert torch.equal(mixed.decoder.connector.state_dict()[name], weight)
     with pytest.raises(InvalidArgument, match="from 0 to 1"):
         mix.mix_decoders(first, second, 1.5)
+
+
+def test_a_whole_mix_moves_everything_and_a_map_that_was_not_there_from_zero(
+    warm_start, corpus, tmp_path, monkeypatch, capsys
+) -> None:
+    folders = []
+    for name, recipe in (("before", small()), ("after", small_embedding_add())):
+        recipe = dataclasses.replace(tiny_episodic(warm_start, recipe), seed=len(name))
+        run = loop(recipe, corpus, tmp_path)
+        run.options.out.mkdir(exist_ok=True)
+        run.train_step()
+        run.save()
+        folders.append((tmp_path / "model").rename(tmp_path / name))
+        (tmp_path / "state.pt").unlink()
+    options = [str(tmp_path / "mixed"), "--share", "0.25", "--whole"]
+    monkeypatch.setattr("sys.argv", ["mix", *map(str, folders), *options])
+    assert mix.main() == 0
+    before, after, mixed = (
+        ModelFolder.open(path).networks().modules().state_dict()
+        for path in (*folders, tmp_path / "mixed")
+    )
+    assert mixed.keys() - before.keys() == {mix.ADDED}
+    for name, weight in mixed.items():
+        old = before.get(name, torch.zeros_like(weight))
+        torch.testing.assert_close(weight, 0.75 * old + 0.25 * after[name])
+    assert mixed[mix.ADDED].abs().max() > 0
+    monkeypatch.setattr("sys.argv", ["mix", *map(str, reversed(folders)), *options])
+    assert mix.main() == 1 and "not of one shape" in capsys.readouterr().err
 
 
 def test_a_terminal_gets_a_bar_with_speed_and_time_left(tmp_path, monkeypatch, capsys) -> None:
