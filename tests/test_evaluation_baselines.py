@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,6 +161,8 @@ def test_ike_shows_other_edits_then_the_new_fact_and_never_an_evaluated_one(syst
     )
     assert demonstration(RECORDS[1], "update").endswith("Prompt: Krenn's capital city is Osk.")
     assert demonstration(RECORDS[1], "retain").endswith("The river in Belgravia is Loire.")
+    as_given = replace(record, paraphrases=(), paraphrases_raw=("Velmora, a tale of",))
+    assert demonstration(as_given, "update") == demonstration(record, "copy")
     assert others(RECORDS, [record]) == list(RECORDS[1:])
     baseline = Demonstrated(system, others(RECORDS, [record]))
     baseline.write([FACT])

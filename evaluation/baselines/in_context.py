@@ -221,12 +221,13 @@ def demonstration(record: EditRecord, kind: str) -> str:
     """One example of a new fact, a prompt and what is said then.
 
     Args:
-        kind: one of KINDS; a record that lacks such a prompt shows a copy.
+        kind: one of KINDS; a record that lacks such a prompt shows a copy. A paraphrase "as given"
+            is none: EasyEdit's is a prompt for free generation more often than not, which no
+            answer follows.
     """
     shown = f"{record.prompt} {record.target_new}"
-    rephrased = record.paraphrases or record.paraphrases_raw
-    if kind == "update" and rephrased:
-        shown = f"{rephrased[0]} {record.target_new}"
+    if kind == "update" and record.paraphrases:
+        shown = f"{record.paraphrases[0]} {record.target_new}"
     elif kind == "retain" and record.neighbors:
         shown = f"{record.neighbors[0]} {record.neighbor_answers[0]}"
     return f"New Fact: {_new_fact(record)}. Prompt: {shown}."
