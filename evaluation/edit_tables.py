@@ -160,7 +160,7 @@ def argmax(probe: Probe) -> float:
 
 def f1(probe: Probe) -> float:
     """Token F1 of the generated answer."""
-    return metrics.token_f1(metrics.generated_answer(probe.text or ""), probe.target)
+    return metrics.generated_f1(probe.text or "", probe.target)
 
 
 def in_scope(probe: Probe) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from evaluation.edits import MAX_TOKENS
+from evaluation.metrics import SCORING
 from evaluation.options import (
     DEFAULT_MODEL,
     IN_PROCESS,
@@ -92,7 +93,12 @@ class Frame:
         """
         name = name or self.name
         out = self.out or Path("out") / (folder or name)
-        run_of = {"name": name, "data_sha256": data.sha256, "model_digest": model_digest}
+        run_of = {
+            "name": name,
+            "data_sha256": data.sha256,
+            "model_digest": model_digest,
+            "scoring": SCORING,
+        }
         kept = Records(out, {**run_of, **only_here, **settings}, self.fresh)
         return Run(self, name, out, data.to_json(), model_digest, settings, kept)
 

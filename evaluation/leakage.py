@@ -12,7 +12,6 @@ Source: [L] (arXiv 2403.11901) Table 5; the attack: Patil et al. 2023, arXiv 230
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -343,5 +342,4 @@ def _notes(attack: Attack, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return re.findall(r"\w+", "".join(char for char in plain if not unicodedata.combining(char)))
+    return re.findall(r"\w+", metrics.folded(text))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from larimar.errors import InvalidArgument
 
 PERCENT = 100.0
 RESAMPLES = 1000
+SCORING = 2
+"""Of the rules by which answers are compared: what was measured by older ones is of another run."""
 # Resamples drawn at a time, so that 10,000 records take megabytes.
 _CHUNK = 100
 END_OF_TEXT = ("<|endoftext|>", "</s>", "[SEP]")
@@ -84,9 +87,18 @@ def argmax_match(token_is_argmax: Sequence[bool]) -> float:
     return float(all(token_is_argmax))
 
 
+def folded(text: str) -> str:
+    """A text without case and accents: decomposed (NFKD), marks dropped, casefold.
+
+    Tokenizers that lower-case drop accents too: their decoder can never say one.
+    """
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(char for char in parts if unicodedata.category(char) != "Mn").casefold()
+
+
 def normalise(text: str) -> str:
-    """A text without case, outer space and repeated space (strip, casefold, collapse)."""
-    return " ".join(text.casefold().split())
+    """A text without case, accents, outer space and repeated space."""
+    return " ".join(folded(text).split())
 
 
 def generated_answer(text: str, inner_marks: int = 0) -> str:
@@ -115,18 +127,22 @@ def generated_match(text: str, target: str) -> float:
     Raises:
         InvalidArgument: the target is empty.
     """
-    goal = target.strip().rstrip(".!?")
+    goal = _goal(target)
     if not goal:
         raise InvalidArgument("the target is empty: nothing can match it")
-    inner_marks = len(_SENTENCE_END.findall(goal))
-    return float(generated_answer(text, inner_marks) == normalise(goal))
+    return float(generated_answer(text, _inner_marks(target)) == normalise(goal))
+
+
+def generated_f1(text: str, target: str) -> float:
+    """Token F1 of the generated answer, cut where `generated_match` cuts it."""
+    return token_f1(generated_answer(text, _inner_marks(target)), target)
 
 
 def token_f1(prediction: str, target: str) -> float:
     """F1 = 2 P R / (P + R) over the words that prediction and target share, counted.
 
-    As SQuAD has it: words after lower case, without punctuation and the articles
-    a, an, the. Two empty texts agree (1); one empty text shares nothing (0).
+    As SQuAD has it: words without case, punctuation and the articles a, an, the; and
+    without accents (`folded`). Two empty texts agree (1); one empty text shares nothing (0).
     """
     predicted, expected = _words(prediction), _words(target)
     if not predicted or not expected:
@@ -227,5 +243,15 @@ def exactly(value: float | None, n: int) -> Summary:
     return Summary(value, None, None, n)
 
 
+def _goal(target: str) -> str:
+    """A target without the marks that close it."""
+    return target.strip().rstrip(".!?")
+
+
+def _inner_marks(target: str) -> int:
+    """Sentence ends inside a target, which end no answer."""
+    return len(_SENTENCE_END.findall(_goal(target)))
+
+
 def _words(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
+    return _ARTICLES.sub(" ", folded(text).translate(_NO_PUNCTUATION)).split()

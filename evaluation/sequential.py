@@ -20,7 +20,12 @@ import typer
 from evaluation import metrics, paper
 from evaluation.alone import alone
 from evaluation.baselines.beside import Baselines, Demonstrations, Wanted, wanted
-from evaluation.data import EditRecord, read_records, with_true_targets
+from evaluation.data import (
+    EditRecord,
+    read_records,
+    with_true_targets,
+    without_edited_neighbors,
+)
 from evaluation.edit_stream import Stream, steps_of, stream_of
 from evaluation.edit_tables import f1, generated, in_scope, success
 from evaluation.edits import Probe, probes_at, spread
@@ -286,10 +291,10 @@ def _measure_baselines(
 
 
 def _elsewhere(records: Sequence[EditRecord], max_tokens: int) -> list[Query]:
-    """Questions about something else, with their true answers."""
+    """Questions about something else, which no edit answers, with their true answers."""
     return [
         Query(prompt, (f" {answer}",), max_tokens)
-        for record in records
+        for record in without_edited_neighbors(records)
         for prompt, answer in zip(record.neighbors, record.neighbor_answers, strict=True)
     ]
 

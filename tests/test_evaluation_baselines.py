@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,6 +131,29 @@ def test_rag_finds_the_fact_that_is_near_and_none_that_is_not(system):
     ]
 
 
+def test_rag_and_ike_find_the_fact_that_esd_finds_behind_another_sentence(system):
+    """As CounterFact's paraphrases have it: the sentence before has nothing to do with the fact."""
+    baseline = Retrieved(system)
+    baseline.write([FACT, OTHER])
+    prompts = [
+        f"The 2009 season was the club's ninth in the second tier of the league. {FACT.prompt}",
+        f"Most mushrooms are grown in the dark, in trays of compost. {OTHER.prompt}",
+        "Most mushrooms are grown in the dark. They like compost.",
+        FACT.prompt,
+    ]
+    esd = larimar.load(DEFAULT_MODEL, detector="esd")
+    esd.write_many([FACT, OTHER])
+    decided = esd.recollect(prompts)
+    assert [one.in_scope for one in decided] == [True, True, False, True]
+    found = baseline.contexts(prompts)
+    assert [bool(texts) for texts, _ in found] == [one.in_scope for one in decided]
+    nearest = baseline.nearest(prompts)
+    assert [fact for _, fact in nearest][:2] == [FACT, OTHER]
+    assert [cosine for cosine, _ in nearest] == pytest.approx(
+        [one.scope_score for one in decided], abs=1e-4
+    )
+
+
 def test_ike_shows_other_edits_then_the_new_fact_and_never_an_evaluated_one(system):
     record = RECORDS[0]
     assert demonstration(RECORDS[1], "copy") == (
@@ -137,6 +161,8 @@ def test_ike_shows_other_edits_then_the_new_fact_and_never_an_evaluated_one(syst
     )
     assert demonstration(RECORDS[1], "update").endswith("Prompt: Krenn's capital city is Osk.")
     assert demonstration(RECORDS[1], "retain").endswith("The river in Belgravia is Loire.")
+    as_given = replace(record, paraphrases=(), paraphrases_raw=("Velmora, a tale of",))
+    assert demonstration(as_given, "update") == demonstration(record, "copy")
     assert others(RECORDS, [record]) == list(RECORDS[1:])
     baseline = Demonstrated(system, others(RECORDS, [record]))
     baseline.write([FACT])

@@ -16,11 +16,12 @@ import evaluation.edit_tables
 from evaluation import counterfact, zsre
 from evaluation.__main__ import app
 from evaluation.counterfact import Switch, views_of
-from evaluation.data import EditRecord
-from evaluation.edits import measured, observed, plain_note, plain_summary, row
+from evaluation.data import DataFile, EditRecord
+from evaluation.edits import Probe, measured, observed, plain_note, plain_summary, row
+from evaluation.frame import Frame
 from evaluation.report import Table, cell
 from evaluation.systems import BASE, LARIMAR, SCOPE_OFF, Seen, opened
-from larimar.errors import DataLoss, InvalidArgument, Unavailable
+from larimar.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from tests.gateway_double import DoubleServer
 
 
@@ -149,6 +150,22 @@ def rows_of(
 
 def values(one):
     return {name: summary["value"] for name, summary in one["metrics"].items()}
+
+
+def test_exact_match_and_f1_end_an_answer_in_the_same_place():
+    said = Probe(Scored((), ()), Scored((), ()), "St. Louis", "Paris", " st. louis. It", True)
+    assert evaluation.edit_tables.generated(said) == evaluation.edit_tables.f1(said) == 1.0
+
+
+def test_what_older_rules_of_scoring_measured_is_another_run(tmp_path):
+    frame = Frame("zsre", tmp_path / "data.json", out=tmp_path)
+    data = DataFile("data.json", "zsre", "0" * 64, ())
+    frame.started(data, "1" * 64, {})
+    kept = tmp_path / "records.jsonl"
+    run = json.loads(kept.read_text())
+    kept.write_text(json.dumps({key: run[key] for key in run if key != "scoring"}) + "\n")
+    with pytest.raises(FailedPrecondition, match=r"\(scoring differ\)"):
+        frame.started(data, "1" * 64, {})
 
 
 def test_single_edits_give_the_hand_worked_figures():

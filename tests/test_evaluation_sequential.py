@@ -111,6 +111,14 @@ def test_what_an_edit_changes_elsewhere_is_seen(files, monkeypatch):
     assert (found["text_unchanged"], found["locality_unchanged"]) == (0.0, 0.0)
 
 
+def test_a_neighbour_that_another_edit_answers_is_not_asked(files, parrot):
+    lines = [json.loads(line) for line in files[2].read_text().splitlines()]
+    lines[0]["loc"] = "N3 speaks"
+    files[2].write_text("\n".join(map(json.dumps, lines)))
+    locality = invoked(*files)["rows"][0]["metrics"]["locality_unchanged"]
+    assert (locality["value"], locality["n"]) == (100.0, 5)
+
+
 def test_forgetting_on_the_way_shows_in_the_curve(files, monkeypatch):
     monkeypatch.setattr(evaluation.sequential, "opened", opened_parrot(BankedParrot(capacity=3)))
     report = invoked(*files, "--rephrasings", 2)

@@ -104,11 +104,31 @@ def test_the_generated_answer_ends_at_the_first_mark(text, answer):
         (" St", "St. Louis", 0),
         (" Washington, D.C. It is", "Washington, D.C.", 1),
         (" Stra\u00dfe.", "STRASSE", 1),
+        (" sao paulo.", "S\u00e3o Paulo", 1),
+        (" S\u00e3o Paulo.", "sa\u0303o paulo", 1),
+        (" \u0130zmir", "Izmir", 1),
+        (" TM", "\u2122", 1),
         ("", "Tarsin", 0),
     ],
 )
 def test_the_generated_answer_must_equal_the_target(text, target, match):
     assert metrics.generated_match(text, target) == match
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "f1"),
+    [
+        (" St. Louis. It lies on a river.", "St. Louis", 1.0),
+        (" Tarsin. It lies on a river.", "Tarsin", 1.0),
+        # "st petersburg", of "St. Louis": precision and recall 1/2.
+        (" St. Petersburg. It", "St. Louis", 0.5),
+        (" Washington, D.C. It is", "Washington, D.C.", 1.0),
+        ("", "St. Louis", 0.0),
+    ],
+)
+def test_the_f1_of_a_generated_answer_ends_where_its_match_does(text, target, f1):
+    assert metrics.generated_f1(text, target) == pytest.approx(f1)
+    assert metrics.generated_match(text, target) == float(f1 == 1)
 
 
 def test_nothing_matches_an_empty_target():
@@ -127,6 +147,7 @@ def test_nothing_matches_an_empty_target():
         ("Lisbon", "Tarsin", 0.0),
         ("", "Tarsin", 0.0),
         ("the", "a", 1.0),
+        ("the malaga stra\u00dfe", "M\u00e1laga STRASSE", 1.0),
     ],
 )
 def test_token_f1_of_hand_worked_answers(prediction, target, f1):

@@ -2,7 +2,8 @@
 
 Source: IKE, Zheng et al. 2023, "Can We Edit Factual Knowledge by In-Context Learning?",
 arXiv 2305.12740, whose demonstrations copy a new fact, carry it over to a rephrased prompt, or
-keep what a neighbour of it says. N texts, S size of a sentence embedding.
+keep what a neighbour of it says. N texts, F facts, P texts and their
+sentences, S size of a sentence embedding.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from evaluation.data import EditRecord
 from evaluation.systems import InProcess, NewFact, Query, Seen
 from larimar.decoder import Decoder
 from larimar.errors import InvalidArgument
-from larimar.scope import SentenceEmbedder
+from larimar.scope import SentenceEmbedder, query_sentences
 
 DEMONSTRATIONS = 32
 """Nearest records that may become demonstrations, as in IKE; as many as fit are shown."""
@@ -129,14 +130,23 @@ class Retrieving(Prompted):
         self._vectors |= {fact.fact_id: vec for fact, vec in zip(facts, vectors_NS, strict=True)}
 
     def nearest(self, prompts: Sequence[str]) -> list[tuple[float, NewFact]]:
-        """For each prompt its nearest written fact, with the cosine; nothing where none is."""
-        if not self.facts:
+        """For each prompt its nearest written fact, with the cosine; nothing where none is.
+
+        The cosine is the largest of the prompt and each of its sentences, as in `esd`.
+        """
+        if not self.facts or not prompts:
             return []
         facts = list(self.facts.values())
         written_FS = np.stack([self._vectors[fact.fact_id] for fact in facts])
-        cosines_NF = self.embedded(prompts) @ written_FS.T
-        best = cosines_NF.argmax(1)
-        return [(float(row[at]), facts[at]) for row, at in zip(cosines_NF, best, strict=True)]
+        groups = [query_sentences(prompt) for prompt in prompts]
+        cosines_PF = self.embedded([part for group in groups for part in group]) @ written_FS.T
+        found, first = [], 0
+        for group in groups:
+            own_PF = cosines_PF[first : first + len(group)]
+            part, at = np.unravel_index(own_PF.argmax(), own_PF.shape)
+            found.append((float(own_PF[part, at]), facts[at]))
+            first += len(group)
+        return found
 
     def embedded(self, texts: Sequence[str]) -> np.ndarray:
         """Sentence embeddings of length 1, (N, S)."""
@@ -211,12 +221,13 @@ def demonstration(record: EditRecord, kind: str) -> str:
     """One example of a new fact, a prompt and what is said then.
 
     Args:
-        kind: one of KINDS; a record that lacks such a prompt shows a copy.
+        kind: one of KINDS; a record that lacks such a prompt shows a copy. A paraphrase "as given"
+            is none: EasyEdit's is a prompt for free generation more often than not, which no
+            answer follows.
     """
     shown = f"{record.prompt} {record.target_new}"
-    rephrased = record.paraphrases or record.paraphrases_raw
-    if kind == "update" and rephrased:
-        shown = f"{rephrased[0]} {record.target_new}"
+    if kind == "update" and record.paraphrases:
+        shown = f"{record.paraphrases[0]} {record.target_new}"
     elif kind == "retain" and record.neighbors:
         shown = f"{record.neighbors[0]} {record.neighbor_answers[0]}"
     return f"New Fact: {_new_fact(record)}. Prompt: {shown}."
