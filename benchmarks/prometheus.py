@@ -18,7 +18,7 @@ from typing import Any
 
 from larimar.errors import FailedPrecondition, Unavailable
 
-SCRAPE_S = 2
+SCRAPE_S = 5
 START_S = 30.0
 ANSWER_S = 30.0
 
@@ -63,12 +63,13 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def scraping(http_port: int, folder: Path) -> Iterator[Prometheus]:
+def scraping(http_port: int, folder: Path, every_s: int = SCRAPE_S) -> Iterator[Prometheus]:
     """A server of its own that scrapes a pipeline's HTTP port, until the end of the block.
 
     Args:
         http_port: of the pipeline's gateway on this machine.
         folder: for the server's files; made, and left to the caller.
+        every_s: seconds between two scrapes, and the longest that one may take.
 
     Raises:
         FailedPrecondition: NO_PROMETHEUS, it is not installed.
@@ -83,7 +84,7 @@ def scraping(http_port: int, folder: Path) -> Iterator[Prometheus]:
     jobs = [
         {"job_name": "larimar", "static_configs": [{"targets": [f"127.0.0.1:{http_port}"]}]},
     ]
-    every = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
+    every = {"scrape_interval": f"{every_s}s", "scrape_timeout": f"{every_s}s"}
     # Prometheus reads YAML, of which JSON is a part.
     (folder / "prometheus.yml").write_text(json.dumps({"global": every, "scrape_configs": jobs}))
     with socket.socket() as probe:

@@ -469,14 +469,14 @@ def test_a_long_log_is_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_dashboard_is_drawn_from_a_real_prometheus(
     running: RunningPipeline, tmp_path: Path
 ) -> None:
-    with prometheus.scraping(running.facts()["http_port"], tmp_path / "prometheus") as server:
+    with prometheus.scraping(running.facts()["http_port"], tmp_path / "prometheus", 2) as server:
         begun = time.time()
         with larimar.connect(running.target, timeout_s=WAIT_S) as client:
             client.ask(PROMPT, bank=BANK, max_tokens=4)
             wait_until(lambda: len(server.now("larimar_service_ready")) >= len(SERVICES))
             client.ask(PROMPT, bank=BANK, max_tokens=4)
-            time.sleep(3 * prometheus.SCRAPE_S)
-        empty = dashboard.render(server, begun, time.time(), tmp_path / "dashboard.png")
+            time.sleep(6.0)
+        empty = dashboard.render(server, begun, time.time(), tmp_path / "dashboard.png", scrape_s=2)
         with pytest.raises(FailedPrecondition, match="parse error"):
             server.now("rate(")
     assert not {"Services", "Ask", "Edits", "Scope decisions", "Models", "Disk"} & set(empty)
