@@ -7,12 +7,21 @@ beside it from two rows on; `larimar.decoding` looks whether that is so on this 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 LEAST_ROWS = 2
 """Rows of the smallest product: a single row takes another kernel, which rounds otherwise."""
+
+_OF_ONE_INPUT = (
+    ("query", "key", "value"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+)
+"""Names of layers that a module gives the same input, in transformers' networks."""
 
 
 class PackedLinear(nn.Module):
@@ -38,6 +47,49 @@ class PackedLinear(nn.Module):
         return self._kernel(x, self._packed, self.bias, "none", [], "")
 
 
+class PackedTogether:
+    """Linear layers of one input, as an attention's query, key and value are, in one product.
+
+    A small product costs as much around it as in it. The bits are those of the layers one by one:
+    each output is a sum of its own, whatever stands beside it.
+
+    Args:
+        layers: as many inputs each, all with a bias or none.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        self.sizes = [layer.out_features for layer in layers]
+        self._product = PackedLinear(
+            torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None
+        )
+        self._held: tuple[torch.Tensor, list[torch.Tensor | None]] | None = None
+
+    def part(self, x: torch.Tensor, number: int) -> torch.Tensor:
+        """A layer's outputs (..., O); those of the others wait until they are asked for."""
+        held, self._held = self._held, None
+        if held is None or held[0] is not x or held[1][number] is None:
+            held = (x, list(self._product(x).split(self.sizes, dim=-1)))
+        _, waiting = held
+        found, waiting[number] = waiting[number], None
+        if any(part is not None for part in waiting):
+            self._held = held
+        return found
+
+
+class PackedPart(nn.Module):
+    """One of several layers that are packed together."""
+
+    def __init__(self, together: PackedTogether, number: int) -> None:
+        super().__init__()
+        self._together = together
+        self._number = number
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., I) -> (..., O)."""
+        return self._together.part(x, self._number)
+
+
 def can_pack(weight: torch.Tensor) -> bool:
     """Whether this machine has the kernels for weights of this dtype on this device."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
@@ -52,6 +104,8 @@ def pack(module: nn.Module) -> None:
 
     The module can then only be run: its weights are not parameters any more.
     """
+    for names in _OF_ONE_INPUT:
+        _pack_together(module, names)
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Linear) and can_pack(child.weight):
             setattr(module, name, PackedLinear(child.weight, child.bias))
@@ -61,6 +115,17 @@ def pack(module: nn.Module) -> None:
             pack(child)
 
 
+def _pack_together(module: nn.Module, names: Sequence[str]) -> None:
+    layers = [getattr(module, name, None) for name in names]
+    if not all(isinstance(one, nn.Linear) and can_pack(one.weight) for one in layers):
+        return
+    alike = {(one.in_features, one.weight.dtype, one.bias is None) for one in layers}
+    if len(alike) == 1:
+        together = PackedTogether(layers)
+        for number, name in enumerate(names):
+            setattr(module, name, PackedPart(together, number))
+
+
 def is_packed(module: nn.Module) -> bool:
     """Whether any linear layer below a module is packed."""
-    return any(isinstance(one, PackedLinear) for one in module.modules())
+    return any(isinstance(one, PackedLinear | PackedPart) for one in module.modules())

@@ -59,7 +59,7 @@ class Chooser:
             return int(logits_V.argmax())
         probs_V = (logits_V / self._sampling.temperature).softmax(-1)
         if self._sampling.top_p < 1.0:
-            sorted_V, order_V = probs_V.sort(descending=True)
+            sorted_V, order_V = probs_V.sort(descending=True, stable=True)
             keep_V = sorted_V.cumsum(-1) - sorted_V < self._sampling.top_p
             probs_V = torch.zeros_like(probs_V).scatter(0, order_V[keep_V], sorted_V[keep_V])
         return int(torch.multinomial(probs_V, 1, generator=self._generator))
