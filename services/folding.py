@@ -11,6 +11,7 @@ from larimar.errors import DataLoss
 from larimar.memory import BankState, Payload
 from larimar.state import Entry
 from services.log import Log, Page
+from services.threads import finished
 
 TAIL_EVENTS = 1000
 """Events fetched and folded at once; between two such steps other calls get their turn."""
@@ -124,7 +125,7 @@ async def _fold(
         _change(state, entries, old)
         await asyncio.sleep(0)
     else:
-        await asyncio.to_thread(_change, state, entries, old)
+        await finished(_change, state, entries, old)
 
 
 def _parsed(page: Page) -> list[Entry]:

@@ -25,6 +25,7 @@ from services.observability.followers import FollowerMetrics
 from services.observability.logs import get_logger
 from services.observability.metrics import DIGEST_MISMATCHES
 from services.observability.stages import passed
+from services.threads import finished
 
 log = get_logger("larimar.follower")
 
@@ -119,7 +120,8 @@ class Follower:
     async def state(self, tenant: str, bank: str, min_version: int = 0) -> AsyncIterator[BankState]:
         """The state of a bank with every edit acknowledged before this call.
 
-        The state is the caller's until the block ends; do not await in between.
+        The state is the caller's until the block ends, and nobody's after it: what works on it in
+        a thread goes through `finished`.
 
         Raises:
             NotFound: no such bank.
@@ -201,9 +203,9 @@ class Follower:
         for _ in range(MAX_VERIFY_ROUNDS):
             async with self.state(tenant, bank) as state:
                 served_at = state.version, state.erase_count
-                served = await asyncio.to_thread(_sums_of, state)
+                served = await finished(_sums_of, state)
             if served_at == (rebuilt.version, rebuilt.erase_count):
-                digest, folded = await asyncio.to_thread(_sums_of, rebuilt)
+                digest, folded = await finished(_sums_of, rebuilt)
                 matches = served == (digest, folded)
                 if not matches:
                     DIGEST_MISMATCHES.labels("replay").inc()
@@ -225,7 +227,7 @@ class Follower:
         """
         started = time.monotonic()
         async with self.state(tenant, bank) as state:
-            tensors, metadata = await asyncio.to_thread(state.to_tensors)
+            tensors, metadata = await finished(state.to_tensors)
             version, erase_count = state.version, state.erase_count
         blob = await asyncio.to_thread(save_tensors, tensors, metadata)
         sha256 = await asyncio.to_thread(sha256_of, blob)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 
 import pytest
 
 from larimar.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from larimar.facts import Facts
+from larimar.v1 import common_pb2, memory_pb2
 from services import folding
 from services import follower as follower_module
 from services.follower import Follower
+from services.memory.service import MemoryService
 from tests.banks import ADDRESSINGS, config_of
 from tests.following import (
     BUDGET,
@@ -67,6 +71,82 @@ async def test_readers_and_a_writer_at_once(log) -> None:
     ends.append(True)
     await asyncio.gather(*readers)
     assert await state_of(follower) == frozen(await follower.rebuilt(TENANT, "b"))
+
+
+class Gate:
+    """Holds up the first call of a function, in its thread, once it has done its work."""
+
+    def __init__(self, function, before: bool) -> None:
+        self._function, self._before = function, before
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, *args):
+        first = not self.reached.is_set()
+        if not self._before:
+            answer = self._function(*args)
+        self.reached.set()
+        if first:
+            assert self.opened.wait(60)
+        return self._function(*args) if self._before else answer
+
+
+async def cancelled_at(gate: Gate, reading: asyncio.Task, next_reading) -> asyncio.Task:
+    """A reading that is cancelled at the gate, twice; the next one, begun before the gate opens."""
+    assert await asyncio.to_thread(gate.reached.wait, 60)
+    following = asyncio.create_task(next_reading)
+    for _ in range(2):
+        reading.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0.002)
+    gate.opened.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    return following
+
+
+async def test_a_read_that_is_cancelled_while_it_folds_leaves_the_state_whole(
+    log, monkeypatch
+) -> None:
+    await filled(log)
+    follower = both(log)
+    await state_of(follower)
+    items = [write_of(CONFIG, f"new {variant}", variant) for variant in range(5)]
+    await log.append(TENANT, "b", items)
+    monkeypatch.setattr(folding, "INLINE_EVENTS", 0)
+    gate, folded = Gate(folding._change, before=True), threading.Event()
+
+    def change(*args) -> None:
+        if gate.reached.is_set():  # a fold of the same page, begun beside the first, comes after it
+            assert folded.wait(60)
+        gate(*args)
+        folded.set()
+
+    monkeypatch.setattr(folding, "_change", change)
+    reading = asyncio.create_task(state_of(follower))
+    following = await cancelled_at(gate, reading, state_of(follower))
+    assert await following == frozen(await follower.rebuilt(TENANT, "b"))
+    assert not follower.stopped_banks
+
+
+async def test_a_digest_that_is_cancelled_is_not_that_of_a_later_state(log, monkeypatch) -> None:
+    await filled(log)
+    follower = both(log)
+    service = MemoryService(log, follower)
+    request = memory_pb2.ComputeDigestRequest(
+        context=common_pb2.CallContext(tenant=TENANT), bank="b"
+    )
+    gate = Gate(Facts.hash_into, before=False)
+    monkeypatch.setattr(Facts, "hash_into", lambda *args: gate(*args))
+
+    async def after_a_write():
+        await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
+        return await service.ComputeDigest(request, None)
+
+    reading = asyncio.create_task(service.ComputeDigest(request, None))
+    await (await cancelled_at(gate, reading, after_a_write()))
+    answer = await service.ComputeDigest(request, None)
+    assert answer.version == 11
+    assert answer.digest == (await follower.rebuilt(TENANT, "b")).digest()
 
 
 async def test_a_version_that_is_not_written_yet_is_refused(log) -> None:

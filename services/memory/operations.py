@@ -23,6 +23,7 @@ from services.memory.branches import Brancher, Facts, Live, changes
 from services.memory.erasure import Eraser, Queues
 from services.memory.events import fact_to_proto
 from services.memory.ledger import EraseLedger
+from services.threads import finished
 
 DEFAULT_PAGE = 100
 MAX_SAMPLES = 64
@@ -207,7 +208,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         async with self._follower.view(
             tenant_of(request), request.bank, at_version=request.at_version
         ) as view:
-            values = await asyncio.to_thread(view.state.sample, count, request.seed)
+            values = await finished(view.state.sample, count, request.seed)
             return memory_pb2.SampleLatentsResponse(
                 values=[vector_to_bytes(value) for value in values],
                 version=view.state.version,

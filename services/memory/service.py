@@ -37,6 +37,7 @@ from services.memory.ledger import EraseLedger
 from services.memory.operations import Operations, page_size, tenant_of, without_erased
 from services.observability.stages import passed, stage
 from services.rpc import check_deadline
+from services.threads import finished
 
 MAX_READS = 1024
 """Query latents of one read."""
@@ -235,8 +236,8 @@ class MemoryService(Operations):
             tenant_of(request), request.bank, at_version=request.at_version
         ) as view:
             state = view.state
-            digest = await asyncio.to_thread(state.digest)
-            folded = await asyncio.to_thread(state.folded_sha256)
+            digest = await finished(state.digest)
+            folded = await finished(state.folded_sha256)
             return memory_pb2.ComputeDigestResponse(
                 digest=digest,
                 version=state.version,
