@@ -159,8 +159,15 @@ class Log(Protocol):
         """Names of the tenant's banks, sorted."""
         ...
 
-    async def drop_bank(self, tenant: str, bank: str) -> bool:
-        """Removes a bank with everything in it; whether there was one."""
+    async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
+        """Removes a bank with everything in it; whether there was one.
+
+        Args:
+            head: version and chain value that the bank must have.
+
+        Raises:
+            FailedPrecondition: HAS_FORKS, or BANK_EDITED where it has another head; it stays.
+        """
         ...
 
     async def append(

@@ -86,11 +86,13 @@ class MemoryLog:
         check_names(tenant)
         return sorted(bank for owner, bank in self._banks if owner == tenant)
 
-    async def drop_bank(self, tenant: str, bank: str) -> bool:
+    async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
         """See Log."""
         check_names(tenant, bank)
-        self._loading.pop((tenant, bank), None)
         held = self._banks.get((tenant, bank))
+        if held is not None and head not in (None, held.head):
+            raise bank_edited(bank)
+        self._loading.pop((tenant, bank), None)
         if held is None:
             return False
         self._remove(tenant, held)

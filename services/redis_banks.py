@@ -17,6 +17,7 @@ from services.log import Origin
 from services.log_rules import (
     MAX_BANKS,
     MAX_PAGE,
+    bank_edited,
     bank_exists,
     check_names,
     check_page,
@@ -96,11 +97,13 @@ class RedisBanks(RedisReads):
         found = await self.calls([("EXISTS", config) for config in configs]) if names else []
         return [name for name, exists in zip(names, found, strict=True) if exists]
 
-    async def drop_bank(self, tenant: str, bank: str) -> bool:
+    async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
         """See Log. Stopped half-way, the next drop_bank or make_bank finishes it."""
         keys = await self._fresh_keys(tenant, bank)
         await self._finish_drops(keys)
-        state, *forks = await self._run(DROP, keys)
+        state, *forks = await self._run(DROP, keys, *(head or ("", "")))
+        if state == -2:
+            raise bank_edited(bank)
         if state < 0:
             raise has_forks(bank, [fork.decode() for fork in forks])
         await self._sweep(keys)

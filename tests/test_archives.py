@@ -167,7 +167,14 @@ def _other_digest(header: Any, records: list[Any]) -> None:
     header.digest = "0" * 64
 
 
-@pytest.mark.parametrize("damage", [_fewer, _without_a_payload, _other_erased, _other_digest])
+def _more_erased(header: Any, records: list[Any]) -> None:
+    _other_erased(header, records)
+    header.erase_count += 1
+
+
+@pytest.mark.parametrize(
+    "damage", [_fewer, _without_a_payload, _other_erased, _more_erased, _other_digest]
+)
 async def test_what_is_not_what_was_dumped_is_not_made_visible(damage) -> None:
     log, other = MemoryLog(), MemoryLog()
     await filled(log)
@@ -176,6 +183,40 @@ async def test_what_is_not_what_was_dumped_is_not_made_visible(damage) -> None:
     with pytest.raises(DataLoss):
         await loaded(service_over(other), header, records)
     assert await other.banks(TENANT) == []
+
+
+class EditedAtOnce(MemoryLog):
+    """A log in which somebody edits a bank in the moment in which it becomes visible."""
+
+    async def publish(self, tenant, bank, *about, **more):
+        await super().publish(tenant, bank, *about, **more)
+        await self.append(tenant, bank, [write_of(CONFIG, "at once", 1)])
+        await self.erase(tenant, bank, [erase_of("fact 5")])
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_an_edit_in_the_moment_an_import_becomes_visible_stays(empty: bool) -> None:
+    log, other = MemoryLog(), EditedAtOnce()
+    if empty:
+        await log.make_bank(TENANT, "b", CONFIG)
+    else:
+        await filled(log)
+    header, records = await dumped(log)
+    reply = await loaded(service_over(other), header, records)
+    assert reply.digest == header.digest
+    async with both(other).state(TENANT, "b") as state:
+        assert "at once" in state.facts
+        assert state.version == header.version + (1 if empty else 2)
+
+
+async def test_a_wrong_archive_that_was_edited_already_is_refused_and_stays() -> None:
+    log, other = MemoryLog(), EditedAtOnce()
+    await filled(log)
+    header, records = await dumped(log)
+    _without_a_payload(header, records)
+    with pytest.raises(DataLoss, match="stays"):
+        await loaded(service_over(other), header, records)
+    assert (await other.head(TENANT, "b"))[0] == 12
 
 
 async def test_an_erasure_on_the_way_ends_a_dump(monkeypatch) -> None:

@@ -434,6 +434,19 @@ class TestLog:
         assert await log.banks(T) == ["b2", B]
         assert (await whole_tail(log))[0][1] == b"payload of e1: mine"
 
+    async def test_a_bank_that_was_edited_since_is_not_dropped(self, log: Log) -> None:
+        await log.append(T, B, [write("e1", "f")])
+        version, chain, _ = await log.head(T, B)
+        await log.append(T, B, [write("e2", "f")])
+        for head in ((version, chain), (2, chain), (0, "")):
+            with pytest.raises(FailedPrecondition) as caught:
+                await log.drop_bank(T, B, head)
+            assert caught.value.reason == "BANK_EDITED"
+        assert len(await whole_tail(log)) == 2
+        version, chain, _ = await log.head(T, B)
+        assert await log.drop_bank(T, B, (version, chain)) is True
+        assert await log.drop_bank(T, B, (version, chain)) is False
+
     async def test_a_dropped_bank_starts_anew(self, log: Log) -> None:
         await log.append(T, B, [write(f"e{n}", "f") for n in range(5)])
         await log.put_checkpoint(T, B, "memory", 5, b"x" * 3000, {}, 0)
