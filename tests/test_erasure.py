@@ -18,7 +18,7 @@ from services.follower import Follower
 from services.log import MemoryLog
 from services.memory import erasure as erasure_module
 from services.memory.erasure import Eraser, NoQueues
-from services.memory.jobs import record_name
+from services.memory.jobs import Job, record_name
 from services.memory.ledger import EraseLedger, hashed
 from services.memory.scan import needles_of, search_files, without_shared
 from tests.banks import ADDRESSINGS, config_of, payload_of
@@ -166,6 +166,59 @@ async def test_work_that_was_left_after_any_step_is_taken_up(addressing, step) -
     searched = step < common_pb2.ERASE_STEP_CHECKPOINTED
     assert bool(receipt.scan.not_searched) or searched, "a search not made is not claimed"
     assert not (await log.search(TENANT, "b", [b"prompt 40"])).found
+
+
+async def left_after(log: Any, bank: str, step: int, tenant: str = TENANT) -> None:
+    """An erasure of fact 3 from a bank whose worker dies after a step."""
+
+    async def die(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == step:
+            raise Died
+
+    async with eraser(log, on_step=die) as worker:
+        with contextlib.suppress(Died):
+            await worker.erase(tenant, bank, ["fact 3"], "x")
+        while worker._running:
+            await asyncio.gather(*worker._running.values(), return_exceptions=True)
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_the_erasure_of_a_bank_that_was_deleted_holds_up_no_other(step) -> None:
+    log = MemoryLog()
+    await filled(log, "a")
+    await log.make_bank("other", "b", CONFIG)
+    await log.append("other", "b", [write_of(CONFIG, "fact 3", 1)])
+    await log.make_bank(TENANT, "odd", CONFIG)
+    await left_after(log, "a", step)
+    await left_after(log, "b", step, "other")
+    await log.put_record(TENANT, "odd", "erase:odd:x", "not JSON", new=True)
+    await log.put_job(TENANT, "odd", "erase:odd:x")
+    await log.drop_bank(TENANT, "a")
+    async with eraser(log) as worker:
+        assert await worker.take_up(left_s=-1.0) == 1
+        await asyncio.gather(*worker._running.values())
+        assert (await worker.receipt("other", "b", "x")).step == DONE
+    assert await log.jobs() == [(TENANT, "odd", "erase:odd:x")]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("begun_in", ["b", "holds"])
+async def test_an_erasure_ends_though_a_fork_was_deleted_on_the_way(step, begun_in) -> None:
+    log = MemoryLog()
+    await family_of(log, "pinv")
+    await left_after(log, begun_in, step)
+    await log.drop_bank(TENANT, "holds")
+    async with eraser(log) as worker:
+        assert await worker.take_up(left_s=-1.0) == 1
+        await asyncio.gather(*worker._running.values())
+    text = await log.record(TENANT, "b", record_name(begun_in, "x"))
+    assert text is not None
+    receipt = Job.parse(TENANT, text)[0].receipt
+    assert (receipt.step, receipt.failure) == (DONE, "") and not await log.jobs()
+    assert [one.bank for one in receipt.banks] == ["b", "never"]
+    assert all(one.replay_matches for one in receipt.banks)
+    assert not (await log.search(TENANT, "b", [b"prompt 40", b"prompt 3"])).found
 
 
 @pytest.mark.parametrize("call", range(40))

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound
+from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.memory import Kind, check_id, decide, request_body
 from larimar.v1 import common_pb2
 from services.follower import Follower
@@ -228,22 +228,55 @@ class Eraser:
         for tenant, bank, name in jobs:
             if not name.startswith("erase:") or (tenant, name) in self._running:
                 continue
-            text = await self._log.record(tenant, bank, name)
-            if text is None:
-                await self._log.end_job(tenant, bank, name)
-                continue
-            job, worker, seen = Job.parse(tenant, text)
-            # A time ahead of ours says that the clocks differ, not that it is at work.
-            if worker == self._worker or abs(time.time() - seen) > left_s:
-                self._start(job)
-                started += 1
+            try:
+                started += await self._take_up_one(tenant, bank, name, left_s)
+            except Unavailable:
+                raise
+            except Exception as error:  # one record that cannot be read holds up no other
+                log.error(
+                    "job %s of bank %s cannot be taken up: %s", name, bank, error,
+                    tenant=tenant, bank=bank,
+                )  # fmt: skip
+                metrics.ERASE_FAILURES.inc()
         return started
+
+    async def _take_up_one(self, tenant: str, bank: str, name: str, left_s: float) -> bool:
+        found = await self._found(tenant, bank, name)
+        if found is None:
+            await self._log.end_job(tenant, bank, name)
+            return False
+        job, worker, seen = found
+        # A time ahead of ours says that the clocks differ, not that it is at work.
+        left = worker == self._worker or abs(time.time() - seen) > left_s
+        if left:
+            self._start(job)
+        return left
+
+    async def _found(self, tenant: str, bank: str, name: str) -> tuple[Job, str, float] | None:
+        """A job's record, its worker and when that was at work; of a bank that was deleted
+        meanwhile by way of what is left of its family, whose erasure goes on."""
+        try:
+            text = await self._log.record(tenant, bank, name)
+            return None if text is None else Job.parse(tenant, text)
+        except NotFound:
+            log.warning("bank %s was deleted while it was erased from", bank, tenant=tenant)
+        for other in await self._log.banks(tenant):
+            with contextlib.suppress(NotFound):  # deleted at this moment
+                text = await self._log.record(tenant, other, name)
+                if text is not None:
+                    job, worker, seen = Job.parse(tenant, text)
+                    job.through = other
+                    return job, worker, seen
+        return None
 
     async def _erase_restored(self) -> None:
         tenants = {entry.tenant for entry in await asyncio.to_thread(self._ledger.entries)}
         for tenant in sorted(tenants):
             for bank in await self._log.banks(tenant):
-                again = await self.erase_again(tenant, bank)
+                try:
+                    again = await self.erase_again(tenant, bank)
+                except NotFound:  # deleted at this moment
+                    continue
                 if again:
                     log.warning(
                         "%d erased facts were back in bank %s: erased again", again, bank,
@@ -253,6 +286,10 @@ class Eraser:
     async def _known(self, tenant: str, bank: str, event_id: str) -> Job | None:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))
         return None if text is None else Job.parse(tenant, text)[0]
+
+    async def _kept(self, job: Job) -> Job | None:
+        text = await self._log.record(job.tenant, job.through, job.name)
+        return None if text is None else Job.parse(job.tenant, text)[0]
 
     async def _check(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> None:
         erased = await self._log.erased(tenant, bank)
@@ -299,7 +336,7 @@ class Eraser:
         """Takes finished work off the list, unless another worker's record says otherwise."""
         tenant, bank = job.tenant, job.receipt.bank
         await self._log.end_job(tenant, bank, job.name)
-        kept = await self._known(tenant, bank, job.receipt.event_id)
+        kept = await self._kept(job)
         if kept is not None and kept.receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
 
@@ -312,12 +349,13 @@ class Eraser:
     async def _keep_record(self, job: Job) -> None:
         """Keeps how far the work has come, unless another worker has come further."""
         tenant, bank = job.tenant, job.receipt.bank
-        kept = await self._known(tenant, bank, job.receipt.event_id)
+        kept = await self._kept(job)
         if kept is not None and (
             kept.receipt.step > job.receipt.step or kept.receipt.step == common_pb2.ERASE_STEP_DONE
         ):
             return
-        await self._log.put_record(tenant, bank, job.name, job.text(self._worker), new=False)
+        text = job.text(self._worker)
+        await self._log.put_record(tenant, job.through, job.name, text, new=False)
         if job.receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
 
@@ -332,7 +370,7 @@ class Eraser:
             await self._on_step(job.receipt)
 
     async def _append(self, job: Job) -> None:
-        tenant, bank, event_id = job.tenant, job.receipt.bank, job.receipt.event_id
+        tenant, bank, event_id = job.tenant, job.through, job.receipt.event_id
         job.needles = await self._evidence.needles(tenant, bank, job.fact_ids)
         items = [
             Append(
@@ -370,9 +408,10 @@ class Eraser:
     async def _replace_checkpoints(self, job: Job) -> None:
         tenant = job.tenant
         if job.needles and not job.receipt.scan.found_before:
-            searched = await self._evidence.search(tenant, job.receipt.bank, job.needles)
+            searched = await self._evidence.search(tenant, job.through, job.needles)
             job.receipt.scan.found_before = searched.found
         removed = 0
+        await self._leave_out_deleted(job)
         for bank in self._affected(job):
             config = await self._log.bank_config(tenant, bank.bank)
             kept = await self._log.checkpoints(tenant, bank.bank, "memory")
@@ -385,7 +424,7 @@ class Eraser:
         await self._reached(job, common_pb2.ERASE_STEP_CHECKPOINTED)
 
     async def _remove(self, job: Job) -> None:
-        tenant, bank = job.tenant, job.receipt.bank
+        tenant, bank = job.tenant, job.through
         queued = 0
         for affected in job.receipt.banks:
             queued += await self._queues.remove_facts(tenant, affected.bank, job.fact_ids)
@@ -399,7 +438,7 @@ class Eraser:
         await self._reached(job, common_pb2.ERASE_STEP_REWRITTEN)
 
     async def _prove(self, job: Job) -> None:
-        tenant, bank, scan = job.tenant, job.receipt.bank, job.receipt.scan
+        tenant, bank, scan = job.tenant, job.through, job.receipt.scan
         left = job.needles
         if left:
             searched = await self._evidence.search(tenant, bank, left)
@@ -421,6 +460,7 @@ class Eraser:
                 "the work was taken up after what to search for was deleted: keys and payloads "
                 "are gone and the files rewritten, but were not searched"
             )
+        await self._leave_out_deleted(job)
         for affected in job.receipt.banks:
             verified = await self._follower.verified(tenant, affected.bank)
             affected.version, affected.digest = verified.version, verified.digest
@@ -429,6 +469,13 @@ class Eraser:
         if scan.found or not all(one.replay_matches for one in self._affected(job)):
             metrics.ERASE_INCOMPLETE.inc()
         await self._reached(job, common_pb2.ERASE_STEP_DONE)
+
+    async def _leave_out_deleted(self, job: Job) -> None:
+        """Takes the banks off the receipt that were deleted since: nothing of them is left."""
+        family = await self._log.family(job.tenant, job.through)
+        there = [bank for bank in job.receipt.banks if bank.bank in family]
+        del job.receipt.banks[:]
+        job.receipt.banks.extend(there)
 
     def _affected(self, job: Job) -> list[Any]:
         return [bank for bank in job.receipt.banks if bank.versions]

@@ -15,6 +15,7 @@ class Job:
 
     Attributes:
         needles: what to search for; known to the worker that appended ERASE alone.
+        through: the bank by which its family is reached: its own, unless that was deleted since.
     """
 
     def __init__(self, tenant: str, fact_ids: list[str], receipt: common_pb2.EraseReceipt) -> None:
@@ -22,6 +23,7 @@ class Job:
         self.fact_ids = fact_ids
         self.receipt = receipt
         self.needles: list[bytes] = []
+        self.through = receipt.bank
 
     @property
     def name(self) -> str:
