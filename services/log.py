@@ -199,7 +199,9 @@ class Log(Protocol):
 
         Atomic over the family. A result for each item, the version being this bank's; an item is
         refused with NotFound when this bank has no event of the fact, with FailedPrecondition
-        ERASED when it was erased before under another event id.
+        ERASED when it was erased before under another event id. Where an event id was used for
+        another request before this call, nothing is appended, and each item that is no duplicate
+        gets Conflict.
         """
         ...
 
@@ -359,6 +361,10 @@ class Log(Protocol):
 
     async def record(self, tenant: str, bank: str, name: str) -> str | None:
         """The text of a name, None when there is none."""
+        ...
+
+    async def remove_record(self, tenant: str, bank: str, name: str) -> None:
+        """Takes the text of a name away, if there is one."""
         ...
 
     async def put_job(self, tenant: str, bank: str, name: str) -> None:

@@ -23,6 +23,7 @@ from services.log_rules import (
     check_part,
     damaged,
     has_forks,
+    id_taken,
     name_taken,
     not_erased,
     payload_erased,
@@ -137,14 +138,19 @@ class MemoryLog:
         """See Log."""
         held = self._bank(tenant, bank)
         errors = check_items(items, (Kind.ERASE,))
+        good = [item for item, error in zip(items, errors, strict=True) if error is None]
+        used = [(item.event_id, known(held, item)) for item in good]
+        taken = [event_id for event_id, found in used if found is not None and found.error]
         return [
-            self._erase_one(held, item) if error is None else Appended(0, error=error)
+            self._erase_one(held, item, taken) if error is None else Appended(0, error=error)
             for item, error in zip(items, errors, strict=True)
         ]
 
-    def _erase_one(self, held: Bank, item: Append) -> Appended:
+    def _erase_one(self, held: Bank, item: Append, taken: list[str]) -> Appended:
         if (duplicate := known(held, item)) is not None:
             return duplicate
+        if taken:
+            return Appended(0, error=id_taken(taken[0]))
         error = refusal(held, item)
         if error is not None:
             return Appended(0, error=error)
@@ -356,6 +362,10 @@ class MemoryLog:
     async def record(self, tenant: str, bank: str, name: str) -> str | None:
         """See Log."""
         return self._bank(tenant, bank).family.records.get(name)
+
+    async def remove_record(self, tenant: str, bank: str, name: str) -> None:
+        """See Log."""
+        self._bank(tenant, bank).family.records.pop(name, None)
 
     async def put_job(self, tenant: str, bank: str, name: str) -> None:
         """See Log."""

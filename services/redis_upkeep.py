@@ -12,7 +12,13 @@ from larimar.errors import InvalidArgument, LarimarError, Unavailable
 from services.log import Found
 from services.log_rules import check_names, unknown_bank
 from services.redis_store import Keys, RedisStore
-from services.redis_upkeep_scripts import PUT_RECORD, RECORD, SEARCH_STEP, SEARCH_STRINGS
+from services.redis_upkeep_scripts import (
+    PUT_RECORD,
+    RECORD,
+    REMOVE_RECORD,
+    SEARCH_STEP,
+    SEARCH_STRINGS,
+)
 
 JOBS = "larimar:jobs"
 """The key of all unfinished work."""
@@ -40,6 +46,10 @@ class RedisUpkeep(RedisStore):
         """See Log."""
         found = await self._ask(tenant, bank, RECORD, name)
         return found[0].decode() if found else None
+
+    async def remove_record(self, tenant: str, bank: str, name: str) -> None:
+        """See Log."""
+        await self._ask(tenant, bank, REMOVE_RECORD, name)
 
     async def put_job(self, tenant: str, bank: str, name: str) -> None:
         """See Log."""

@@ -133,6 +133,16 @@ return {redis.call('HGET', base .. 'records', ARGV[3]) or nil}
 """,
 )
 
+REMOVE_RECORD = Script(
+    "remove_record",
+    "#!lua\n-- ARGV[3]: name. Returns 0 when there is no bank, 1.\n"
+    + BANK
+    + """
+redis.call('HDEL', base .. 'records', ARGV[3])
+return 1
+""",
+)
+
 _NEEDLES = """
 local function found_in(value)
   for _, needle in ipairs(needles) do

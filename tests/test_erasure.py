@@ -13,6 +13,7 @@ import pytest
 
 from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from larimar.memory import Kind
+from larimar.payload import MAX_ID_BYTES
 from larimar.v1 import common_pb2
 from services.follower import Follower
 from services.log import MemoryLog
@@ -139,6 +140,27 @@ async def test_the_same_event_id_is_the_same_erasure() -> None:
     with pytest.raises(Conflict):
         await erased(log, "b", ["fact 3"])
     assert (await log.head(TENANT, "b"))[0] == 12
+
+
+@pytest.mark.parametrize("used", ["x:0", "x:1"])
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_an_erasure_under_an_event_id_of_another_request_erases_nothing(
+    addressing, used
+) -> None:
+    log, config = MemoryLog(), config_of(addressing)
+    await filled(log, config=config)
+    await log.append(TENANT, "b", [write_of(config, "fact 1", 60, used)])
+    before = await state_of(both(log))
+    async with eraser(log) as worker:
+        with pytest.raises(Conflict):
+            await worker.erase(TENANT, "b", ["fact 3", "fact 4"], "x")
+        with pytest.raises(NotFound):
+            await worker.receipt(TENANT, "b", "x")
+        assert not await log.jobs() and await worker.take_up(left_s=-1.0) == 0
+        with pytest.raises(InvalidArgument):
+            await worker.erase(TENANT, "b", ["fact 3", "fact 4"], "x" * MAX_ID_BYTES)
+    assert await state_of(both(log)) == before
+    assert (await erased(log, "b", ["fact 3", "fact 4"], "y")).step == DONE
 
 
 @pytest.mark.parametrize("addressing", ADDRESSINGS)

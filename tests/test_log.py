@@ -58,6 +58,7 @@ class TestLog:
             log.stored(T, "nope", 0, 10),
             log.remove_checkpoints(T, "nope", 1),
             log.put_record(T, "nope", "name", "text", True),
+            log.remove_record(T, "nope", "name"),
             log.record(T, "nope", "name"),
             log.search(T, "nope", [b"needle"]),
             log.put_checkpoint(T, "nope", "memory", 1, b"x", {}, 0),
@@ -382,6 +383,9 @@ class TestLog:
         assert await log.put_record(T, B, "receipt", "done", False) == "done"
         await log.fork(T, B, "fork", 0)
         assert await log.record(T, "fork", "receipt") == "done"
+        await log.remove_record(T, "fork", "receipt")
+        await log.remove_record(T, B, "receipt")
+        assert await log.record(T, B, "receipt") is None
         assert await log.jobs() == []
         jobs = [(T, B, 'a: b\u00e4 "c"'), (T, "fork", "x")]
         for job in [*jobs, jobs[0]]:

@@ -93,13 +93,14 @@ class Eraser:
         Raises:
             NotFound: a fact was never written. Nothing was erased.
             FailedPrecondition: ERASED, a fact was erased before. Nothing was erased.
-            Conflict: the event id was used to erase other facts.
+            Conflict: the event id was used for another request. Nothing was erased.
             InvalidArgument: no facts, or more than MAX_FACTS.
         """
         ids = sorted(set(fact_ids))
         if not 1 <= len(ids) <= MAX_FACTS:
             raise InvalidArgument(f"erase 1 to {MAX_FACTS} facts at once, not {len(ids)}")
         check_id("event_id", event_id)
+        check_id("event_id", _event_ids(event_id, len(ids))[-1])
         async with self._starting:  # or the keeper would find the job before it runs
             return await self._erase(tenant, bank, ids, event_id)
 
@@ -327,8 +328,9 @@ class Eraser:
                 tenant=job.tenant, bank=job.receipt.bank, event_id=job.receipt.event_id,
             )  # fmt: skip
             metrics.ERASE_FAILURES.inc()
-            with contextlib.suppress(LarimarError):
-                await self._keep_record(job)
+            if not job.is_refused:
+                with contextlib.suppress(LarimarError):
+                    await self._keep_record(job)
         finally:
             beat.cancel()
 
@@ -372,18 +374,18 @@ class Eraser:
     async def _append(self, job: Job) -> None:
         tenant, bank, event_id = job.tenant, job.through, job.receipt.event_id
         job.needles = await self._evidence.needles(tenant, bank, job.fact_ids)
+        event_ids = _event_ids(event_id, len(job.fact_ids))
         items = [
-            Append(
-                Kind.ERASE,
-                event_id if len(job.fact_ids) == 1 else f"{event_id}:{n}",
-                fact_id,
-                request_body(Kind.ERASE, fact_id),
-            )
-            for n, fact_id in enumerate(job.fact_ids)
+            Append(Kind.ERASE, each, fact_id, request_body(Kind.ERASE, fact_id))
+            for each, fact_id in zip(event_ids, job.fact_ids, strict=True)
         ]
-        for result in await self._log.erase(tenant, bank, items):
-            if result.error is not None and result.error.reason != "ERASED":
-                raise result.error
+        results = await self._log.erase(tenant, bank, items)
+        errors = [result.error for result in results if result.error is not None]
+        for error in errors:
+            if error.reason != "ERASED":
+                if len(errors) == len(results):
+                    await self._forget(job)
+                raise error
         family = await self._log.family(tenant, bank)
         first = await self._log.events(tenant, bank, 0, 1)
         del job.receipt.banks[:]
@@ -404,6 +406,12 @@ class Eraser:
             job.receipt.banks.add(bank=name, versions=sorted(versions))
         await asyncio.to_thread(self._ledger.add, noted)
         await self._reached(job, common_pb2.ERASE_STEP_APPENDED)
+
+    async def _forget(self, job: Job) -> None:
+        """Takes an erasure off all lists of which nothing was appended, and nothing can be."""
+        job.is_refused = True
+        await self._log.end_job(job.tenant, job.receipt.bank, job.name)
+        await self._log.remove_record(job.tenant, job.through, job.name)
 
     async def _replace_checkpoints(self, job: Job) -> None:
         tenant = job.tenant
@@ -479,3 +487,8 @@ class Eraser:
 
     def _affected(self, job: Job) -> list[Any]:
         return [bank for bank in job.receipt.banks if bank.versions]
+
+
+def _event_ids(event_id: str, facts: int) -> list[str]:
+    """The event ids of an erasure's ERASE events."""
+    return [event_id] if facts == 1 else [f"{event_id}:{n}" for n in range(facts)]
