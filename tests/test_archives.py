@@ -269,6 +269,48 @@ async def test_an_archive_from_before_an_erasure_is_erased_again(tmp_path: Path)
     await service._eraser.close()
 
 
+async def test_an_archive_from_before_a_re_encoding_is_erased_again(tmp_path: Path) -> None:
+    """The log was re-encoded twice, so that its chain is another one; the old banks are gone."""
+    log = MemoryLog()
+    ledger = EraseLedger(tmp_path / "ledger.jsonl")
+    service = service_over(log, ledger)
+    await filled(log)
+    header, records = await dumped(log)
+    for name, source in (("new", "b"), ("newest", "new")):
+        elsewhere = MemoryLog()
+        await filled(elsewhere)  # under another salt
+        made_header, made = await dumped(elsewhere)
+        call = memory_pb2.LoadBankRequest(
+            header=made_header, records=made, bank=name, last=True, reencoded_from=source
+        )
+        await service.LoadBank(call, None)
+        await service.LoadBank(call, None)
+        await log.drop_bank(TENANT, source)
+    await service._eraser.erase(TENANT, "newest", ["fact 3"], "x")
+    chains = {entry.log for entry in ledger.entries() if entry.fact_id_sha256}
+    assert len(chains) == 3 and len(ledger.entries()) == 5
+    reply = await loaded(service, header, records, "again")
+    assert reply.erased_again == 1
+    assert "fact 3" not in (await state_of(both(log), "again"))[2]
+    await service._eraser.close()
+
+
+async def test_the_archive_of_a_fork_of_an_empty_bank_is_erased_again(tmp_path: Path) -> None:
+    """Its first entry, by which the ledger knows a log, is not that of its family's root."""
+    log = MemoryLog()
+    await log.make_bank(TENANT, "b", CONFIG)
+    await log.fork(TENANT, "b", "fork", 0)
+    for bank in ("b", "fork"):
+        await log.append(TENANT, bank, [write_of(CONFIG, "fact 3", 3), write_of(CONFIG, "f", 4)])
+    await log.fork(TENANT, "b", "empty", 0)
+    header, records = await dumped(log, "fork")
+    service = service_over(log, EraseLedger(tmp_path / "ledger.jsonl"))
+    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    reply = await loaded(service, header, records, "again")
+    assert reply.erased_again == 1
+    await service._eraser.close()
+
+
 async def test_a_load_needs_its_header_at_the_end() -> None:
     call = memory_pb2.LoadBankRequest(bank="b", last=True)
     with pytest.raises(InvalidArgument):

@@ -23,7 +23,7 @@ from services.follower import Follower
 from services.log import Append, Log
 from services.memory.evidence import Evidence
 from services.memory.jobs import Job, record_name
-from services.memory.ledger import EraseLedger, Erasure, hashed
+from services.memory.ledger import EraseLedger, Erasure, hashed, lineage, reencoded
 from services.observability import metrics
 from services.observability.logs import get_logger
 
@@ -153,7 +153,7 @@ class Eraser:
         due = [
             entry
             for entry in await asyncio.to_thread(self._ledger.entries)
-            if (entry.tenant, entry.log) == (tenant, first[0].chain)
+            if (entry.tenant, entry.log) == (tenant, first[0].chain) and not entry.predecessor
         ]
         gone = {hashed(fact_id) for fact_id in await self._log.erased(tenant, bank)}
         missing = {entry.fact_id_sha256 for entry in due} - gone
@@ -180,6 +180,17 @@ class Eraser:
             part = sorted(ids)[start : start + MAX_FACTS]
             await self.erase(tenant, bank, part, f"ledger:{uuid.uuid4().hex}")
         return len(ids)
+
+    async def note_reencoded(
+        self, tenant: str, bank: str, source: str, records: Sequence[common_pb2.ArchiveRecord]
+    ) -> None:
+        """Notes in the ledger which log a new bank's log is made of, if it begins with these."""
+        if not records or records[0].event.version != 1:
+            return
+        first = await self._log.events(tenant, source, 0, 1)
+        if first:
+            line = reencoded(tenant, bank, records[0].event.chain, first[0].chain)
+            await asyncio.to_thread(self._ledger.add, [line])
 
     async def restored(self) -> None:
         """Returns when no bank has anything any more that the ledger names.
@@ -387,10 +398,13 @@ class Eraser:
                     await self._forget(job)
                 raise error
         family = await self._log.family(tenant, bank)
-        first = await self._log.events(tenant, bank, 0, 1)
+        ledger = await asyncio.to_thread(self._ledger.entries)
         del job.receipt.banks[:]
         noted = []
         for name in sorted(family):
+            # A fork of an empty bank has a first entry of its own.
+            first = await self._log.events(tenant, name, 0, 1)
+            logs = lineage(ledger, tenant, first[0].chain) if first else []
             versions = []
             for fact_id in job.fact_ids:
                 events = await self._log.fact_events(tenant, name, fact_id)
@@ -398,10 +412,11 @@ class Eraser:
                 versions += [event.version for event in erases]
                 noted += [
                     Erasure(
-                        tenant, name, first[0].chain, hashed(fact_id), event_id,
+                        tenant, name, chain, hashed(fact_id), event_id,
                         event.version, event.time_ms,
                     )
                     for event in erases
+                    for chain in logs
                 ]  # fmt: skip
             job.receipt.banks.add(bank=name, versions=sorted(versions))
         await asyncio.to_thread(self._ledger.add, noted)

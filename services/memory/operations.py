@@ -182,6 +182,10 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         if header is not None and await self._archivist.is_loaded(tenant, bank, header, over):
             version, chain = header.version, header.chain
         else:
+            if request.reencoded_from:
+                await self._eraser.note_reencoded(
+                    tenant, bank, request.reencoded_from, list(request.records)
+                )
             version, chain = await self._archivist.load(
                 tenant, bank, list(request.records), request.source, over
             )
