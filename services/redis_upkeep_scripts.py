@@ -144,6 +144,10 @@ return 1
 )
 
 _NEEDLES = """
+local needles = {}
+for i = first_needle, #ARGV do
+  needles[#needles + 1] = ARGV[i]
+end
 local function found_in(value)
   for _, needle in ipairs(needles) do
     if string.find(value, needle, 1, true) then
@@ -159,7 +163,7 @@ SEARCH_STRINGS = Script(
     """#!lua flags=no-writes
 -- KEYS: any keys of one slot. ARGV[1]: bytes that end a call; then needles. Returns for each key,
 -- of the first ones at least, 1 when a needle is in it, 0 when none is, -1 when it is no string.
-local needles = {unpack(ARGV, 2)}
+local first_needle = 2
 """
     + _NEEDLES
     + """
@@ -186,7 +190,7 @@ SEARCH_STEP = Script(
     """#!lua flags=no-writes
 -- KEYS[1]: a key that is no string. ARGV: where to go on ("0" at first), elements, needles.
 -- Returns {where to go on ("0" at the end), 1 when a needle was found}.
-local name, at, count, needles = KEYS[1], ARGV[1], ARGV[2], {unpack(ARGV, 3)}
+local name, at, count, first_needle = KEYS[1], ARGV[1], ARGV[2], 3
 """
     + _NEEDLES
     + """

@@ -243,6 +243,39 @@ async def test_an_erasure_ends_though_a_fork_was_deleted_on_the_way(step, begun_
     assert not (await log.search(TENANT, "b", [b"prompt 40", b"prompt 3"])).found
 
 
+@pytest.mark.parametrize("method", ["family", "search", "rewrite_files", "remove_payloads"])
+async def test_a_worker_that_tries_again_still_knows_what_to_search_for(
+    method, monkeypatch
+) -> None:
+    log = MemoryLog()
+    await filled(log)
+    right = getattr(log, method)
+    failures: list[int] = []
+
+    async def fails_once(*args: Any) -> Any:
+        if not failures:
+            failures.append(1)
+            raise Unavailable("the store does not answer", "STORE_DOWN")
+        return await right(*args)
+
+    async with eraser(log) as worker:
+        needles = worker._evidence.needles
+
+        async def then_fails(*args: Any) -> list[bytes]:
+            monkeypatch.setattr(log, method, fails_once)
+            return await needles(*args)
+
+        monkeypatch.setattr(worker._evidence, "needles", needles if failures else then_fails)
+        with contextlib.suppress(Unavailable):
+            await worker.erase(TENANT, "b", ["fact 3"], "x")
+        await finished(worker, "b", "x")
+        assert failures
+        await worker.take_up()
+        receipt = await finished(worker, "b", "x")
+        assert (receipt.step, receipt.scan.not_searched) == (DONE, "")
+        assert receipt.scan.found_before > 0 == receipt.scan.found and not worker._needles
+
+
 @pytest.mark.parametrize("call", range(40))
 async def test_a_store_that_fails_at_any_call_is_no_more_than_a_pause(call) -> None:
     log = MemoryLog()

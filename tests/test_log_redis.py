@@ -352,6 +352,31 @@ class TestRedisLog:
         assert (found.keys, found.found) == (1 + 50 + 7 + 1, 8)
         assert (await redis_bank.search(T, B, [b"nothing"])).found == 0
 
+    async def test_a_search_for_thousands_of_needles_takes_the_store_in_short_steps(
+        self, redis_bank: RedisLog, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        needles = [b"needle %d," % n for n in range(8_100)]
+        base = BANK_KEYS.removesuffix(f"{B}:")
+        for n in (0, 4_000, 8_099):
+            raw.set(f"{base}plain{n}", b"." * 900 + needles[n])
+        raw.hset(base + "hash", mapping={"field": needles[8_098]})
+        raw.set(base + "none", b"." * 900)
+        steps, run = [], redis_bank.run
+
+        async def noted(script, keys, arguments):
+            answer = await run(script, keys, arguments)
+            if script.name == "search_strings":
+                steps.append(
+                    sum(raw.strlen(key) for key in keys[: len(answer) - 1] if b"hash" not in key)
+                    * (len(arguments) - 1)
+                )
+            return answer
+
+        monkeypatch.setattr(redis_bank, "run", noted)
+        monkeypatch.setattr(redis_upkeep, "SEARCH_BYTES", 16 * 1_000)
+        assert (await redis_bank.search(T, B, needles)).found == 4
+        assert max(steps) <= 16 * 1_000
+
     async def test_a_rewrite_that_runs_already_is_not_the_one_asked_for(
         self, redis_bank: RedisLog, raw: redis.Redis
     ) -> None:

@@ -81,6 +81,7 @@ class Eraser:
         self._keeper: asyncio.Task | None = None
         self._restoring: asyncio.Task | None = None
         self._evidence = Evidence(log_port)
+        self._needles: dict[tuple[str, str], list[bytes]] = {}
 
     async def erase(
         self, tenant: str, bank: str, fact_ids: Sequence[str], event_id: str
@@ -236,6 +237,9 @@ class Eraser:
     async def _take_up(self, left_s: float) -> int:
         started = 0
         jobs = await self._log.jobs()
+        known = {(tenant, name) for tenant, _, name in jobs}
+        for key in self._needles.keys() - known - self._running.keys():
+            del self._needles[key]
         metrics.ERASE_JOBS.set(sum(name.startswith("erase:") for _, _, name in jobs))
         for tenant, bank, name in jobs:
             if not name.startswith("erase:") or (tenant, name) in self._running:
@@ -314,6 +318,7 @@ class Eraser:
 
     def _start(self, job: Job) -> None:
         key = (job.tenant, job.name)
+        job.needles = job.needles or self._needles.get(key, [])
         task = asyncio.create_task(self._work(job))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
@@ -349,6 +354,7 @@ class Eraser:
         """Takes finished work off the list, unless another worker's record says otherwise."""
         tenant, bank = job.tenant, job.receipt.bank
         await self._log.end_job(tenant, bank, job.name)
+        self._needles.pop((tenant, job.name), None)
         kept = await self._kept(job)
         if kept is not None and kept.receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
@@ -384,7 +390,10 @@ class Eraser:
 
     async def _append(self, job: Job) -> None:
         tenant, bank, event_id = job.tenant, job.through, job.receipt.event_id
-        job.needles = await self._evidence.needles(tenant, bank, job.fact_ids)
+        key = (tenant, job.name)
+        # Once ERASE is appended nobody reads any more what to search for.
+        needles = await self._evidence.needles(tenant, bank, job.fact_ids)
+        job.needles = self._needles[key] = needles or self._needles.get(key, [])
         event_ids = _event_ids(event_id, len(job.fact_ids))
         items = [
             Append(Kind.ERASE, each, fact_id, request_body(Kind.ERASE, fact_id))
@@ -425,6 +434,7 @@ class Eraser:
     async def _forget(self, job: Job) -> None:
         """Takes an erasure off all lists of which nothing was appended, and nothing can be."""
         job.is_refused = True
+        self._needles.pop((job.tenant, job.name), None)
         await self._log.end_job(job.tenant, job.receipt.bank, job.name)
         await self._log.remove_record(job.tenant, job.through, job.name)
 
