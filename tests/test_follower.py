@@ -444,6 +444,40 @@ async def test_idle_banks_are_dropped_least_recently_used_first_and_come_back_eq
     assert await cold("bank-4")
 
 
+async def test_what_is_held_is_known_without_looking_at_every_bank(log, monkeypatch) -> None:
+    """Whatever becomes of the banks: read, grown, past, damaged, removed, made anew, dropped."""
+    for bank in ("a", "b", "c", "d"):
+        await filled(log, bank)
+    follower = both(log)
+    summed = Follower.bytes_held
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(Follower, "bytes_held", property(lambda _: 1 / 0))
+            for bank in ("a", "b", "c"):
+                await state_of(follower, bank)
+            for version in range(1, 10):
+                async with follower.view(TENANT, "a", at_version=version):
+                    pass
+            with pytest.raises(FailedPrecondition):
+                async with follower.view(TENANT, "a", at_version=99):
+                    pass
+        await log.append(TENANT, "b", [write_of(CONFIG, f"more {n}", n) for n in range(40)])
+        await state_of(follower, "b")
+        await log.drop_bank(TENANT, "c")
+        with pytest.raises(NotFound):
+            await state_of(follower, "c")
+        await filled(log, "c")
+        assert follower._counted_bytes == summed.fget(follower) > 0
+        assert follower._past_keys.keys() == {key for key in follower._held if key[2]}
+    log._banks[TENANT, "d"].entries[4].salted = b"noise"
+    with pytest.raises(DataLoss):
+        await state_of(follower, "d")
+    follower.state_budget_bytes = 1
+    await state_of(follower, "a")
+    assert follower.banks_held == 1
+    assert follower._counted_bytes == summed.fget(follower) > 0
+
+
 async def test_one_bank_larger_than_the_budget_is_still_served(log) -> None:
     await filled(log)
     follower = both(log, state_budget_bytes=1)
