@@ -111,8 +111,8 @@ async def _ahead(
 async def _page(log: Log, tenant: str, bank: str, after: int, chain: str, at_version: int) -> Page:
     limit = min(TAIL_EVENTS, at_version - after) if at_version else TAIL_EVENTS
     if limit <= 0:
-        _, _, erase_count = await log.head(tenant, bank)
-        return Page([], erase_count)
+        # For the chain to be compared; what comes after it is not wanted.
+        return Page([], (await log.tail(tenant, bank, after, 1, chain)).erase_count)
     return await log.tail(tenant, bank, after, limit, chain)
 
 

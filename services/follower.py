@@ -232,7 +232,7 @@ class Follower:
         """Saves a checkpoint of the newest version: (version, digest, bytes). As `state` raises.
 
         Raises:
-            Unavailable: BUSY, facts were erased meanwhile: retry.
+            Unavailable: BUSY, facts were erased meanwhile, or the bank made anew: retry.
         """
         started = time.monotonic()
         async with self.state(tenant, bank) as state:
@@ -244,7 +244,10 @@ class Follower:
         if not await self.log.put_checkpoint(
             tenant, bank, self.part, version, blob, meta, erase_count
         ):
-            raise Unavailable("facts were erased while a checkpoint was saved: retry", "BUSY")
+            raise Unavailable(
+                "facts were erased, or the bank made anew, while a checkpoint was saved: retry",
+                "BUSY",
+            )
         self._metrics.checkpoints["saved"].inc()
         held = self._held.get((tenant, bank, 0))
         if held:

@@ -328,7 +328,8 @@ class Log(Protocol):
     ) -> bool:
         """Publishes a checkpoint of a part of the state ("memory" or "scope"), whole or not at
         all; keeps the newest KEEP_CHECKPOINTS of each part. False, and nothing published, when
-        facts were erased since `erase_count`."""
+        facts were erased since `erase_count`, or when the log has no entry of that version with
+        the chain value that `meta` names under "chain": the bank was made anew."""
         ...
 
     async def checkpoints(

@@ -321,6 +321,10 @@ class MemoryLog:
         check_checkpoint(part, version, blob)
         if len(held.family.erased) != erase_count:
             return False
+        if meta.get("chain") and (
+            version > len(held.entries) or held.entries[version - 1].event.chain != meta["chain"]
+        ):
+            return False
         held.checkpoints[part, version] = (bytes(blob), dict(meta))
         kept = sorted(key for key in held.checkpoints if key[0] == part)
         for old in kept[:-KEEP_CHECKPOINTS]:

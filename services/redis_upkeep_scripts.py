@@ -5,7 +5,7 @@ Arguments are as in services/redis_scripts.py, but for the two of a search.
 
 from __future__ import annotations
 
-from services.redis_scripts import BANK, Script
+from services.redis_scripts import BANK, LINEAGE, Script
 
 PUT_PART = Script(
     "put_part",
@@ -52,17 +52,21 @@ end
 PUBLISH = Script(
     "publish",
     """#!lua
--- ARGV[3..9]: upload, part of the state, version, JSON, how many to keep, seconds until an
--- unpublished upload counts as abandoned, erase count. Returns as PUT_PART; 0 also when the
--- upload is gone.
+-- ARGV[3..10]: upload, part of the state, version, JSON, how many to keep, seconds until an
+-- unpublished upload counts as abandoned, erase count, chain value of the version ("" for any).
+-- Returns as PUT_PART; 0 also when the upload is gone, -1 when the version has another chain value.
 """
     + BANK
+    + LINEAGE
     + _UPLOADS
     + """
 if redis.call('HEXISTS', uploads, ARGV[3]) == 0 then
   return 0
 end
-if redis.call('SCARD', erased) ~= tonumber(ARGV[9]) then
+local version = tonumber(ARGV[5])
+local entry = ARGV[10] ~= '' and entry_of(owner_of(version), version)
+local is_other = ARGV[10] ~= '' and (not entry or entry[2][12] ~= ARGV[10])
+if is_other or redis.call('SCARD', erased) ~= tonumber(ARGV[9]) then
   remove_uploads(function(upload)
     return upload == ARGV[3]
   end)

@@ -444,6 +444,20 @@ async def test_idle_banks_are_dropped_least_recently_used_first_and_come_back_eq
     assert await cold("bank-4")
 
 
+async def test_a_checkpoint_of_an_earlier_bank_of_the_name_is_not_served(log) -> None:
+    """Also where it has the very version that is asked for, so that no entry follows it."""
+    await filled(log)
+    await both(log).save_checkpoint(TENANT, "b")
+    left = log._banks[TENANT, "b"].checkpoints
+    await log.drop_bank(TENANT, "b")
+    await log.make_bank(TENANT, "b", CONFIG)
+    items = [write_of(CONFIG, f"anew {variant}", variant) for variant in range(12)]
+    await log.append(TENANT, "b", items)
+    log._banks[TENANT, "b"].checkpoints = left
+    async with both(log).view(TENANT, "b", at_version=10) as view:
+        assert set(view.state.facts) == {f"anew {variant}" for variant in range(10)}
+
+
 async def test_what_is_held_is_known_without_looking_at_every_bank(log, monkeypatch) -> None:
     """Whatever becomes of the banks: read, grown, past, damaged, removed, made anew, dropped."""
     for bank in ("a", "b", "c", "d"):

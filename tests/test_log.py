@@ -376,6 +376,23 @@ class TestLog:
         assert await log.put_checkpoint(T, B, "memory", 3, b"without", {}, 1)
         assert await log.get_checkpoint(T, B, "memory", 3) == b"without"
 
+    async def test_a_checkpoint_of_a_bank_made_anew_is_not_published(self, log: Log) -> None:
+        await log.append(T, B, [write("e1", "f"), write("e2", "g")])
+        await log.fork(T, B, "fork", 1)
+        _, chain, _ = await log.head(T, B)
+        (first,) = await log.events(T, B, 0, 1)
+        assert await log.put_checkpoint(T, B, "memory", 2, b"x", {"chain": chain}, 0)
+        at_first = ("memory", 1, b"x", {"chain": first.chain}, 0)
+        assert await log.put_checkpoint(T, "fork", *at_first)
+        await log.drop_bank(T, "fork")
+        await log.drop_bank(T, B)
+        await log.make_bank(T, B, CONFIG)
+        for events in ([], [write("n1", "f"), write("n2", "g")]):
+            await log.append(T, B, events)
+            assert not await log.put_checkpoint(T, B, "memory", 2, b"x", {"chain": chain}, 0)
+            assert not await log.put_checkpoint(T, B, *at_first)
+        assert await log.checkpoints(T, B, "memory") == []
+
     async def test_records_and_jobs(self, log: Log) -> None:
         assert await log.record(T, B, "receipt") is None
         assert await log.put_record(T, B, "receipt", "dräft", True) == "dräft"
