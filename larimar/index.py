@@ -102,12 +102,17 @@ class _Codes:
         self.status[places] = _LISTED
         self.unlisted -= len(places)
 
-    def search(self, vectors: np.ndarray, count: int) -> np.ndarray:
-        """About `count` places in order, more are asked for where some codes are stale."""
-        asked = count if not self.stale else 2 * count
-        _, found = self.index.search(vectors, min(asked, self.index.ntotal))
-        places = np.unique(self._place[found[0][found[0] >= 0]])
-        return places[self.status[places] == _LISTED]
+    def search(self, vectors: np.ndarray, count: int) -> tuple[np.ndarray, bool]:
+        """About `count` places in order, and whether there are no more that it could find.
+
+        More are asked for where some codes are stale; those may leave fewer than `count`.
+        """
+        asked = min(count if not self.stale else 2 * count, self.index.ntotal)
+        _, found = self.index.search(vectors, asked)
+        hits = found[0][found[0] >= 0]
+        places = np.unique(self._place[hits])
+        is_all = len(hits) < asked or asked == self.index.ntotal
+        return places[self.status[places] == _LISTED], is_all
 
 
 class Index:
@@ -175,8 +180,8 @@ class Index:
             status = self._serving.status
             return np.flatnonzero((status == _WAITING) | (status == _TAKEN))
 
-    def search(self, query: np.ndarray, count: int) -> np.ndarray:
-        """Places of about the `count` nearest rows, in order of place.
+    def search(self, query: np.ndarray, count: int) -> tuple[np.ndarray, bool]:
+        """Places of about the `count` nearest rows, in order of place; whether it found all.
 
         Cost: 0.5 ms at 262,144 rows of 384 numbers.
         """

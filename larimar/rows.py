@@ -231,11 +231,14 @@ class Rows:
             return None
         count = PROPOSED
         while count <= MOST_PROPOSED:
-            listed = self._index.search(query, count)
+            listed, is_all = self._index.search(query, count)
+            if len(listed) < count and not is_all:  # codes of rows that are gone took their places
+                count *= 8
+                continue
             numbers = exact(query, listed)
             if len(listed) < count and len(listed) + len(unlisted) < min(CANDIDATES, self.live):
                 return None
-            if len(listed) < count or complete(numbers):
+            if is_all or complete(numbers):
                 rest = np.setdiff1d(unlisted, listed, assume_unique=True)
                 if not len(rest):
                     return listed, numbers

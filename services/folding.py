@@ -11,6 +11,7 @@ from larimar.errors import DataLoss
 from larimar.memory import BankState, Payload
 from larimar.state import Entry
 from services.log import Log, Page
+from services.threads import finished
 
 TAIL_EVENTS = 1000
 """Events fetched and folded at once; between two such steps other calls get their turn."""
@@ -110,8 +111,8 @@ async def _ahead(
 async def _page(log: Log, tenant: str, bank: str, after: int, chain: str, at_version: int) -> Page:
     limit = min(TAIL_EVENTS, at_version - after) if at_version else TAIL_EVENTS
     if limit <= 0:
-        _, _, erase_count = await log.head(tenant, bank)
-        return Page([], erase_count)
+        # For the chain to be compared; what comes after it is not wanted.
+        return Page([], (await log.tail(tenant, bank, after, 1, chain)).erase_count)
     return await log.tail(tenant, bank, after, limit, chain)
 
 
@@ -124,7 +125,7 @@ async def _fold(
         _change(state, entries, old)
         await asyncio.sleep(0)
     else:
-        await asyncio.to_thread(_change, state, entries, old)
+        await finished(_change, state, entries, old)
 
 
 def _parsed(page: Page) -> list[Entry]:

@@ -25,6 +25,7 @@ from services.observability.followers import FollowerMetrics
 from services.observability.logs import get_logger
 from services.observability.metrics import DIGEST_MISMATCHES
 from services.observability.stages import passed
+from services.threads import finished
 
 log = get_logger("larimar.follower")
 
@@ -53,6 +54,7 @@ class _Held:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.state: BankState | None = None
+        self.counted_bytes = 0
         self.stopped: DataLoss | None = None
         self.stopped_time = 0.0
         self.checkpoint_version = 0
@@ -110,6 +112,8 @@ class Follower:
         self._warm_every_s = warm_every_s
         self._on_stopped = on_stopped
         self._held: OrderedDict[Key, _Held] = OrderedDict()
+        self._past_keys: OrderedDict[Key, None] = OrderedDict()
+        self._counted_bytes = 0  # what `bytes_held` adds up, for every read to look at
         self._tasks: set[asyncio.Task] = set()
         self._warmer: asyncio.Task | None = None
         self._metrics = FollowerMetrics(self.part)
@@ -119,7 +123,8 @@ class Follower:
     async def state(self, tenant: str, bank: str, min_version: int = 0) -> AsyncIterator[BankState]:
         """The state of a bank with every edit acknowledged before this call.
 
-        The state is the caller's until the block ends; do not await in between.
+        The state is the caller's until the block ends, and nobody's after it: what works on it in
+        a thread goes through `finished`.
 
         Raises:
             NotFound: no such bank.
@@ -153,9 +158,15 @@ class Follower:
         key = (tenant, bank, at_version)
         held = self._held.setdefault(key, _Held())
         self._held.move_to_end(key)
+        if at_version:
+            self._past_keys[key] = None
+            self._past_keys.move_to_end(key)
         started_s = time.monotonic()
         async with held.lock:
-            view = await self._view(held, key, min_version if allow_stale else None)
+            try:
+                view = await self._view(held, key, min_version if allow_stale else None)
+            finally:
+                self._count(key, held)
             passed(f"{self.part}_catch_up", started_s, time.monotonic())
             if view.state.version < min_version:
                 raise FailedPrecondition(
@@ -201,9 +212,9 @@ class Follower:
         for _ in range(MAX_VERIFY_ROUNDS):
             async with self.state(tenant, bank) as state:
                 served_at = state.version, state.erase_count
-                served = await asyncio.to_thread(_sums_of, state)
+                served = await finished(_sums_of, state)
             if served_at == (rebuilt.version, rebuilt.erase_count):
-                digest, folded = await asyncio.to_thread(_sums_of, rebuilt)
+                digest, folded = await finished(_sums_of, rebuilt)
                 matches = served == (digest, folded)
                 if not matches:
                     DIGEST_MISMATCHES.labels("replay").inc()
@@ -221,11 +232,11 @@ class Follower:
         """Saves a checkpoint of the newest version: (version, digest, bytes). As `state` raises.
 
         Raises:
-            Unavailable: BUSY, facts were erased meanwhile: retry.
+            Unavailable: BUSY, facts were erased meanwhile, or the bank made anew: retry.
         """
         started = time.monotonic()
         async with self.state(tenant, bank) as state:
-            tensors, metadata = await asyncio.to_thread(state.to_tensors)
+            tensors, metadata = await finished(state.to_tensors)
             version, erase_count = state.version, state.erase_count
         blob = await asyncio.to_thread(save_tensors, tensors, metadata)
         sha256 = await asyncio.to_thread(sha256_of, blob)
@@ -233,7 +244,10 @@ class Follower:
         if not await self.log.put_checkpoint(
             tenant, bank, self.part, version, blob, meta, erase_count
         ):
-            raise Unavailable("facts were erased while a checkpoint was saved: retry", "BUSY")
+            raise Unavailable(
+                "facts were erased, or the bank made anew, while a checkpoint was saved: retry",
+                "BUSY",
+            )
         self._metrics.checkpoints["saved"].inc()
         held = self._held.get((tenant, bank, 0))
         if held:
@@ -283,11 +297,11 @@ class Follower:
                 raise
             return View(state, stale=True)
         except NotFound:
-            self._held.pop(key, None)
+            self._let_go(key)
             raise
         finally:
             if at_version and held.state is None:
-                self._held.pop(key, None)
+                self._let_go(key)
 
     async def _caught_up(self, held: _Held, tenant: str, bank: str) -> BankState:
         stopped = self.stopped(tenant, bank)
@@ -405,6 +419,7 @@ class Follower:
                     with contextlib.suppress(LarimarError):
                         if held.state is not None:
                             await self._caught_up(held, tenant, bank)
+                    self._count((tenant, bank, 0), held)
 
     def _tell_what_is_held(self) -> None:
         newest = [held for (_, _, at), held in self._held.items() if not at]
@@ -425,19 +440,33 @@ class Follower:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _shrink(self, keep: Key) -> None:
-        past = [key for key, held in self._held.items() if key[2] and not held.lock.locked()]
+        past = [key for key in self._past_keys if not self._held[key].lock.locked()]
         for key in past[: max(0, len(past) - MAX_PAST_STATES)]:
             if key != keep:
-                del self._held[key]
-        while self.bytes_held > self.state_budget_bytes:
-            idle = [
+                self._let_go(key)
+        while self._counted_bytes > self.state_budget_bytes:
+            idle = (
                 key
                 for key, held in self._held.items()
                 if key != keep and held.state is not None and not held.lock.locked()
-            ]
-            if not idle:
+            )
+            first = next(idle, None)
+            if first is None:
                 return
-            del self._held[idle[0]]
+            self._let_go(first)
+
+    def _count(self, key: Key, held: _Held) -> None:
+        """Takes note of how large a bank has become, if it is held still."""
+        if self._held.get(key) is held:
+            now = 0 if held.state is None else held.state.bytes_held
+            self._counted_bytes += now - held.counted_bytes
+            held.counted_bytes = now
+
+    def _let_go(self, key: Key) -> None:
+        held = self._held.pop(key, None)
+        self._past_keys.pop(key, None)
+        if held is not None:
+            self._counted_bytes -= held.counted_bytes
 
 
 def _sums_of(state: BankState) -> tuple[str, str]:

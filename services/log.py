@@ -159,8 +159,15 @@ class Log(Protocol):
         """Names of the tenant's banks, sorted."""
         ...
 
-    async def drop_bank(self, tenant: str, bank: str) -> bool:
-        """Removes a bank with everything in it; whether there was one."""
+    async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
+        """Removes a bank with everything in it; whether there was one.
+
+        Args:
+            head: version and chain value that the bank must have.
+
+        Raises:
+            FailedPrecondition: HAS_FORKS, or BANK_EDITED where it has another head; it stays.
+        """
         ...
 
     async def append(
@@ -192,7 +199,9 @@ class Log(Protocol):
 
         Atomic over the family. A result for each item, the version being this bank's; an item is
         refused with NotFound when this bank has no event of the fact, with FailedPrecondition
-        ERASED when it was erased before under another event id.
+        ERASED when it was erased before under another event id. Where an event id was used for
+        another request before this call, nothing is appended, and each item that is no duplicate
+        gets Conflict.
         """
         ...
 
@@ -319,7 +328,8 @@ class Log(Protocol):
     ) -> bool:
         """Publishes a checkpoint of a part of the state ("memory" or "scope"), whole or not at
         all; keeps the newest KEEP_CHECKPOINTS of each part. False, and nothing published, when
-        facts were erased since `erase_count`."""
+        facts were erased since `erase_count`, or when the log has no entry of that version with
+        the chain value that `meta` names under "chain": the bank was made anew."""
         ...
 
     async def checkpoints(
@@ -352,6 +362,10 @@ class Log(Protocol):
 
     async def record(self, tenant: str, bank: str, name: str) -> str | None:
         """The text of a name, None when there is none."""
+        ...
+
+    async def remove_record(self, tenant: str, bank: str, name: str) -> None:
+        """Takes the text of a name away, if there is one."""
         ...
 
     async def put_job(self, tenant: str, bank: str, name: str) -> None:

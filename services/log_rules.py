@@ -195,6 +195,14 @@ def fact_changed(fact_id: str, newest: int, expected: int | None) -> FailedPreco
     )
 
 
+def id_taken(event_id: str) -> Conflict:
+    """The result of an item of an erasure of which another item's event id was used before."""
+    return Conflict(
+        f"event id {event_id!r} was used for another request, and nothing was erased: take a new "
+        "event id"
+    )
+
+
 def bank_exists(bank: str) -> Conflict:
     """What make_bank raises for a name that another configuration has."""
     return Conflict(

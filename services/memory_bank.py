@@ -113,7 +113,9 @@ def known(held: Bank, item: Append) -> Appended | None:
     if version is None:
         return None
     entry = held.entries[version - 1]
-    salt = b"" if entry.event.kind != Kind.WRITE else entry.salted and entry.salted[:SALT_BYTES]
+    salt = entry.salted and entry.salted[:SALT_BYTES]
+    if entry.event.kind != Kind.WRITE or (salt is None and item.kind == Kind.ERASE):
+        salt = b""
     return settle_duplicate(item, version, entry.request_hmac, salt)
 
 

@@ -23,6 +23,7 @@ from services.log_rules import (
     check_part,
     damaged,
     has_forks,
+    id_taken,
     name_taken,
     not_erased,
     payload_erased,
@@ -86,11 +87,13 @@ class MemoryLog:
         check_names(tenant)
         return sorted(bank for owner, bank in self._banks if owner == tenant)
 
-    async def drop_bank(self, tenant: str, bank: str) -> bool:
+    async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
         """See Log."""
         check_names(tenant, bank)
-        self._loading.pop((tenant, bank), None)
         held = self._banks.get((tenant, bank))
+        if held is not None and head not in (None, held.head):
+            raise bank_edited(bank)
+        self._loading.pop((tenant, bank), None)
         if held is None:
             return False
         self._remove(tenant, held)
@@ -135,14 +138,19 @@ class MemoryLog:
         """See Log."""
         held = self._bank(tenant, bank)
         errors = check_items(items, (Kind.ERASE,))
+        good = [item for item, error in zip(items, errors, strict=True) if error is None]
+        used = [(item.event_id, known(held, item)) for item in good]
+        taken = [event_id for event_id, found in used if found is not None and found.error]
         return [
-            self._erase_one(held, item) if error is None else Appended(0, error=error)
+            self._erase_one(held, item, taken) if error is None else Appended(0, error=error)
             for item, error in zip(items, errors, strict=True)
         ]
 
-    def _erase_one(self, held: Bank, item: Append) -> Appended:
+    def _erase_one(self, held: Bank, item: Append, taken: list[str]) -> Appended:
         if (duplicate := known(held, item)) is not None:
             return duplicate
+        if taken:
+            return Appended(0, error=id_taken(taken[0]))
         error = refusal(held, item)
         if error is not None:
             return Appended(0, error=error)
@@ -313,6 +321,10 @@ class MemoryLog:
         check_checkpoint(part, version, blob)
         if len(held.family.erased) != erase_count:
             return False
+        if meta.get("chain") and (
+            version > len(held.entries) or held.entries[version - 1].event.chain != meta["chain"]
+        ):
+            return False
         held.checkpoints[part, version] = (bytes(blob), dict(meta))
         kept = sorted(key for key in held.checkpoints if key[0] == part)
         for old in kept[:-KEEP_CHECKPOINTS]:
@@ -354,6 +366,10 @@ class MemoryLog:
     async def record(self, tenant: str, bank: str, name: str) -> str | None:
         """See Log."""
         return self._bank(tenant, bank).family.records.get(name)
+
+    async def remove_record(self, tenant: str, bank: str, name: str) -> None:
+        """See Log."""
+        self._bank(tenant, bank).family.records.pop(name, None)
 
     async def put_job(self, tenant: str, bank: str, name: str) -> None:
         """See Log."""

@@ -99,6 +99,8 @@ class RedisArchives(RedisBanks):
             raise name_taken(bank)
         if state < 0:
             raise damaged(bank, head[0], f"what is loaded must end at {version}")
+        if old is None and not await self._is_listed(keys):
+            raise name_taken(bank)
         self._roots[tenant, bank] = keys.root
         if old is not None:
             await self._sweep(old)

@@ -78,13 +78,21 @@ end
 DROP = Script(
     "drop",
     """#!lua
--- Takes away a bank's configuration. Returns {1}, {0} when there is no bank, or {-1, fork ...}.
+-- Takes away a bank's configuration. ARGV[3..4]: version and chain that it must have, "" for any.
+-- Returns {1}, {0} when there is no bank, {-1, fork ...}, {-2} when it has another head.
 """
     + KEYS
+    + LINEAGE
     + _FORKS
     + """
 if redis.call('EXISTS', key('config')) == 0 then
   return {0}
+end
+if ARGV[3] ~= '' then
+  local version, chain = head_of(bank)
+  if version ~= tonumber(ARGV[3]) or chain ~= ARGV[4] then
+    return {-2}
+  end
 end
 local forks = forks_after(-1)
 if #forks > 1 then

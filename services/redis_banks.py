@@ -17,6 +17,7 @@ from services.log import Origin
 from services.log_rules import (
     MAX_BANKS,
     MAX_PAGE,
+    bank_edited,
     bank_exists,
     check_names,
     check_page,
@@ -55,16 +56,17 @@ class RedisBanks(RedisReads):
         """See Log."""
         check_names(tenant, bank)
         text = config.validate().to_json()
-        fork = await self._claim(tenant, bank, bank)
-        if fork is not None:
-            state, held = 0, [await self._config_text(fork)]
-        else:
-            keys = Keys(tenant, bank, bank)
-            while True:
+        state, held, keys = 0, [], Keys(tenant, bank, bank)
+        while state != 1 and not held:
+            fork = await self._claim(tenant, bank, bank)
+            if fork is not None:
+                held = [await self._config_text(fork)]
+            else:
                 state, *held = await self._run(MAKE, keys, text)
-                if state >= 0:
-                    break
+            if state < 0:
                 await self._sweep(keys)
+            elif state == 1 and not await self._is_listed(keys):
+                state = 0
         if held and BankConfig.from_json(held[0]) != config:
             raise bank_exists(bank)
         return config, state == 1
@@ -96,11 +98,13 @@ class RedisBanks(RedisReads):
         found = await self.calls([("EXISTS", config) for config in configs]) if names else []
         return [name for name, exists in zip(names, found, strict=True) if exists]
 
-    async def drop_bank(self, tenant: str, bank: str) -> bool:
+    async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
         """See Log. Stopped half-way, the next drop_bank or make_bank finishes it."""
         keys = await self._fresh_keys(tenant, bank)
         await self._finish_drops(keys)
-        state, *forks = await self._run(DROP, keys)
+        state, *forks = await self._run(DROP, keys, *(head or ("", "")))
+        if state == -2:
+            raise bank_edited(bank)
         if state < 0:
             raise has_forks(bank, [fork.decode() for fork in forks])
         await self._sweep(keys)
@@ -169,6 +173,8 @@ class RedisBanks(RedisReads):
                 raise name_taken(new)
             if state == -2:
                 raise log_changed(source.bank, version)
+            if state == 1 and not await self._is_listed(target):
+                raise name_taken(new)
             if state >= 0:
                 self._roots[source.tenant, new] = source.root
                 return state == 1
@@ -231,6 +237,22 @@ class RedisBanks(RedisReads):
             elif await self.call("HLEN", registry(tenant)) >= MAX_BANKS:
                 raise too_many_banks()
             await self.run(CLAIM, (registry(tenant),), (bank, held, root))
+
+    async def _is_listed(self, keys: Keys) -> bool:
+        """Whether a bank that was just made has its name; it is gone again where another has.
+
+        A call that removed an earlier bank of the name may have taken that off the list meanwhile.
+        """
+        names = registry(keys.tenant)
+        while True:
+            held = (await self.call("HGET", names, keys.bank) or b"").decode()
+            if held == keys.root:
+                return True
+            if held and await self.call("EXISTS", Keys(keys.tenant, keys.bank, held).config):
+                await self._run(DROP, keys, "", "")
+                await self._sweep(keys)
+                return False
+            await self.run(CLAIM, (names,), (keys.bank, held, keys.root))
 
     async def _config_text(self, keys: Keys) -> bytes:
         text = await self.call("GET", keys.config)

@@ -42,7 +42,8 @@ class RedisCheckpoints(RedisStore):
     ) -> bool:
         """See Log. The parts go first; the index names them once they are all there.
 
-        No part is taken after an erase, so nothing old comes back behind `remove_checkpoints`.
+        No part is taken after an erase, so nothing old comes back behind `remove_checkpoints`, and
+        none is published in a bank made anew under the name.
         """
         check_checkpoint(part, version, blob)
         record = {
@@ -60,7 +61,7 @@ class RedisCheckpoints(RedisStore):
                 if await self._ask_at(keys, PUT_PART, *put) < 0:
                     return False
             text = json.dumps(record | {"parts": len(starts)}, sort_keys=True)
-            kept = (KEEP_CHECKPOINTS, ABANDONED_UPLOAD_S, erase_count)
+            kept = (KEEP_CHECKPOINTS, ABANDONED_UPLOAD_S, erase_count, meta.get("chain", ""))
             return await self._ask_at(keys, PUBLISH, name, part, version, text, *kept) > 0
 
         return await self._on_bank(tenant, bank, upload)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from larimar.memory import Event, Kind, decide, next_chain, request_hmac, salted_sha256
 from services.log import Append, Appended, Stored, settle_duplicate
-from services.log_rules import SALT_BYTES, bank_full, damaged, fact_changed
+from services.log_rules import SALT_BYTES, bank_full, damaged, fact_changed, id_taken
 from services.redis_scripts import ITEM_ARGUMENTS
 
 KINDS = {kind.value: kind for kind in Kind}
@@ -40,10 +40,13 @@ def appended(
     if isinstance(answer, list):
         version, known_hmac, kind, salt = answer
         # Without its payload a WRITE can no longer be compared; the others never had one.
-        compared = salt or (None if kind == b"W" else b"")
+        comparable = kind != b"W" or item.kind == Kind.ERASE  # which a WRITE never was
+        compared = salt or (b"" if comparable else None)
         return settle_duplicate(item, int(version), known_hmac.decode(), compared)
     if answer == b"full":
         return Appended(0, error=bank_full(bank, max_events))
+    if answer.startswith(b"taken:"):
+        return Appended(0, error=id_taken(answer.partition(b":")[2].decode()))
     if answer.startswith(b"changed:"):
         newest = int(answer.partition(b":")[2])
         return Appended(0, error=fact_changed(item.fact_id, newest, item.expected))

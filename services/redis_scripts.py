@@ -220,7 +220,8 @@ ERASE = Script(
     """#!lua
 -- Appends ERASE events to every bank of a family that has an event of the fact.
 -- ARGV[3]: how many other banks the family has, their names, then seven for each item.
--- Returns -1 when the family has other members than these.
+-- Returns -1 when the family has other members than these. Where an event id was used for another
+-- request nothing is appended, and what is new gets `taken:<event id>`.
 """
     + BANK
     + LINEAGE
@@ -239,6 +240,13 @@ for i = 4, 3 + others do
     banks[#banks + 1] = opened(ARGV[i])
   end
 end
+local taken
+for i = 4 + others, #ARGV, 7 do
+  local version, hmac = used(bank, ARGV[i + 1])
+  if version and hmac ~= ARGV[i + 3] then
+    taken = taken or ARGV[i + 1]
+  end
+end
 local results = {}
 for i = 4 + others, #ARGV, 7 do
   local event_id, fact_id, hmac = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -246,6 +254,8 @@ for i = 4 + others, #ARGV, 7 do
   local result
   if version then
     result = known_entry(version, known_hmac, owner)
+  elseif taken then
+    result = 'taken:' .. taken
   else
     result = refused('E', fact_id, ARGV[i + 6])
     if not result then

@@ -12,16 +12,25 @@ from larimar.errors import InvalidArgument, LarimarError, Unavailable
 from services.log import Found
 from services.log_rules import check_names, unknown_bank
 from services.redis_store import Keys, RedisStore
-from services.redis_upkeep_scripts import PUT_RECORD, RECORD, SEARCH_STEP, SEARCH_STRINGS
+from services.redis_upkeep_scripts import (
+    PUT_RECORD,
+    RECORD,
+    REMOVE_RECORD,
+    SEARCH_STEP,
+    SEARCH_STRINGS,
+)
 
 JOBS = "larimar:jobs"
 """The key of all unfinished work."""
 SCAN_KEYS = 500
 """Keys that one step of a search looks at: about 1 ms of the store's one thread, if small."""
 SEARCH_BYTES = 16 * 2**20
-"""Bytes of values after which a step of a search ends: about 10 ms of the store's one thread."""
+"""Bytes of values, once for each needle, after which a step of a search ends: about 10 ms of the
+store's one thread."""
 SEARCH_ELEMENTS = 1_000
-"""Elements of a hash, set, list or stream that one step of a search looks at."""
+"""Elements of a hash, set, list or stream, once for each needle, that one step looks at."""
+SEARCH_NEEDLES = 16
+"""Needles of one step: a part of a checkpoint, which is read whole, takes 80 ms with so many."""
 REWRITE_PAUSE_S = 0.02
 """Seconds between two looks at a rewrite."""
 REWRITE_TIMEOUT_S = 600.0
@@ -40,6 +49,10 @@ class RedisUpkeep(RedisStore):
         """See Log."""
         found = await self._ask(tenant, bank, RECORD, name)
         return found[0].decode() if found else None
+
+    async def remove_record(self, tenant: str, bank: str, name: str) -> None:
+        """See Log."""
+        await self._ask(tenant, bank, REMOVE_RECORD, name)
 
     async def put_job(self, tenant: str, bank: str, name: str) -> None:
         """See Log."""
@@ -85,33 +98,23 @@ class RedisUpkeep(RedisStore):
     async def _search(self, names: list[bytes], needles: Sequence[bytes]) -> set[bytes]:
         """Which of these keys hold a needle."""
         found: set[bytes] = set()
-        while names:
-            states = await self.run(
-                SEARCH_STRINGS,
-                names,
-                (
-                    SEARCH_BYTES,
-                    *needles,
-                ),
-            )
-            for name, state in zip(names, states, strict=False):
-                if state == 1 or (state < 0 and await self._search_large(name, needles)):
-                    found.add(name)
-            names = names[len(states) :]
+        for start in range(0, len(needles), SEARCH_NEEDLES):
+            some = needles[start : start + SEARCH_NEEDLES]
+            left = [name for name in names if name not in found]
+            while left:
+                most = max(SEARCH_BYTES // len(some), 1)
+                states = await self.run(SEARCH_STRINGS, left, (most, *some))
+                for name, state in zip(left, states, strict=False):
+                    if state == 1 or (state < 0 and await self._search_large(name, some)):
+                        found.add(name)
+                left = left[len(states) :]
         return found
 
     async def _search_large(self, name: bytes, needles: Sequence[bytes]) -> bool:
         at = b"0"
         while True:
-            at, hit = await self.run(
-                SEARCH_STEP,
-                (name,),
-                (
-                    at,
-                    SEARCH_ELEMENTS,
-                    *needles,
-                ),
-            )
+            most = max(SEARCH_ELEMENTS // len(needles), 1)
+            at, hit = await self.run(SEARCH_STEP, (name,), (at, most, *needles))
             if hit or at == b"0":
                 return bool(hit)
 

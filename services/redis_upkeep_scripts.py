@@ -5,7 +5,7 @@ Arguments are as in services/redis_scripts.py, but for the two of a search.
 
 from __future__ import annotations
 
-from services.redis_scripts import BANK, Script
+from services.redis_scripts import BANK, LINEAGE, Script
 
 PUT_PART = Script(
     "put_part",
@@ -52,17 +52,21 @@ end
 PUBLISH = Script(
     "publish",
     """#!lua
--- ARGV[3..9]: upload, part of the state, version, JSON, how many to keep, seconds until an
--- unpublished upload counts as abandoned, erase count. Returns as PUT_PART; 0 also when the
--- upload is gone.
+-- ARGV[3..10]: upload, part of the state, version, JSON, how many to keep, seconds until an
+-- unpublished upload counts as abandoned, erase count, chain value of the version ("" for any).
+-- Returns as PUT_PART; 0 also when the upload is gone, -1 when the version has another chain value.
 """
     + BANK
+    + LINEAGE
     + _UPLOADS
     + """
 if redis.call('HEXISTS', uploads, ARGV[3]) == 0 then
   return 0
 end
-if redis.call('SCARD', erased) ~= tonumber(ARGV[9]) then
+local version = tonumber(ARGV[5])
+local entry = ARGV[10] ~= '' and entry_of(owner_of(version), version)
+local is_other = ARGV[10] ~= '' and (not entry or entry[2][12] ~= ARGV[10])
+if is_other or redis.call('SCARD', erased) ~= tonumber(ARGV[9]) then
   remove_uploads(function(upload)
     return upload == ARGV[3]
   end)
@@ -133,7 +137,21 @@ return {redis.call('HGET', base .. 'records', ARGV[3]) or nil}
 """,
 )
 
+REMOVE_RECORD = Script(
+    "remove_record",
+    "#!lua\n-- ARGV[3]: name. Returns 0 when there is no bank, 1.\n"
+    + BANK
+    + """
+redis.call('HDEL', base .. 'records', ARGV[3])
+return 1
+""",
+)
+
 _NEEDLES = """
+local needles = {}
+for i = first_needle, #ARGV do
+  needles[#needles + 1] = ARGV[i]
+end
 local function found_in(value)
   for _, needle in ipairs(needles) do
     if string.find(value, needle, 1, true) then
@@ -149,7 +167,7 @@ SEARCH_STRINGS = Script(
     """#!lua flags=no-writes
 -- KEYS: any keys of one slot. ARGV[1]: bytes that end a call; then needles. Returns for each key,
 -- of the first ones at least, 1 when a needle is in it, 0 when none is, -1 when it is no string.
-local needles = {unpack(ARGV, 2)}
+local first_needle = 2
 """
     + _NEEDLES
     + """
@@ -176,7 +194,7 @@ SEARCH_STEP = Script(
     """#!lua flags=no-writes
 -- KEYS[1]: a key that is no string. ARGV: where to go on ("0" at first), elements, needles.
 -- Returns {where to go on ("0" at the end), 1 when a needle was found}.
-local name, at, count, needles = KEYS[1], ARGV[1], ARGV[2], {unpack(ARGV, 3)}
+local name, at, count, first_needle = KEYS[1], ARGV[1], ARGV[2], 3
 """
     + _NEEDLES
     + """

@@ -167,7 +167,14 @@ def _other_digest(header: Any, records: list[Any]) -> None:
     header.digest = "0" * 64
 
 
-@pytest.mark.parametrize("damage", [_fewer, _without_a_payload, _other_erased, _other_digest])
+def _more_erased(header: Any, records: list[Any]) -> None:
+    _other_erased(header, records)
+    header.erase_count += 1
+
+
+@pytest.mark.parametrize(
+    "damage", [_fewer, _without_a_payload, _other_erased, _more_erased, _other_digest]
+)
 async def test_what_is_not_what_was_dumped_is_not_made_visible(damage) -> None:
     log, other = MemoryLog(), MemoryLog()
     await filled(log)
@@ -176,6 +183,40 @@ async def test_what_is_not_what_was_dumped_is_not_made_visible(damage) -> None:
     with pytest.raises(DataLoss):
         await loaded(service_over(other), header, records)
     assert await other.banks(TENANT) == []
+
+
+class EditedAtOnce(MemoryLog):
+    """A log in which somebody edits a bank in the moment in which it becomes visible."""
+
+    async def publish(self, tenant, bank, *about, **more):
+        await super().publish(tenant, bank, *about, **more)
+        await self.append(tenant, bank, [write_of(CONFIG, "at once", 1)])
+        await self.erase(tenant, bank, [erase_of("fact 5")])
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_an_edit_in_the_moment_an_import_becomes_visible_stays(empty: bool) -> None:
+    log, other = MemoryLog(), EditedAtOnce()
+    if empty:
+        await log.make_bank(TENANT, "b", CONFIG)
+    else:
+        await filled(log)
+    header, records = await dumped(log)
+    reply = await loaded(service_over(other), header, records)
+    assert reply.digest == header.digest
+    async with both(other).state(TENANT, "b") as state:
+        assert "at once" in state.facts
+        assert state.version == header.version + (1 if empty else 2)
+
+
+async def test_a_wrong_archive_that_was_edited_already_is_refused_and_stays() -> None:
+    log, other = MemoryLog(), EditedAtOnce()
+    await filled(log)
+    header, records = await dumped(log)
+    _without_a_payload(header, records)
+    with pytest.raises(DataLoss, match="stays"):
+        await loaded(service_over(other), header, records)
+    assert (await other.head(TENANT, "b"))[0] == 12
 
 
 async def test_an_erasure_on_the_way_ends_a_dump(monkeypatch) -> None:
@@ -225,6 +266,48 @@ async def test_an_archive_from_before_an_erasure_is_erased_again(tmp_path: Path)
     reply = await loaded(service, header, records, "copy")
     assert reply.erased_again == 1 and reply.digest == header.digest
     assert "fact 3" not in (await state_of(both(other), "copy"))[2]
+    await service._eraser.close()
+
+
+async def test_an_archive_from_before_a_re_encoding_is_erased_again(tmp_path: Path) -> None:
+    """The log was re-encoded twice, so that its chain is another one; the old banks are gone."""
+    log = MemoryLog()
+    ledger = EraseLedger(tmp_path / "ledger.jsonl")
+    service = service_over(log, ledger)
+    await filled(log)
+    header, records = await dumped(log)
+    for name, source in (("new", "b"), ("newest", "new")):
+        elsewhere = MemoryLog()
+        await filled(elsewhere)  # under another salt
+        made_header, made = await dumped(elsewhere)
+        call = memory_pb2.LoadBankRequest(
+            header=made_header, records=made, bank=name, last=True, reencoded_from=source
+        )
+        await service.LoadBank(call, None)
+        await service.LoadBank(call, None)
+        await log.drop_bank(TENANT, source)
+    await service._eraser.erase(TENANT, "newest", ["fact 3"], "x")
+    chains = {entry.log for entry in ledger.entries() if entry.fact_id_sha256}
+    assert len(chains) == 3 and len(ledger.entries()) == 5
+    reply = await loaded(service, header, records, "again")
+    assert reply.erased_again == 1
+    assert "fact 3" not in (await state_of(both(log), "again"))[2]
+    await service._eraser.close()
+
+
+async def test_the_archive_of_a_fork_of_an_empty_bank_is_erased_again(tmp_path: Path) -> None:
+    """Its first entry, by which the ledger knows a log, is not that of its family's root."""
+    log = MemoryLog()
+    await log.make_bank(TENANT, "b", CONFIG)
+    await log.fork(TENANT, "b", "fork", 0)
+    for bank in ("b", "fork"):
+        await log.append(TENANT, bank, [write_of(CONFIG, "fact 3", 3), write_of(CONFIG, "f", 4)])
+    await log.fork(TENANT, "b", "empty", 0)
+    header, records = await dumped(log, "fork")
+    service = service_over(log, EraseLedger(tmp_path / "ledger.jsonl"))
+    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    reply = await loaded(service, header, records, "again")
+    assert reply.erased_again == 1
     await service._eraser.close()
 
 

@@ -13,12 +13,13 @@ import pytest
 
 from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from larimar.memory import Kind
+from larimar.payload import MAX_ID_BYTES
 from larimar.v1 import common_pb2
 from services.follower import Follower
 from services.log import MemoryLog
 from services.memory import erasure as erasure_module
 from services.memory.erasure import Eraser, NoQueues
-from services.memory.jobs import record_name
+from services.memory.jobs import Job, record_name
 from services.memory.ledger import EraseLedger, hashed
 from services.memory.scan import needles_of, search_files, without_shared
 from tests.banks import ADDRESSINGS, config_of, payload_of
@@ -141,6 +142,27 @@ async def test_the_same_event_id_is_the_same_erasure() -> None:
     assert (await log.head(TENANT, "b"))[0] == 12
 
 
+@pytest.mark.parametrize("used", ["x:0", "x:1"])
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_an_erasure_under_an_event_id_of_another_request_erases_nothing(
+    addressing, used
+) -> None:
+    log, config = MemoryLog(), config_of(addressing)
+    await filled(log, config=config)
+    await log.append(TENANT, "b", [write_of(config, "fact 1", 60, used)])
+    before = await state_of(both(log))
+    async with eraser(log) as worker:
+        with pytest.raises(Conflict):
+            await worker.erase(TENANT, "b", ["fact 3", "fact 4"], "x")
+        with pytest.raises(NotFound):
+            await worker.receipt(TENANT, "b", "x")
+        assert not await log.jobs() and await worker.take_up(left_s=-1.0) == 0
+        with pytest.raises(InvalidArgument):
+            await worker.erase(TENANT, "b", ["fact 3", "fact 4"], "x" * MAX_ID_BYTES)
+    assert await state_of(both(log)) == before
+    assert (await erased(log, "b", ["fact 3", "fact 4"], "y")).step == DONE
+
+
 @pytest.mark.parametrize("addressing", ADDRESSINGS)
 @pytest.mark.parametrize("step", STEPS)
 async def test_work_that_was_left_after_any_step_is_taken_up(addressing, step) -> None:
@@ -166,6 +188,92 @@ async def test_work_that_was_left_after_any_step_is_taken_up(addressing, step) -
     searched = step < common_pb2.ERASE_STEP_CHECKPOINTED
     assert bool(receipt.scan.not_searched) or searched, "a search not made is not claimed"
     assert not (await log.search(TENANT, "b", [b"prompt 40"])).found
+
+
+async def left_after(log: Any, bank: str, step: int, tenant: str = TENANT) -> None:
+    """An erasure of fact 3 from a bank whose worker dies after a step."""
+
+    async def die(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == step:
+            raise Died
+
+    async with eraser(log, on_step=die) as worker:
+        with contextlib.suppress(Died):
+            await worker.erase(tenant, bank, ["fact 3"], "x")
+        while worker._running:
+            await asyncio.gather(*worker._running.values(), return_exceptions=True)
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_the_erasure_of_a_bank_that_was_deleted_holds_up_no_other(step) -> None:
+    log = MemoryLog()
+    await filled(log, "a")
+    await log.make_bank("other", "b", CONFIG)
+    await log.append("other", "b", [write_of(CONFIG, "fact 3", 1)])
+    await log.make_bank(TENANT, "odd", CONFIG)
+    await left_after(log, "a", step)
+    await left_after(log, "b", step, "other")
+    await log.put_record(TENANT, "odd", "erase:odd:x", "not JSON", new=True)
+    await log.put_job(TENANT, "odd", "erase:odd:x")
+    await log.drop_bank(TENANT, "a")
+    async with eraser(log) as worker:
+        assert await worker.take_up(left_s=-1.0) == 1
+        await asyncio.gather(*worker._running.values())
+        assert (await worker.receipt("other", "b", "x")).step == DONE
+    assert await log.jobs() == [(TENANT, "odd", "erase:odd:x")]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("begun_in", ["b", "holds"])
+async def test_an_erasure_ends_though_a_fork_was_deleted_on_the_way(step, begun_in) -> None:
+    log = MemoryLog()
+    await family_of(log, "pinv")
+    await left_after(log, begun_in, step)
+    await log.drop_bank(TENANT, "holds")
+    async with eraser(log) as worker:
+        assert await worker.take_up(left_s=-1.0) == 1
+        await asyncio.gather(*worker._running.values())
+    text = await log.record(TENANT, "b", record_name(begun_in, "x"))
+    assert text is not None
+    receipt = Job.parse(TENANT, text)[0].receipt
+    assert (receipt.step, receipt.failure) == (DONE, "") and not await log.jobs()
+    assert [one.bank for one in receipt.banks] == ["b", "never"]
+    assert all(one.replay_matches for one in receipt.banks)
+    assert not (await log.search(TENANT, "b", [b"prompt 40", b"prompt 3"])).found
+
+
+@pytest.mark.parametrize("method", ["family", "search", "rewrite_files", "remove_payloads"])
+async def test_a_worker_that_tries_again_still_knows_what_to_search_for(
+    method, monkeypatch
+) -> None:
+    log = MemoryLog()
+    await filled(log)
+    right = getattr(log, method)
+    failures: list[int] = []
+
+    async def fails_once(*args: Any) -> Any:
+        if not failures:
+            failures.append(1)
+            raise Unavailable("the store does not answer", "STORE_DOWN")
+        return await right(*args)
+
+    async with eraser(log) as worker:
+        needles = worker._evidence.needles
+
+        async def then_fails(*args: Any) -> list[bytes]:
+            monkeypatch.setattr(log, method, fails_once)
+            return await needles(*args)
+
+        monkeypatch.setattr(worker._evidence, "needles", needles if failures else then_fails)
+        with contextlib.suppress(Unavailable):
+            await worker.erase(TENANT, "b", ["fact 3"], "x")
+        await finished(worker, "b", "x")
+        assert failures
+        await worker.take_up()
+        receipt = await finished(worker, "b", "x")
+        assert (receipt.step, receipt.scan.not_searched) == (DONE, "")
+        assert receipt.scan.found_before > 0 == receipt.scan.found and not worker._needles
 
 
 @pytest.mark.parametrize("call", range(40))

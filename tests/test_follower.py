@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 
 import pytest
 
 from larimar.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
+from larimar.facts import Facts
+from larimar.v1 import common_pb2, memory_pb2
 from services import folding
 from services import follower as follower_module
 from services.follower import Follower
+from services.memory.service import MemoryService
 from tests.banks import ADDRESSINGS, config_of
 from tests.following import (
     BUDGET,
@@ -67,6 +71,82 @@ async def test_readers_and_a_writer_at_once(log) -> None:
     ends.append(True)
     await asyncio.gather(*readers)
     assert await state_of(follower) == frozen(await follower.rebuilt(TENANT, "b"))
+
+
+class Gate:
+    """Holds up the first call of a function, in its thread, once it has done its work."""
+
+    def __init__(self, function, before: bool) -> None:
+        self._function, self._before = function, before
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, *args):
+        first = not self.reached.is_set()
+        if not self._before:
+            answer = self._function(*args)
+        self.reached.set()
+        if first:
+            assert self.opened.wait(60)
+        return self._function(*args) if self._before else answer
+
+
+async def cancelled_at(gate: Gate, reading: asyncio.Task, next_reading) -> asyncio.Task:
+    """A reading that is cancelled at the gate, twice; the next one, begun before the gate opens."""
+    assert await asyncio.to_thread(gate.reached.wait, 60)
+    following = asyncio.create_task(next_reading)
+    for _ in range(2):
+        reading.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0.002)
+    gate.opened.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    return following
+
+
+async def test_a_read_that_is_cancelled_while_it_folds_leaves_the_state_whole(
+    log, monkeypatch
+) -> None:
+    await filled(log)
+    follower = both(log)
+    await state_of(follower)
+    items = [write_of(CONFIG, f"new {variant}", variant) for variant in range(5)]
+    await log.append(TENANT, "b", items)
+    monkeypatch.setattr(folding, "INLINE_EVENTS", 0)
+    gate, folded = Gate(folding._change, before=True), threading.Event()
+
+    def change(*args) -> None:
+        if gate.reached.is_set():  # a fold of the same page, begun beside the first, comes after it
+            assert folded.wait(60)
+        gate(*args)
+        folded.set()
+
+    monkeypatch.setattr(folding, "_change", change)
+    reading = asyncio.create_task(state_of(follower))
+    following = await cancelled_at(gate, reading, state_of(follower))
+    assert await following == frozen(await follower.rebuilt(TENANT, "b"))
+    assert not follower.stopped_banks
+
+
+async def test_a_digest_that_is_cancelled_is_not_that_of_a_later_state(log, monkeypatch) -> None:
+    await filled(log)
+    follower = both(log)
+    service = MemoryService(log, follower)
+    request = memory_pb2.ComputeDigestRequest(
+        context=common_pb2.CallContext(tenant=TENANT), bank="b"
+    )
+    gate = Gate(Facts.hash_into, before=False)
+    monkeypatch.setattr(Facts, "hash_into", lambda *args: gate(*args))
+
+    async def after_a_write():
+        await log.append(TENANT, "b", [write_of(CONFIG, "new", 1)])
+        return await service.ComputeDigest(request, None)
+
+    reading = asyncio.create_task(service.ComputeDigest(request, None))
+    await (await cancelled_at(gate, reading, after_a_write()))
+    answer = await service.ComputeDigest(request, None)
+    assert answer.version == 11
+    assert answer.digest == (await follower.rebuilt(TENANT, "b")).digest()
 
 
 async def test_a_version_that_is_not_written_yet_is_refused(log) -> None:
@@ -362,6 +442,54 @@ async def test_idle_banks_are_dropped_least_recently_used_first_and_come_back_eq
     assert await cold("bank-0")
     assert not await cold("bank-3"), "bank-4 was used less recently"
     assert await cold("bank-4")
+
+
+async def test_a_checkpoint_of_an_earlier_bank_of_the_name_is_not_served(log) -> None:
+    """Also where it has the very version that is asked for, so that no entry follows it."""
+    await filled(log)
+    await both(log).save_checkpoint(TENANT, "b")
+    left = log._banks[TENANT, "b"].checkpoints
+    await log.drop_bank(TENANT, "b")
+    await log.make_bank(TENANT, "b", CONFIG)
+    items = [write_of(CONFIG, f"anew {variant}", variant) for variant in range(12)]
+    await log.append(TENANT, "b", items)
+    log._banks[TENANT, "b"].checkpoints = left
+    async with both(log).view(TENANT, "b", at_version=10) as view:
+        assert set(view.state.facts) == {f"anew {variant}" for variant in range(10)}
+
+
+async def test_what_is_held_is_known_without_looking_at_every_bank(log, monkeypatch) -> None:
+    """Whatever becomes of the banks: read, grown, past, damaged, removed, made anew, dropped."""
+    for bank in ("a", "b", "c", "d"):
+        await filled(log, bank)
+    follower = both(log)
+    summed = Follower.bytes_held
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(Follower, "bytes_held", property(lambda _: 1 / 0))
+            for bank in ("a", "b", "c"):
+                await state_of(follower, bank)
+            for version in range(1, 10):
+                async with follower.view(TENANT, "a", at_version=version):
+                    pass
+            with pytest.raises(FailedPrecondition):
+                async with follower.view(TENANT, "a", at_version=99):
+                    pass
+        await log.append(TENANT, "b", [write_of(CONFIG, f"more {n}", n) for n in range(40)])
+        await state_of(follower, "b")
+        await log.drop_bank(TENANT, "c")
+        with pytest.raises(NotFound):
+            await state_of(follower, "c")
+        await filled(log, "c")
+        assert follower._counted_bytes == summed.fget(follower) > 0
+        assert follower._past_keys.keys() == {key for key in follower._held if key[2]}
+    log._banks[TENANT, "d"].entries[4].salted = b"noise"
+    with pytest.raises(DataLoss):
+        await state_of(follower, "d")
+    follower.state_budget_bytes = 1
+    await state_of(follower, "a")
+    assert follower.banks_held == 1
+    assert follower._counted_bytes == summed.fget(follower) > 0
 
 
 async def test_one_bank_larger_than_the_budget_is_still_served(log) -> None:

@@ -6,12 +6,15 @@ import asyncio
 
 import pytest
 
+import larimar.state
 from larimar.errors import DataLoss, FailedPrecondition, Unavailable
 from larimar.memory import BankState
 from larimar.v1 import common_pb2, memory_pb2
 from services import follower as follower_module
 from services.follower import Follower
+from services.memory import capacity
 from services.memory.service import MemoryService
+from tests import faults
 from tests.banks import ADDRESSINGS, config_of
 from tests.events import eventually
 from tests.following import (
@@ -184,6 +187,39 @@ async def test_a_stopped_bank_is_not_looked_at_until_it_has_cooled_down(log, mon
     monkeypatch.setattr(follower_module, "STOPPED_S", 0.0)
     assert (await view_of(follower))[0] == 10
     assert follower.stopped(TENANT, "b") is None
+
+
+async def test_a_bank_without_room_for_rows_refuses_writes_before_they_are_acknowledged(
+    log, monkeypatch
+) -> None:
+    """An acknowledged one could not be folded any more, and stopped the bank for good."""
+    monkeypatch.setattr(larimar.state, "MAX_ROWS", 10)
+    monkeypatch.setattr(capacity, "MARGIN_ROWS", 4)
+    await log.make_bank(faults.T, faults.B, faults.config_of())
+    services = [MemoryService(log, both(log)) for _ in range(2)]
+    reasons = []
+    for n in range(8):
+        items = [
+            faults.append_item(f"e{n}", f"fact {n}"),
+            faults.append_item(f"x{n}", f"other {n}"),
+        ]
+        made = await services[n % 2].Append(faults.append_request(*items), None)
+        reasons += [result.status.reason for result in made.results]
+    # The first call of a process has nothing yet to go by.
+    assert reasons == [""] * 6 + ["BANK_FULL"] * 10
+    again = faults.append_request(faults.append_item("e0", "fact 0"))
+    (result,) = (await services[0].Append(again, None)).results
+    assert (result.version, result.duplicate) == (1, True)
+    kind = common_pb2.EVENT_KIND_FORGET
+    forgets = [
+        memory_pb2.AppendItem(kind=kind, event_id=f"f{n}", fact_id=f"fact {n}") for n in range(2)
+    ]
+    request = faults.append_request(*forgets)
+    assert [one.version for one in (await services[1].Append(request, None)).results] == [7, 8]
+    new = faults.append_request(faults.append_item("n", "new"), faults.append_item("m", "more"))
+    assert [one.version for one in (await services[0].Append(new, None)).results] == [9, 10]
+    async with both(log).state(faults.T, faults.B) as state:
+        assert state.row_count == 6
 
 
 async def test_a_stopped_bank_leaves_the_others_in_a_list(log) -> None:

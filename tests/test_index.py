@@ -299,6 +299,37 @@ def test_codes_of_rows_that_are_gone_are_left_behind():
         assert held.nearest(query[None], ids)[0] == twin.nearest(query, ids)
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("by_cosine", [False, True])
+def test_codes_of_rows_that_are_gone_do_not_crowd_out_live_ones(monkeypatch, by_cosine):
+    for name, value in (("MIN_STALE", 10_000), ("TAKEN_ROWS", 1_000)):
+        monkeypatch.setattr(index, name, value)
+    monkeypatch.setattr(rows, "MIN_DEAD", 10_000)
+    monkeypatch.setattr(rows, "PROPOSED", 4 * CANDIDATES)
+    rng = np.random.default_rng(0)
+    held, twin = Rows(WIDTH, by_cosine), ByScan()
+    gone, near, far = 8 * CANDIDATES + 50, CANDIDATES + 10, 2 * CANDIDATES
+    query = np.where(np.arange(WIDTH) % 2, 700, 500)
+
+    def put_around(first: int, count: int, distance: int) -> None:
+        new = query + distance * np.where(np.arange(WIDTH) < 5, -1, 0)
+        new = new + rng.integers(-20, 21, (count, WIDTH))
+        held.put(np.arange(first, first + count), np.ones(count, np.int32), new)
+        twin.rows_of.update((first + n, row[None]) for n, row in enumerate(new))
+
+    put_around(0, gone, 0)
+    put_around(gone, near, 300)
+    assert held._index is not None and held._index.settle(60)
+    put_around(gone + near, far, 900)  # which the index has not taken in
+    drop(held, twin, range(gone))
+    ids = [f"{slot:05}" for slot in range(gone + near + far)]
+    if by_cosine:
+        (found,) = held.most_similar(query[None].astype(np.int64), ids)
+        assert found[1] == twin.most_similar(query, ids)[1]
+    else:
+        assert held.nearest(query[None].astype(np.int64), ids) == [twin.nearest(query, ids)]
+
+
 def test_a_process_ends_while_rows_are_taken_in():
     program = (
         "import numpy as np\n"

@@ -58,6 +58,7 @@ class TestLog:
             log.stored(T, "nope", 0, 10),
             log.remove_checkpoints(T, "nope", 1),
             log.put_record(T, "nope", "name", "text", True),
+            log.remove_record(T, "nope", "name"),
             log.record(T, "nope", "name"),
             log.search(T, "nope", [b"needle"]),
             log.put_checkpoint(T, "nope", "memory", 1, b"x", {}, 0),
@@ -375,6 +376,23 @@ class TestLog:
         assert await log.put_checkpoint(T, B, "memory", 3, b"without", {}, 1)
         assert await log.get_checkpoint(T, B, "memory", 3) == b"without"
 
+    async def test_a_checkpoint_of_a_bank_made_anew_is_not_published(self, log: Log) -> None:
+        await log.append(T, B, [write("e1", "f"), write("e2", "g")])
+        await log.fork(T, B, "fork", 1)
+        _, chain, _ = await log.head(T, B)
+        (first,) = await log.events(T, B, 0, 1)
+        assert await log.put_checkpoint(T, B, "memory", 2, b"x", {"chain": chain}, 0)
+        at_first = ("memory", 1, b"x", {"chain": first.chain}, 0)
+        assert await log.put_checkpoint(T, "fork", *at_first)
+        await log.drop_bank(T, "fork")
+        await log.drop_bank(T, B)
+        await log.make_bank(T, B, CONFIG)
+        for events in ([], [write("n1", "f"), write("n2", "g")]):
+            await log.append(T, B, events)
+            assert not await log.put_checkpoint(T, B, "memory", 2, b"x", {"chain": chain}, 0)
+            assert not await log.put_checkpoint(T, B, *at_first)
+        assert await log.checkpoints(T, B, "memory") == []
+
     async def test_records_and_jobs(self, log: Log) -> None:
         assert await log.record(T, B, "receipt") is None
         assert await log.put_record(T, B, "receipt", "dräft", True) == "dräft"
@@ -382,6 +400,9 @@ class TestLog:
         assert await log.put_record(T, B, "receipt", "done", False) == "done"
         await log.fork(T, B, "fork", 0)
         assert await log.record(T, "fork", "receipt") == "done"
+        await log.remove_record(T, "fork", "receipt")
+        await log.remove_record(T, B, "receipt")
+        assert await log.record(T, B, "receipt") is None
         assert await log.jobs() == []
         jobs = [(T, B, 'a: b\u00e4 "c"'), (T, "fork", "x")]
         for job in [*jobs, jobs[0]]:
@@ -433,6 +454,19 @@ class TestLog:
         assert await log.banks("rival") == []
         assert await log.banks(T) == ["b2", B]
         assert (await whole_tail(log))[0][1] == b"payload of e1: mine"
+
+    async def test_a_bank_that_was_edited_since_is_not_dropped(self, log: Log) -> None:
+        await log.append(T, B, [write("e1", "f")])
+        version, chain, _ = await log.head(T, B)
+        await log.append(T, B, [write("e2", "f")])
+        for head in ((version, chain), (2, chain), (0, "")):
+            with pytest.raises(FailedPrecondition) as caught:
+                await log.drop_bank(T, B, head)
+            assert caught.value.reason == "BANK_EDITED"
+        assert len(await whole_tail(log)) == 2
+        version, chain, _ = await log.head(T, B)
+        assert await log.drop_bank(T, B, (version, chain)) is True
+        assert await log.drop_bank(T, B, (version, chain)) is False
 
     async def test_a_dropped_bank_starts_anew(self, log: Log) -> None:
         await log.append(T, B, [write(f"e{n}", "f") for n in range(5)])

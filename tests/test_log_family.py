@@ -284,13 +284,11 @@ class TestErase:
             erase("x", "f"),
             erase("y", "f"),
             erase("x", "g"),
-            erase("e3", "g"),
             write("w", "g"),
         ) == [
             (4, False, None),
             (4, True, None),
             (0, False, "ERASED"),
-            (0, False, "CONFLICT"),
             (0, False, "CONFLICT"),
             (0, False, "INVALID_ARGUMENT"),
         ]
@@ -299,6 +297,24 @@ class TestErase:
         ) == [(0, False, "ERASED"), (0, False, "ERASED"), (0, False, "CONFLICT")]
         assert await erased(log, erase("x", "f")) == [(4, True, None)]
         assert (await log.head(T, B))[0] == 4
+
+    async def test_an_event_id_that_was_used_otherwise_lets_nothing_be_erased(
+        self, log: Log
+    ) -> None:
+        """Whether the other request was a write, of a fact erased since too, or an erasure."""
+        await log.append(T, B, [write("e1", "f"), write("e2", "g"), write("e3", "h")])
+        await log.erase(T, B, [erase("x", "f")])
+        await log.remove_payloads(T, B, ["f"])
+        head = await log.head(T, B)
+        for used in ("e1", "e3", "x"):
+            for items in ([erase("n", "g"), erase(used, "h")], [erase(used, "h"), erase("n", "g")]):
+                found = await erased(log, *items, erase("x", "f"))
+                assert found == [(0, False, "CONFLICT")] * 2 + [(4, True, None)]
+        assert await log.head(T, B) == head and await log.erased(T, B) == {"f"}
+        assert await erased(log, erase("n", "g"), erase("m", "h")) == [
+            (5, False, None),
+            (6, False, None),
+        ]
 
     async def test_a_full_bank_can_be_erased_from(self, log: Log) -> None:
         log._max_events = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from larimar.errors import DataLoss, LarimarError, ResourceExhausted
+from larimar.errors import Conflict, DataLoss, LarimarError, ResourceExhausted
 from services import (
     redis_appends,
     redis_bank_scripts,
@@ -22,6 +22,7 @@ from services import (
     redis_upkeep_scripts,
 )
 from services.redis_log import RedisLog
+from services.redis_store import Keys
 from services.store import EmbeddedStore
 from tests.logs import CONFIG, B, T, appended, erase, forget, whole_tail, write
 
@@ -351,6 +352,71 @@ class TestRedisLog:
         found = await redis_bank.search(T, B, [b"nothing", needle])
         assert (found.keys, found.found) == (1 + 50 + 7 + 1, 8)
         assert (await redis_bank.search(T, B, [b"nothing"])).found == 0
+
+    @pytest.mark.parametrize("taken", [False, True])
+    @pytest.mark.parametrize("how", ["make", "fork", "show"])
+    async def test_a_bank_made_while_one_of_its_name_is_removed_is_listed(
+        self, redis_bank: RedisLog, raw: redis.Redis, monkeypatch, how: str, taken: bool
+    ) -> None:
+        """The removing call takes the name off the list before the bank is there, and looks too
+        early whether it is; and perhaps somebody else takes the name then."""
+        await redis_bank.append(T, B, [write("e1", "f")])
+        stored = await redis_bank.stored(T, B, 0, 1)
+        run, names = redis_bank._run, f"{{{T}}}:banks"
+
+        async def late(script, keys, *arguments):
+            if script.name == how and keys.bank == "new" and raw.hget(names, "new") != b"x":
+                raw.hdel(names, "new")
+                if taken:
+                    raw.hset(names, "new", "x")
+                    raw.set(Keys(T, "new", "x").config, CONFIG.to_json())
+            return await run(script, keys, *arguments)
+
+        monkeypatch.setattr(redis_bank, "_run", late)
+
+        async def made() -> None:
+            if how == "make":
+                assert (await redis_bank.make_bank(T, "new", CONFIG))[1] is not taken
+            elif how == "fork":
+                assert await redis_bank.fork(T, B, "new", 1)
+            else:
+                await redis_bank.load(T, "new", stored)
+                await redis_bank.publish(T, "new", CONFIG, [], 1)
+
+        if taken and how != "make":
+            with pytest.raises(Conflict):
+                await made()
+        else:
+            await made()
+        assert await redis_bank.banks(T) == [B, "new"]
+        root = {"make": "new", "fork": B, "show": "new"}[how]
+        assert bool(raw.exists(Keys(T, "new", root).config)) is not taken
+        assert raw.hget(names, "new") == (b"x" if taken else root.encode())
+
+    async def test_a_search_for_thousands_of_needles_takes_the_store_in_short_steps(
+        self, redis_bank: RedisLog, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        needles = [b"needle %d," % n for n in range(8_100)]
+        base = BANK_KEYS.removesuffix(f"{B}:")
+        for n in (0, 4_000, 8_099):
+            raw.set(f"{base}plain{n}", b"." * 900 + needles[n])
+        raw.hset(base + "hash", mapping={"field": needles[8_098]})
+        raw.set(base + "none", b"." * 900)
+        steps, run = [], redis_bank.run
+
+        async def noted(script, keys, arguments):
+            answer = await run(script, keys, arguments)
+            if script.name == "search_strings":
+                steps.append(
+                    sum(raw.strlen(key) for key in keys[: len(answer) - 1] if b"hash" not in key)
+                    * (len(arguments) - 1)
+                )
+            return answer
+
+        monkeypatch.setattr(redis_bank, "run", noted)
+        monkeypatch.setattr(redis_upkeep, "SEARCH_BYTES", 16 * 1_000)
+        assert (await redis_bank.search(T, B, needles)).found == 4
+        assert max(steps) <= 16 * 1_000
 
     async def test_a_rewrite_that_runs_already_is_not_the_one_asked_for(
         self, redis_bank: RedisLog, raw: redis.Redis

@@ -30,6 +30,7 @@ from services.gateway import reencode_entries
 from services.gateway.admission import Admission
 from services.gateway.auditing import Auditor
 from services.log import Log, MemoryLog
+from services.memory.ledger import EraseLedger
 from services.rpc import ObjectStub
 from services.settings import TenantLimits
 from tests.gateway_calls import FACTS, ask, digest, events, facts, forget, write
@@ -113,6 +114,19 @@ async def test_a_bank_is_the_same_bank_under_another_encoder(gateway, bank, new)
     assert last.digest == (await digest(new, target)).digest != (await digest(new, bank)).digest
     recalled = await new.Recall(pb.RecallRequest(bank=target, prompt="When does the tide turn?"))
     assert recalled.passages[0].document == "tides"
+
+
+async def test_the_ledger_knows_what_a_bank_was_made_of(
+    gateway, bank, new, served, monkeypatch, tmp_path
+) -> None:
+    ledger = EraseLedger(tmp_path / "ledger.jsonl")
+    monkeypatch.setattr(served.servicers["memory"]._eraser, "_ledger", ledger)
+    await edit(gateway, bank, FACTS[:2])
+    target = new_bank_name()
+    await reencode(new, bank, target)
+    chains = [(await served.log.events("default", name, 0, 1))[0].chain for name in (bank, target)]
+    (line,) = ledger.entries()
+    assert [line.predecessor, line.log] == chains
 
 
 async def test_an_event_that_is_sent_again_is_a_duplicate_in_the_new_bank(

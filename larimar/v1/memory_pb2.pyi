@@ -450,13 +450,14 @@ class DumpBankResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ...) -> None: ...
 
 class LoadBankRequest(_message.Message):
-    __slots__ = ("header", "records", "bank", "last", "source", "replaces_version", "context")
+    __slots__ = ("header", "records", "bank", "last", "source", "replaces_version", "reencoded_from", "context")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     BANK_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     REPLACES_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REENCODED_FROM_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.ArchiveHeader
     records: _containers.RepeatedCompositeFieldContainer[_common_pb2.ArchiveRecord]
@@ -464,8 +465,9 @@ class LoadBankRequest(_message.Message):
     last: bool
     source: str
     replaces_version: int
+    reencoded_from: str
     context: _common_pb2.CallContext
-    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ..., bank: _Optional[str] = ..., last: _Optional[bool] = ..., source: _Optional[str] = ..., replaces_version: _Optional[int] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_common_pb2.ArchiveHeader, _Mapping]] = ..., records: _Optional[_Iterable[_Union[_common_pb2.ArchiveRecord, _Mapping]]] = ..., bank: _Optional[str] = ..., last: _Optional[bool] = ..., source: _Optional[str] = ..., replaces_version: _Optional[int] = ..., reencoded_from: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class LoadBankResponse(_message.Message):
     __slots__ = ("info", "digest", "erased_again", "version", "chain")

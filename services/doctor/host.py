@@ -183,13 +183,15 @@ def check_ledger(settings: Settings) -> Finding:
     if not path.exists():
         return Finding("host.ledger", OK, "nothing was erased")
     lines = sum(bool(line.strip()) for line in path.read_bytes().splitlines())
-    good = len(EraseLedger(path).entries())
-    if good < lines:
+    entries = EraseLedger(path).entries()
+    if len(entries) < lines:
         return Finding(
-            "host.ledger", FAIL, f"{lines - good} of {lines} lines of {path} cannot be read",
+            "host.ledger", FAIL,
+            f"{lines - len(entries)} of {lines} lines of {path} cannot be read",
             "restore the ledger from its own copy: without them erased facts may come back",
         )  # fmt: skip
-    return Finding("host.ledger", OK, f"{good} erased facts")
+    facts = sum(not entry.predecessor for entry in entries)
+    return Finding("host.ledger", OK, f"{facts} erased facts")
 
 
 def check_audit(settings: Settings) -> Finding:

@@ -295,6 +295,7 @@ class Reencoding:
             header=header,
             records=records,
             last=header is not None,
+            reencoded_from=self._bank,
             source=hashlib.sha256("\0".join(made_of).encode()).hexdigest(),
             context=self._context,
         )

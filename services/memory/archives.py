@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from larimar.errors import Conflict, DataLoss, FailedPrecondition, NotFound
@@ -100,9 +101,12 @@ class Archivist:
         Raises:
             Conflict: BANK_EXISTS, another bank has the name.
             FailedPrecondition: BANK_EDITED, the bank to replace is at another version by now.
-            DataLoss: not what was dumped; the bank is removed again, unless it replaced one.
+            DataLoss: not what was dumped; the bank is removed again, unless it replaced one or
+                has had edits since.
         """
         config = config_from_proto(header.config)
+        if len(set(header.erased_fact_ids)) != header.erase_count:
+            raise _bad_archive("the archive does not name as many erased facts as it counts")
         made = not await self.is_loaded(tenant, bank, header, replaces is not None)
         if made:
             erased = list(header.erased_fact_ids)
@@ -111,19 +115,31 @@ class Archivist:
                 await self._check_chain(tenant, bank, header, source)
             await self._log.publish(tenant, bank, config, erased, header.version, source, head)
         try:
-            found = await self._found(tenant, bank, header if replaces is not None else None)
+            compared = header if made or replaces is not None else None
+            found = await self._found(tenant, bank, compared)
         except DataLoss:
             if not made:
                 raise
             found = (0, "", "")
         if made and found != (header.version, header.chain, header.digest or found[2]):
-            if replaces is None:
-                await self._log.drop_bank(tenant, bank)
-            raise DataLoss(
-                "the archive does not give the digest that it names: export the bank again",
-                "BAD_ARCHIVE",
+            stays = replaces is not None or not await self._dropped(tenant, bank, header)
+            raise _bad_archive(
+                "the archive does not give the digest that it names"
+                + (f"; bank {bank!r} has edits of its own by now and stays" if stays else "")
             )
         return found[2], made
+
+    async def _dropped(self, tenant: str, bank: str, header: common_pb2.ArchiveHeader) -> bool:
+        """Removes a bank that nobody has edited since it was loaded; whether it is gone."""
+        with contextlib.suppress(NotFound):
+            version, chain, _ = await self._log.head(tenant, bank)
+            if version != header.version:
+                return False
+            try:
+                await self._log.drop_bank(tenant, bank, (version, chain))
+            except FailedPrecondition:  # edited at this moment, or forked
+                return False
+        return True
 
     async def _found(
         self, tenant: str, bank: str, header: common_pb2.ArchiveHeader | None
@@ -132,6 +148,8 @@ class Archivist:
         async with self._follower.state(tenant, bank) as state:
             if header is None or state.version == header.version:
                 return _sums(state, header)
+            if not header.version:
+                return 0, "", header.digest
         async with self._follower.view(tenant, bank, at_version=header.version) as view:
             return _sums(view.state, header)
 
@@ -148,10 +166,8 @@ class Archivist:
         """Compares what is loaded with the header while the old bank serves. Raises: DataLoss."""
         loaded = await self._log.load(tenant, bank, (), source, True)
         if loaded != (header.version, header.chain):
-            raise DataLoss(
-                f"what was loaded ends at version {loaded[0]}, and is not what the archive names: "
-                "export the bank again",
-                "BAD_ARCHIVE",
+            raise _bad_archive(
+                f"what was loaded ends at version {loaded[0]}, and is not what the archive names"
             )
 
     async def is_loaded(
@@ -184,6 +200,10 @@ class Archivist:
                 "BANK_EXISTS",
             )
         return same
+
+
+def _bad_archive(what: str) -> DataLoss:
+    return DataLoss(f"{what}: export the bank again", "BAD_ARCHIVE")
 
 
 def _sums(state: BankState, header: common_pb2.ArchiveHeader | None) -> tuple[int, str, str]:

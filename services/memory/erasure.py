@@ -16,14 +16,14 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound
+from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.memory import Kind, check_id, decide, request_body
 from larimar.v1 import common_pb2
 from services.follower import Follower
 from services.log import Append, Log
 from services.memory.evidence import Evidence
 from services.memory.jobs import Job, record_name
-from services.memory.ledger import EraseLedger, Erasure, hashed
+from services.memory.ledger import EraseLedger, Erasure, hashed, lineage, reencoded
 from services.observability import metrics
 from services.observability.logs import get_logger
 
@@ -81,6 +81,7 @@ class Eraser:
         self._keeper: asyncio.Task | None = None
         self._restoring: asyncio.Task | None = None
         self._evidence = Evidence(log_port)
+        self._needles: dict[tuple[str, str], list[bytes]] = {}
 
     async def erase(
         self, tenant: str, bank: str, fact_ids: Sequence[str], event_id: str
@@ -93,13 +94,14 @@ class Eraser:
         Raises:
             NotFound: a fact was never written. Nothing was erased.
             FailedPrecondition: ERASED, a fact was erased before. Nothing was erased.
-            Conflict: the event id was used to erase other facts.
+            Conflict: the event id was used for another request. Nothing was erased.
             InvalidArgument: no facts, or more than MAX_FACTS.
         """
         ids = sorted(set(fact_ids))
         if not 1 <= len(ids) <= MAX_FACTS:
             raise InvalidArgument(f"erase 1 to {MAX_FACTS} facts at once, not {len(ids)}")
         check_id("event_id", event_id)
+        check_id("event_id", _event_ids(event_id, len(ids))[-1])
         async with self._starting:  # or the keeper would find the job before it runs
             return await self._erase(tenant, bank, ids, event_id)
 
@@ -152,7 +154,7 @@ class Eraser:
         due = [
             entry
             for entry in await asyncio.to_thread(self._ledger.entries)
-            if (entry.tenant, entry.log) == (tenant, first[0].chain)
+            if (entry.tenant, entry.log) == (tenant, first[0].chain) and not entry.predecessor
         ]
         gone = {hashed(fact_id) for fact_id in await self._log.erased(tenant, bank)}
         missing = {entry.fact_id_sha256 for entry in due} - gone
@@ -179,6 +181,17 @@ class Eraser:
             part = sorted(ids)[start : start + MAX_FACTS]
             await self.erase(tenant, bank, part, f"ledger:{uuid.uuid4().hex}")
         return len(ids)
+
+    async def note_reencoded(
+        self, tenant: str, bank: str, source: str, records: Sequence[common_pb2.ArchiveRecord]
+    ) -> None:
+        """Notes in the ledger which log a new bank's log is made of, if it begins with these."""
+        if not records or records[0].event.version != 1:
+            return
+        first = await self._log.events(tenant, source, 0, 1)
+        if first:
+            line = reencoded(tenant, bank, records[0].event.chain, first[0].chain)
+            await asyncio.to_thread(self._ledger.add, [line])
 
     async def restored(self) -> None:
         """Returns when no bank has anything any more that the ledger names.
@@ -224,26 +237,62 @@ class Eraser:
     async def _take_up(self, left_s: float) -> int:
         started = 0
         jobs = await self._log.jobs()
+        known = {(tenant, name) for tenant, _, name in jobs}
+        for key in self._needles.keys() - known - self._running.keys():
+            del self._needles[key]
         metrics.ERASE_JOBS.set(sum(name.startswith("erase:") for _, _, name in jobs))
         for tenant, bank, name in jobs:
             if not name.startswith("erase:") or (tenant, name) in self._running:
                 continue
-            text = await self._log.record(tenant, bank, name)
-            if text is None:
-                await self._log.end_job(tenant, bank, name)
-                continue
-            job, worker, seen = Job.parse(tenant, text)
-            # A time ahead of ours says that the clocks differ, not that it is at work.
-            if worker == self._worker or abs(time.time() - seen) > left_s:
-                self._start(job)
-                started += 1
+            try:
+                started += await self._take_up_one(tenant, bank, name, left_s)
+            except Unavailable:
+                raise
+            except Exception as error:  # one record that cannot be read holds up no other
+                log.error(
+                    "job %s of bank %s cannot be taken up: %s", name, bank, error,
+                    tenant=tenant, bank=bank,
+                )  # fmt: skip
+                metrics.ERASE_FAILURES.inc()
         return started
+
+    async def _take_up_one(self, tenant: str, bank: str, name: str, left_s: float) -> bool:
+        found = await self._found(tenant, bank, name)
+        if found is None:
+            await self._log.end_job(tenant, bank, name)
+            return False
+        job, worker, seen = found
+        # A time ahead of ours says that the clocks differ, not that it is at work.
+        left = worker == self._worker or abs(time.time() - seen) > left_s
+        if left:
+            self._start(job)
+        return left
+
+    async def _found(self, tenant: str, bank: str, name: str) -> tuple[Job, str, float] | None:
+        """A job's record, its worker and when that was at work; of a bank that was deleted
+        meanwhile by way of what is left of its family, whose erasure goes on."""
+        try:
+            text = await self._log.record(tenant, bank, name)
+            return None if text is None else Job.parse(tenant, text)
+        except NotFound:
+            log.warning("bank %s was deleted while it was erased from", bank, tenant=tenant)
+        for other in await self._log.banks(tenant):
+            with contextlib.suppress(NotFound):  # deleted at this moment
+                text = await self._log.record(tenant, other, name)
+                if text is not None:
+                    job, worker, seen = Job.parse(tenant, text)
+                    job.through = other
+                    return job, worker, seen
+        return None
 
     async def _erase_restored(self) -> None:
         tenants = {entry.tenant for entry in await asyncio.to_thread(self._ledger.entries)}
         for tenant in sorted(tenants):
             for bank in await self._log.banks(tenant):
-                again = await self.erase_again(tenant, bank)
+                try:
+                    again = await self.erase_again(tenant, bank)
+                except NotFound:  # deleted at this moment
+                    continue
                 if again:
                     log.warning(
                         "%d erased facts were back in bank %s: erased again", again, bank,
@@ -253,6 +302,10 @@ class Eraser:
     async def _known(self, tenant: str, bank: str, event_id: str) -> Job | None:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))
         return None if text is None else Job.parse(tenant, text)[0]
+
+    async def _kept(self, job: Job) -> Job | None:
+        text = await self._log.record(job.tenant, job.through, job.name)
+        return None if text is None else Job.parse(job.tenant, text)[0]
 
     async def _check(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> None:
         erased = await self._log.erased(tenant, bank)
@@ -265,6 +318,7 @@ class Eraser:
 
     def _start(self, job: Job) -> None:
         key = (job.tenant, job.name)
+        job.needles = job.needles or self._needles.get(key, [])
         task = asyncio.create_task(self._work(job))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
@@ -290,8 +344,9 @@ class Eraser:
                 tenant=job.tenant, bank=job.receipt.bank, event_id=job.receipt.event_id,
             )  # fmt: skip
             metrics.ERASE_FAILURES.inc()
-            with contextlib.suppress(LarimarError):
-                await self._keep_record(job)
+            if not job.is_refused:
+                with contextlib.suppress(LarimarError):
+                    await self._keep_record(job)
         finally:
             beat.cancel()
 
@@ -299,7 +354,8 @@ class Eraser:
         """Takes finished work off the list, unless another worker's record says otherwise."""
         tenant, bank = job.tenant, job.receipt.bank
         await self._log.end_job(tenant, bank, job.name)
-        kept = await self._known(tenant, bank, job.receipt.event_id)
+        self._needles.pop((tenant, job.name), None)
+        kept = await self._kept(job)
         if kept is not None and kept.receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
 
@@ -312,12 +368,13 @@ class Eraser:
     async def _keep_record(self, job: Job) -> None:
         """Keeps how far the work has come, unless another worker has come further."""
         tenant, bank = job.tenant, job.receipt.bank
-        kept = await self._known(tenant, bank, job.receipt.event_id)
+        kept = await self._kept(job)
         if kept is not None and (
             kept.receipt.step > job.receipt.step or kept.receipt.step == common_pb2.ERASE_STEP_DONE
         ):
             return
-        await self._log.put_record(tenant, bank, job.name, job.text(self._worker), new=False)
+        text = job.text(self._worker)
+        await self._log.put_record(tenant, job.through, job.name, text, new=False)
         if job.receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
 
@@ -332,25 +389,31 @@ class Eraser:
             await self._on_step(job.receipt)
 
     async def _append(self, job: Job) -> None:
-        tenant, bank, event_id = job.tenant, job.receipt.bank, job.receipt.event_id
-        job.needles = await self._evidence.needles(tenant, bank, job.fact_ids)
+        tenant, bank, event_id = job.tenant, job.through, job.receipt.event_id
+        key = (tenant, job.name)
+        # Once ERASE is appended nobody reads any more what to search for.
+        needles = await self._evidence.needles(tenant, bank, job.fact_ids)
+        job.needles = self._needles[key] = needles or self._needles.get(key, [])
+        event_ids = _event_ids(event_id, len(job.fact_ids))
         items = [
-            Append(
-                Kind.ERASE,
-                event_id if len(job.fact_ids) == 1 else f"{event_id}:{n}",
-                fact_id,
-                request_body(Kind.ERASE, fact_id),
-            )
-            for n, fact_id in enumerate(job.fact_ids)
+            Append(Kind.ERASE, each, fact_id, request_body(Kind.ERASE, fact_id))
+            for each, fact_id in zip(event_ids, job.fact_ids, strict=True)
         ]
-        for result in await self._log.erase(tenant, bank, items):
-            if result.error is not None and result.error.reason != "ERASED":
-                raise result.error
+        results = await self._log.erase(tenant, bank, items)
+        errors = [result.error for result in results if result.error is not None]
+        for error in errors:
+            if error.reason != "ERASED":
+                if len(errors) == len(results):
+                    await self._forget(job)
+                raise error
         family = await self._log.family(tenant, bank)
-        first = await self._log.events(tenant, bank, 0, 1)
+        ledger = await asyncio.to_thread(self._ledger.entries)
         del job.receipt.banks[:]
         noted = []
         for name in sorted(family):
+            # A fork of an empty bank has a first entry of its own.
+            first = await self._log.events(tenant, name, 0, 1)
+            logs = lineage(ledger, tenant, first[0].chain) if first else []
             versions = []
             for fact_id in job.fact_ids:
                 events = await self._log.fact_events(tenant, name, fact_id)
@@ -358,21 +421,30 @@ class Eraser:
                 versions += [event.version for event in erases]
                 noted += [
                     Erasure(
-                        tenant, name, first[0].chain, hashed(fact_id), event_id,
+                        tenant, name, chain, hashed(fact_id), event_id,
                         event.version, event.time_ms,
                     )
                     for event in erases
+                    for chain in logs
                 ]  # fmt: skip
             job.receipt.banks.add(bank=name, versions=sorted(versions))
         await asyncio.to_thread(self._ledger.add, noted)
         await self._reached(job, common_pb2.ERASE_STEP_APPENDED)
 
+    async def _forget(self, job: Job) -> None:
+        """Takes an erasure off all lists of which nothing was appended, and nothing can be."""
+        job.is_refused = True
+        self._needles.pop((job.tenant, job.name), None)
+        await self._log.end_job(job.tenant, job.receipt.bank, job.name)
+        await self._log.remove_record(job.tenant, job.through, job.name)
+
     async def _replace_checkpoints(self, job: Job) -> None:
         tenant = job.tenant
         if job.needles and not job.receipt.scan.found_before:
-            searched = await self._evidence.search(tenant, job.receipt.bank, job.needles)
+            searched = await self._evidence.search(tenant, job.through, job.needles)
             job.receipt.scan.found_before = searched.found
         removed = 0
+        await self._leave_out_deleted(job)
         for bank in self._affected(job):
             config = await self._log.bank_config(tenant, bank.bank)
             kept = await self._log.checkpoints(tenant, bank.bank, "memory")
@@ -385,7 +457,7 @@ class Eraser:
         await self._reached(job, common_pb2.ERASE_STEP_CHECKPOINTED)
 
     async def _remove(self, job: Job) -> None:
-        tenant, bank = job.tenant, job.receipt.bank
+        tenant, bank = job.tenant, job.through
         queued = 0
         for affected in job.receipt.banks:
             queued += await self._queues.remove_facts(tenant, affected.bank, job.fact_ids)
@@ -399,7 +471,7 @@ class Eraser:
         await self._reached(job, common_pb2.ERASE_STEP_REWRITTEN)
 
     async def _prove(self, job: Job) -> None:
-        tenant, bank, scan = job.tenant, job.receipt.bank, job.receipt.scan
+        tenant, bank, scan = job.tenant, job.through, job.receipt.scan
         left = job.needles
         if left:
             searched = await self._evidence.search(tenant, bank, left)
@@ -421,6 +493,7 @@ class Eraser:
                 "the work was taken up after what to search for was deleted: keys and payloads "
                 "are gone and the files rewritten, but were not searched"
             )
+        await self._leave_out_deleted(job)
         for affected in job.receipt.banks:
             verified = await self._follower.verified(tenant, affected.bank)
             affected.version, affected.digest = verified.version, verified.digest
@@ -430,5 +503,17 @@ class Eraser:
             metrics.ERASE_INCOMPLETE.inc()
         await self._reached(job, common_pb2.ERASE_STEP_DONE)
 
+    async def _leave_out_deleted(self, job: Job) -> None:
+        """Takes the banks off the receipt that were deleted since: nothing of them is left."""
+        family = await self._log.family(job.tenant, job.through)
+        there = [bank for bank in job.receipt.banks if bank.bank in family]
+        del job.receipt.banks[:]
+        job.receipt.banks.extend(there)
+
     def _affected(self, job: Job) -> list[Any]:
         return [bank for bank in job.receipt.banks if bank.versions]
+
+
+def _event_ids(event_id: str, facts: int) -> list[str]:
+    """The event ids of an erasure's ERASE events."""
+    return [event_id] if facts == 1 else [f"{event_id}:{n}" for n in range(facts)]

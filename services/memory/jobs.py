@@ -15,6 +15,8 @@ class Job:
 
     Attributes:
         needles: what to search for; known to the worker that appended ERASE alone.
+        is_refused: whether nothing of it was appended, and it is kept no longer.
+        through: the bank by which its family is reached: its own, unless that was deleted since.
     """
 
     def __init__(self, tenant: str, fact_ids: list[str], receipt: common_pb2.EraseReceipt) -> None:
@@ -22,6 +24,8 @@ class Job:
         self.fact_ids = fact_ids
         self.receipt = receipt
         self.needles: list[bytes] = []
+        self.is_refused = False
+        self.through = receipt.bank
 
     @property
     def name(self) -> str:

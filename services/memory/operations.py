@@ -23,6 +23,7 @@ from services.memory.branches import Brancher, Facts, Live, changes
 from services.memory.erasure import Eraser, Queues
 from services.memory.events import fact_to_proto
 from services.memory.ledger import EraseLedger
+from services.threads import finished
 
 DEFAULT_PAGE = 100
 MAX_SAMPLES = 64
@@ -181,6 +182,10 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         if header is not None and await self._archivist.is_loaded(tenant, bank, header, over):
             version, chain = header.version, header.chain
         else:
+            if request.reencoded_from:
+                await self._eraser.note_reencoded(
+                    tenant, bank, request.reencoded_from, list(request.records)
+                )
             version, chain = await self._archivist.load(
                 tenant, bank, list(request.records), request.source, over
             )
@@ -207,7 +212,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         async with self._follower.view(
             tenant_of(request), request.bank, at_version=request.at_version
         ) as view:
-            values = await asyncio.to_thread(view.state.sample, count, request.seed)
+            values = await finished(view.state.sample, count, request.seed)
             return memory_pb2.SampleLatentsResponse(
                 values=[vector_to_bytes(value) for value in values],
                 version=view.state.version,

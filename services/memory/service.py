@@ -31,12 +31,14 @@ from services.digests import check_digest
 from services.follower import Follower
 from services.limits import MAX_APPEND_ITEMS, check_bank_name
 from services.log import Append, Log
+from services.memory.capacity import Capacity
 from services.memory.erasure import NoQueues, Queues
 from services.memory.events import KINDS, event_to_proto, fact_to_proto
 from services.memory.ledger import EraseLedger
 from services.memory.operations import Operations, page_size, tenant_of, without_erased
 from services.observability.stages import passed, stage
 from services.rpc import check_deadline
+from services.threads import finished
 
 MAX_READS = 1024
 """Query latents of one read."""
@@ -65,6 +67,7 @@ class MemoryService(Operations):
     ) -> None:
         super().__init__(log, follower, queues or NoQueues(), ledger or EraseLedger(None))
         self._instance_id = uuid.uuid4().hex
+        self._capacity = Capacity(follower)
         self._sorted_ids: dict[tuple[str, str], tuple[str, list[str]]] = {}
 
     async def MakeBank(self, request, grpc_context):
@@ -110,24 +113,39 @@ class MemoryService(Operations):
             check_digest("scope", request.scope_digest, config.scope_digest)
         with stage("payloads", items=len(request.items)):
             made = await asyncio.to_thread(_appends, config, list(request.items))
+        rows = sum(1 + len(item.rephrasings) for item in request.items if item.prompt_latents)
+        full = await self._capacity.refusal(tenant, request.bank, rows)
+        if full is not None:
+            made = [await self._unless_new(tenant, request.bank, one, full) for one in made]
         good = [append for append in made if isinstance(append, Append)]
         with stage("append", items=len(good)):
-            answers = iter(await self._log.append(tenant, request.bank, good, config))
+            appended = await self._log.append(tenant, request.bank, good, config)
+        self._capacity.note(tenant, request.bank, appended)
+        answers = iter(appended)
         results = []
         for item, append in zip(request.items, made, strict=True):
             result = memory_pb2.AppendResult(event_id=item.event_id, fact_id=item.fact_id)
             error = append if isinstance(append, LarimarError) else None
             if error is None:
-                appended = next(answers)
-                error = appended.error
-                result.version = appended.version
-                result.duplicate = appended.duplicate
+                answer = next(answers)
+                error = answer.error
+                result.version = answer.version
+                result.duplicate = answer.duplicate
             if error is not None:
                 result.status.CopyFrom(
                     common_pb2.Status(code=error.code, reason=error.reason, message=error.message)
                 )
             results.append(result)
         return memory_pb2.AppendResponse(results=results)
+
+    async def _unless_new(
+        self, tenant: str, bank: str, made: Append | LarimarError, full: LarimarError
+    ) -> Append | LarimarError:
+        """What becomes of an item of a full bank: a write that it has already is answered."""
+        if not isinstance(made, Append) or made.kind is not Kind.WRITE:
+            return made
+        events = await self._log.fact_events(tenant, bank, made.fact_id)
+        return made if any(event.event_id == made.event_id for event in events) else full
 
     async def Read(self, request, grpc_context):
         """Reads the memory with query latents, at the newest version or a past one."""
@@ -235,8 +253,8 @@ class MemoryService(Operations):
             tenant_of(request), request.bank, at_version=request.at_version
         ) as view:
             state = view.state
-            digest = await asyncio.to_thread(state.digest)
-            folded = await asyncio.to_thread(state.folded_sha256)
+            digest = await finished(state.digest)
+            folded = await finished(state.folded_sha256)
             return memory_pb2.ComputeDigestResponse(
                 digest=digest,
                 version=state.version,
