@@ -193,6 +193,18 @@ def test_the_stores_of_compose_and_cluster_are_started_alike() -> None:
         assert [filled(one, SECRETS) for one in composed] == [
             one.replace("$(VALKEY_PASSWORD)", SECRETS["VALKEY_PASSWORD"]) for one in words
         ]
+        assert container["image"] == COMPOSE["services"]["valkey"]["image"]
+
+
+def test_the_store_starts_again_as_the_user_that_owns_its_folder() -> None:
+    service = COMPOSE["services"]["valkey"]
+    # Root without its capabilities cannot open the log's folder, which is its owner's alone.
+    assert (service["cap_drop"], service.get("cap_add")) == (["ALL"], None)
+    for store in STORES:
+        owner = store["spec"]["template"]["spec"]["securityContext"]
+        assert service["user"] == f"{owner['runAsUser']}:{owner['runAsGroup']}"
+    # The images of Valkey 9 are built on Debian 13.
+    assert service["image"].endswith("-trixie")
 
 
 def scraped(job: dict, template: dict) -> set[int]:
