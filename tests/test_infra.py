@@ -74,6 +74,9 @@ def test_every_file_is_well_formed() -> None:
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "rayVersion", "rayversion"),
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "route_prefix", "prefix_route"),
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "containerPort", "port"),
+        (check.check_workers, "kubernetes/rayservice.yaml", "ports: *proxy", "ports: []"),
+        (check.check_workers, "kubernetes/rayservice.yaml", "name: exporter,", "name: metrics,"),
+        (check.check_workers, "kubernetes/disruption.yaml", "minAvailable", "maxUnavailable"),
     ],
     ids=lambda value: value if isinstance(value, str) and "/" in value else None,
 )
@@ -210,8 +213,11 @@ def test_the_store_starts_again_as_the_user_that_owns_its_folder() -> None:
 def scraped(job: dict, template: dict) -> set[int]:
     """The ports of a pod that a scrape job keeps, as Prometheus relabels what it discovers."""
     kept = set()
-    for container in template["spec"]["containers"]:
-        for port in container.get("ports", ()):
+    for place, container in enumerate(template["spec"]["containers"]):
+        ports = [*container.get("ports", ())]
+        if not place:  # KubeRay adds Ray's own metrics to the container of Ray
+            ports.append({"name": "metrics", "containerPort": 8080})
+        for port in ports:
             labels = {"__meta_kubernetes_pod_container_port_name": port["name"]}
             for name, value in template["metadata"]["labels"].items():
                 label = re.sub(r"\W", "_", name)
@@ -236,9 +242,12 @@ def test_prometheus_finds_every_pod_with_a_replica_once() -> None:
     policies = {one["metadata"]["name"]: one["spec"] for _, one in OBJECTS
                 if one["kind"] == "NetworkPolicy"}  # fmt: skip
     (selected,) = policies["metrics"]["podSelector"]["matchExpressions"]
+    ((opened,),) = [rule["ports"] for rule in policies["metrics"]["ingress"]]
     for group in found:
-        labels = check.pod_templates(SERVICE)[group]["metadata"]["labels"]
-        assert labels[selected["key"]] in selected["values"]
+        template = check.pod_templates(SERVICE)[group]
+        assert template["metadata"]["labels"][selected["key"]] in selected["values"]
+        ports = [one for container in template["spec"]["containers"] for one in container["ports"]]
+        assert [one["containerPort"] for one in ports if one["name"] == opened["port"]] == [8002]
 
 
 COUNTING = """
