@@ -97,6 +97,16 @@ def test_the_image_copies_what_is_there_and_let_through() -> None:
         assert source in let_through or source.startswith("infra/settings-")
 
 
+def test_a_login_shell_of_the_image_finds_what_any_other_finds() -> None:
+    (line,) = [one for name, one in instructions() if name == "RUN" and "/profile.d/" in one]
+    (written,) = re.findall(r"echo '([^']+)' > /etc/profile\.d/\w+\.sh", line)
+    environments = " ".join(argument for name, argument in instructions() if name == "ENV")
+    (first,) = set(re.findall(r"\bPATH=(\S+):\$PATH", environments))
+    login = f"PATH=/usr/local/bin:/usr/bin:/bin; {written}; printenv PATH"
+    found = shell(login, {"PATH": os.environ["PATH"]}, ROOT).stdout
+    assert found.strip() == f"{first}:/usr/local/bin:/usr/bin:/bin"
+
+
 def test_the_image_installs_what_the_project_names(tmp_path) -> None:
     for name in ("constraints.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
