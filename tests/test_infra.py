@@ -155,9 +155,11 @@ def test_every_node_has_the_settings_secrets_and_environment_of_a_pipeline() -> 
         secret = next(one for one in container["env"] if one["name"] == "VALKEY_PASSWORD")
         assert secret["valueFrom"]["secretKeyRef"]["name"] == "larimar-store"
         mounted = {one["mountPath"] for one in container["volumeMounts"]}
-        for path in (settings.tls_cert, settings.erase_ledger, settings.data_dir + "/x"):
+        files = (settings.tls_cert, settings.erase_ledger, settings.audit_dir)
+        for path in (*files, settings.data_dir + "/x"):
             assert str(Path(path).parent) in mounted
         assert str(Path(application["args"]["settings"]).parent) in mounted
+        assert known["LARIMAR_SETTINGS"] == application["args"]["settings"]
         assert set(of_replicas.values()) <= mounted
 
 
@@ -370,6 +372,39 @@ def until(probe, timeout_s: float = 300.0) -> None:
     while not probe():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_a_key_that_is_made_in_a_pod_is_in_the_audit_log_that_outlives_it(store, tmp_path) -> None:
+    port, probe_environment = store
+    (line,) = re.findall(r"kubectl exec POD -- sh -c '(.+)'", (ROOT / "docs/deploy.md").read_text())
+    settings = settings_of_the_cluster()
+    volumes = check.pod_templates(SERVICE)["gateways"]["spec"]["volumes"]
+    claims = {one["name"] for one in volumes if "persistentVolumeClaim" in one}
+    mounts = check.pod_templates(SERVICE)["gateways"]["spec"]["containers"][0]["volumeMounts"]
+    kept = {one["mountPath"] for one in mounts if one["name"] in claims}
+    assert str(Path(settings.audit_dir).parent) in kept
+    (claim,) = [one for _, one in OBJECTS if one["kind"] == "PersistentVolumeClaim"]
+    gib = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi"))
+    assert gib * 1024 >= 2 * settings.audit_mb
+
+    folder, mounted = tmp_path / "audit", tmp_path / "settings.json"
+    mounted.write_text(settings.to_json().replace(settings.audit_dir, str(folder)))
+    env = environment(**image_environment()) | {
+        "LARIMAR_REDIS_URL": f"redis://:{SECRETS['VALKEY_PASSWORD']}@127.0.0.1:{port}/0",
+        "LARIMAR_SETTINGS": str(mounted),
+    }
+    until(
+        lambda: (
+            shell(
+                COMPOSE["services"]["valkey"]["healthcheck"]["test"][1], probe_environment, tmp_path
+            ).returncode
+            == 0
+        )
+    )
+    made = shell(line.replace("python", sys.executable, 1), env, tmp_path)
+    assert made.returncode == 0, made.stderr
+    written = "".join(one.read_text() for one in folder.iterdir())
+    assert json.loads(written.splitlines()[0])["action"] == "create key"
 
 
 @pytest.mark.timeout(900)
