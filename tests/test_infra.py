@@ -200,11 +200,22 @@ def test_the_import_path_of_the_cluster_builds_the_services(tmp_path) -> None:
     assert all(one._deployment_config.max_surge_percent == 100 for one in found.values())
 
 
+def bytes_of(size: str) -> int:
+    """A size as Valkey and Kubernetes write it."""
+    number, unit = re.fullmatch(r"(\d+)(gb|mb|Gi)", size).groups()  # type: ignore[union-attr]
+    return int(number) * {"gb": 2**30, "mb": 2**20, "Gi": 2**30}[unit]
+
+
 def test_the_stores_of_compose_and_cluster_are_started_alike() -> None:
     composed = COMPOSE["services"]["valkey"]["command"]
     for store in STORES:
         (container,) = store["spec"]["template"]["spec"]["containers"]
         words = container["command"] + container["args"]
+        place = words.index("--maxmemory")  # which compose, on a machine of any size, leaves open
+        _, most = words[place : place + 2]
+        del words[place : place + 2]
+        # Full, it refuses edits; killed by the kernel, it would be killed again when it has loaded.
+        assert bytes_of(most) <= 2 / 3 * bytes_of(container["resources"]["limits"]["memory"])
         assert [filled(one, SECRETS) for one in composed] == [
             one.replace("$(VALKEY_PASSWORD)", SECRETS["VALKEY_PASSWORD"]) for one in words
         ]
