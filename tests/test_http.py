@@ -6,15 +6,19 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx2 as httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from larimar.errors import DataLoss
 from larimar.v1 import larimar_pb2 as pb
-from services.gateway.http import door, recent, routes, search, sse
+from services.gateway.http import door, recent, routes, search, server, sse
 from services.gateway.http.door import GUARDED, MAX_BODY_BYTES
+from services.settings import Settings
 from tests.gateway_calls import ANSWER, ELSEWHERE, PROMPT
 from tests.in_process import new_bank_name
 from tests.served_http import ServedHttp, error_of, events_of
@@ -348,6 +352,53 @@ def test_one_call_more_than_the_limit_is_sent_away_and_told_when_to_come(
         assert int(refused.headers["retry-after"]) >= 1
         assert http.get("/healthz").status_code == 200
     wait_for(lambda: http.get(f"{bank}/digest").status_code == 200)
+
+
+@pytest.fixture
+async def impatient(monkeypatch) -> AsyncIterator[int]:
+    """The port of a server that keeps what is idle half a second."""
+    monkeypatch.setattr(server, "IDLE_S", 0.5)
+
+    async def lengthy(request) -> Response:
+        return Response((await request.body()) * 2**20)
+
+    app = Starlette(routes=[Route("/", lengthy, methods=["GET", "POST"])])
+    running = server.HttpServer(app, Settings())
+    yield await running.start("127.0.0.1", 0)
+    await running.stop()
+
+
+@pytest.mark.timeout(300)
+async def test_a_connection_on_which_no_whole_request_comes_is_let_go(impatient) -> None:
+    half = b"POST / HTTP/1.1\r\nhost: localhost\r\n"
+    whole = half + b"content-length: 1\r\n\r\n"
+    working, ask = await asyncio.open_connection("127.0.0.1", impatient)
+    ask.write(whole)  # and its body once those that began later are gone
+    for sent in (b"", half, whole + b"x" + half):
+        reader, writer = await asyncio.open_connection("127.0.0.1", impatient)
+        writer.write(sent)
+        answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 200") == sent.count(b"\r\n\r\n")
+        writer.close()
+    ask.write(b"x")
+    assert (await working.readline()).startswith(b"HTTP/1.1 200")
+    ask.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kept", ["close", "keep-alive"])
+async def test_a_connection_that_takes_no_answer_is_let_go(impatient, kept) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.setblocking(False)
+        await loop.sock_connect(plain, ("127.0.0.1", impatient))
+        head = f"POST / HTTP/1.1\r\nhost: localhost\r\nconnection: {kept}\r\n"
+        await loop.sock_sendall(plain, f"{head}content-length: 16\r\n\r\n{'x' * 16}".encode())
+        with pytest.raises(OSError):  # which says that the other side has gone
+            while True:
+                await loop.sock_sendall(plain, b"x")
+                await asyncio.sleep(0.02)
 
 
 def test_pages_of_other_sites_may_not_call(http, served) -> None:
