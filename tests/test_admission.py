@@ -203,6 +203,20 @@ async def test_what_is_listed_costs_what_it_gives(gateway, bank: str) -> None:
     await refusal(facts(gateway, bank))
 
 
+async def test_what_looks_at_a_whole_bank_is_a_read(gateway, bank: str) -> None:
+    await write(gateway, bank, *FACTS[0])
+    clock = Clock()
+    gateway._servicer.admission = limited(clock, reads_per_s=2, read_burst=1)
+    for call in (
+        lambda: gateway.Digest(pb.DigestRequest(bank=bank)),
+        lambda: gateway.Replay(pb.ReplayRequest(bank=bank)),
+        lambda: gateway.Checkpoint(pb.CheckpointRequest(bank=bank)),
+    ):
+        await call()
+        assert (await refusal(call())).reason == "RATE_LIMITED"
+        clock.now += 1000
+
+
 async def test_a_search_ends_at_its_tenants_rate_and_the_next_call_goes_on(
     gateway, bank: str, monkeypatch
 ) -> None:

@@ -17,6 +17,10 @@ from services.rpc import until
 
 MAX_WATCHES = 32
 """Watches at once: each keeps a call to memory waiting, of the 64 that a replica works on."""
+MAX_REPLAYS = 1
+"""Replays at once of a gateway: each folds a whole bank anew, beside the state that serves."""
+REPLAY_RETRY_S = 5.0
+"""What a caller is told to wait who met another's replay: a bank of some size takes seconds."""
 WATCH_WAIT_S = 10.0
 """How long one look at the log waits for an event."""
 WATCH_PAGE = 100
@@ -29,6 +33,7 @@ class BankCalls(Calls):
     """Everything about whole banks; edits and questions are elsewhere."""
 
     _watches = 0
+    _replays = 0
 
     async def CreateBank(self, request, grpc_context):
         """Makes a bank."""
@@ -170,6 +175,7 @@ class BankCalls(Calls):
         call = memory_pb2.ComputeDigestRequest(
             bank=bank, at_version=check_version("at_version", request.at_version), context=context
         )
+        self.admission.reads(context.tenant)
         reply = await self._on_bank(bank, lambda: self._memory.ComputeDigest(call), context)
         return larimar_pb2.DigestResponse(
             bank=bank,
@@ -185,10 +191,22 @@ class BankCalls(Calls):
         bank = named_bank(request.bank)
         memory = memory_pb2.RebuildBankRequest(bank=bank, context=context)
         scope = scope_pb2.RebuildScopeRequest(bank=bank, context=context)
-        rebuilt, index = await together(
-            self._on_bank(bank, lambda: self._memory.RebuildBank(memory), context),
-            self._on_bank(bank, lambda: self._scope.RebuildScope(scope), context),
-        )
+        self.admission.reads(context.tenant)
+        if self._replays >= MAX_REPLAYS:
+            raise ResourceExhausted(
+                f"a gateway replays {MAX_REPLAYS} bank at once, and another is being replayed: "
+                "retry later",
+                "TOO_MANY_REPLAYS",
+                REPLAY_RETRY_S,
+            )
+        self._replays += 1
+        try:
+            rebuilt, index = await together(
+                self._on_bank(bank, lambda: self._memory.RebuildBank(memory), context),
+                self._on_bank(bank, lambda: self._scope.RebuildScope(scope), context),
+            )
+        finally:
+            self._replays -= 1
         return larimar_pb2.ReplayResponse(
             bank=bank,
             version=rebuilt.version,
@@ -205,6 +223,7 @@ class BankCalls(Calls):
         bank = named_bank(request.bank)
         memory = memory_pb2.SaveCheckpointRequest(bank=bank, context=context)
         scope = scope_pb2.SaveScopeRequest(bank=bank, context=context)
+        self.admission.reads(context.tenant)
         saved, index = await together(
             self._on_bank(bank, lambda: self._memory.SaveCheckpoint(memory), context),
             self._on_bank(bank, lambda: self._scope.SaveScope(scope), context),
