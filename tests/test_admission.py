@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from larimar.aio import AsyncClient
+from larimar.edit_events import EditEvent
 from larimar.errors import InvalidArgument, LarimarError, ResourceExhausted
 from larimar.security import Security
 from larimar.v1 import larimar_pb2 as pb
@@ -21,6 +22,7 @@ from services.audit import read
 from services.build import build_edge
 from services.contracts import add_servicer
 from services.gateway.admission import Admission, Bucket
+from services.gateway.applying import apply_edits
 from services.gateway.auth import KeyInterceptor
 from services.gateway.consumer import InboxConsumer
 from services.gateway.http.app import build_app
@@ -154,6 +156,15 @@ async def test_each_way_to_edit_costs_what_it_edits(gateway, bank: str) -> None:
     await spent(gateway.Edit(pb.EditRequest(bank=bank, items=items)), len(FACTS))
     writes = [pb.WriteRequest(bank=bank, prompt=p, answer=a) for p, a in FACTS]
     await spent(write_many(gateway, writes), len(FACTS))
+    long = "tarsin " * 400  # more tokens than the encoder takes, so that the batch is halved
+    await spent(write_many(gateway, [*writes, pb.WriteRequest(bank=bank, prompt=long, answer="a")]),
+                len(FACTS) + 1)  # fmt: skip
+    prompts = [PROMPT, long, *(prompt for prompt, _ in FACTS)]
+    published = [EditEvent("write", f"e{number}", bank, f"f{number}", prompt, "an answer")
+                 for number, prompt in enumerate(prompts)]  # fmt: skip
+    service = gateway._servicer
+    applied = apply_edits(service, bank, published, lambda: service._context(None))
+    await spent(applied, len(published))
     text = "A lighthouse stands at Marn. Its keeper is called Odd Sten. " * 6
     request = pb.IngestRequest(bank=bank, document="d", text=text, passage_words=24)
     await spent(gateway.Ingest(request), 3)
