@@ -402,6 +402,72 @@ async def test_a_tenant_has_a_limit_over_all_its_banks(gateway) -> None:
         set_tenant("")
 
 
+async def test_banks_that_are_made_together_pass_no_limit(gateway) -> None:
+    set_tenant(f"t-{new_bank_name()}")
+    try:
+        gateway._servicer.admission = limited(Clock(), banks=2)
+        calls = [gateway.CreateBank(pb.CreateBankRequest(bank=f"b{n // 2}")) for n in range(20)]
+        made = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [one for one in made if isinstance(one, ResourceExhausted)]
+        assert {one.reason for one in refused} == {"TOO_MANY_BANKS"} and len(refused) == 16
+        assert {one.config.bank for one in await list_banks(gateway)} == {"b0", "b1"}
+    finally:
+        set_tenant("")
+
+
+async def test_a_bank_that_is_filled_at_once_holds_to_the_limits_of_facts(gateway) -> None:
+    set_tenant(f"t-{new_bank_name()}")
+    try:
+        await gateway.CreateBank(pb.CreateBankRequest(bank="old"))
+        await gateway.ForkBank(pb.ForkBankRequest(bank="old", new_bank="empty"))
+        for number in range(4):
+            await write(gateway, "old", *FACTS[number], fact_id=f"f{number}")
+        await forget(gateway, "old", "f3")
+        archive = [one async for one in gateway.ExportBank(pb.ExportBankRequest(bank="old"))]
+
+        async def load() -> pb.ImportBankResponse:
+            async def requests() -> AsyncIterator[pb.ImportBankRequest]:
+                for one in archive:
+                    request = pb.ImportBankRequest(records=one.records)
+                    if one.HasField("header"):
+                        request.header.CopyFrom(one.header)
+                        request.header.config.bank = "imported"
+                    yield request
+
+            return await gateway.ImportBank(requests())
+
+        async def reencode() -> None:
+            request = pb.ReencodeBankRequest(bank="old", new_bank="again")
+            async for _ in gateway.ReencodeBank(request):
+                pass
+
+        def fork(name: str = "fork") -> Awaitable[Any]:
+            return gateway.ForkBank(pb.ForkBankRequest(bank="old", new_bank=name))
+
+        def merge() -> Awaitable[Any]:
+            return gateway.MergeBank(pb.MergeBankRequest(source="old", target="empty"))
+
+        for limits, reason in (
+            ({"bank_facts": 2}, "BANK_QUOTA"),
+            ({"tenant_facts": 5}, "TENANT_QUOTA"),
+        ):
+            gateway._servicer.admission = limited(Clock(), **limits)
+            for call in (load, reencode, fork, merge):
+                assert (await refusal(call())).reason == reason, call.__name__
+        assert {one.config.bank for one in await list_banks(gateway)} == {"old", "empty"}
+        gateway._servicer.admission = limited(Clock(), bank_facts=3, tenant_facts=6)
+        tried = await asyncio.gather(fork("one"), fork("two"), return_exceptions=True)
+        assert [getattr(one, "reason", "") for one in tried] == ["", "TENANT_QUOTA"]
+        for tenant_facts, call in ((9, load), (12, reencode), (15, merge)):
+            limits = {"bank_facts": 3, "tenant_facts": tenant_facts}
+            gateway._servicer.admission = limited(Clock(), **limits)
+            await call()
+        assert (await facts(gateway, "empty")).total == 3
+        await merge()  # which finds nothing to do
+    finally:
+        set_tenant("")
+
+
 async def test_the_inbox_waits_for_its_tenants_rate_and_loses_nothing(gateway, bank: str) -> None:
     servicer, inbox = gateway._servicer, MemoryInbox()
     for number in range(6):
