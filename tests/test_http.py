@@ -414,6 +414,30 @@ def test_pages_of_other_sites_may_not_call(http, served) -> None:
     assert "evil" in http.get("/v1/banks").text
 
 
+async def test_a_port_that_names_its_hosts_answers_to_no_other_whatever_it_listens_on() -> None:
+    async def hello(request) -> Response:
+        return Response("hello")
+
+    app = Starlette(routes=[Route("/healthz", hello)])
+    for names in ((), ("localhost", "Larimar")):
+        settings = Settings(host="0.0.0.0", host_names=names)
+        running = server.HttpServer(door.Door(app, None, settings), settings)
+        port = await running.start("127.0.0.1", 0)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120.0) as http:
+            for host, known in (
+                (f"localhost:{port}", True),
+                ("larimar:8000", True),
+                (f"127.0.0.1:{port}", not names),
+                ("evil.example", not names),
+                ("", not names),
+            ):
+                answer = await http.get("/healthz", headers={"host": host})
+                assert answer.status_code == (200 if known else 403), (names, host)
+                if not known:
+                    assert error_of(answer)["code"] == "BAD_HOST"
+        await running.stop()
+
+
 # Health, and what is said of the interface
 
 

@@ -132,6 +132,19 @@ def test_the_cluster_runs_what_the_image_holds() -> None:
     assert f"larimar:{larimar.__version__}-cpu" == COMPOSE["services"]["larimar"]["image"]
 
 
+def test_the_container_answers_to_the_names_that_compose_calls_it_by() -> None:
+    settings = Settings.read(INFRA / COMPOSE["configs"]["settings"]["file"])
+    scraping = yaml.safe_load((INFRA / "prometheus/prometheus.yml").read_text())
+    targets = [target for job in scraping["scrape_configs"]
+               for found in job["static_configs"] for target in found["targets"]]  # fmt: skip
+    published = {"127.0.0.1", "localhost"}  # what PUBLISH_ON has unless told otherwise
+    assert {target.rsplit(":", 1)[0] for target in targets} | published == {*settings.host_names}
+    for published_port in ("PUBLISH_ON:-127.0.0.1}:9000", "PUBLISH_ON:-127.0.0.1}:8000"):
+        assert any(published_port in port for port in COMPOSE["services"]["larimar"]["ports"])
+    # On the cluster probes and Prometheus come by the addresses of pods, and callers have keys.
+    assert not settings_of_the_cluster().host_names and settings_of_the_cluster().require_keys
+
+
 def settings_of_the_cluster() -> Settings:
     (found,) = [found for _, found in OBJECTS if found["kind"] == "ConfigMap"]
     return Settings.from_json(found["data"]["settings.json"])
