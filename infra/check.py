@@ -119,7 +119,41 @@ def _check_serve(config: dict[str, Any]) -> None:
         raise ValueError(f"Serve knows no {', '.join(sorted(unknown))}")
 
 
-CHECKS = (check_yaml, check_image, check_compose, check_settings, check_kubernetes)
+def check_workers() -> list[str]:
+    """What KubeRay adds to the pods of a RayService, and cannot do with them."""
+    objects = list(manifests())
+    wrong = []
+    for name, service in objects:
+        if service["kind"] != "RayService":
+            continue
+        proxy = serve_config(service)["http_options"]["port"]
+        templates = pod_templates(service)
+        for group, template in templates.items():
+            ray, *beside = template["spec"]["containers"]
+            ports = {one["name"]: one["containerPort"] for one in ray.get("ports", ())}
+            if ports.get("serve") != proxy:
+                wrong.append(f"{name}: {group}: KubeRay's probe needs a port serve, {proxy}")
+            for container in beside:
+                if "metrics" in {one["name"] for one in container.get("ports", ())}:
+                    wrong.append(f"{name}: {group}: KubeRay names a port of Ray's own metrics so")
+        for budget_name, found in objects:
+            if found["kind"] == "PodDisruptionBudget":
+                budget = found["spec"]
+                wrong += [
+                    f"{budget_name}: {group}: pods of a RayCluster have no scale, by which a "
+                    "budget counts that says more than a number of minAvailable"
+                    for group, template in templates.items()
+                    if _selects(budget["selector"], template)
+                    and not isinstance(budget.get("minAvailable"), int)
+                ]
+    return wrong
+
+
+def _selects(selector: dict[str, Any], template: dict[str, Any]) -> bool:
+    return selector["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+CHECKS = (check_yaml, check_image, check_compose, check_settings, check_kubernetes, check_workers)
 
 
 def main() -> int:

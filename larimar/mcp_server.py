@@ -341,6 +341,8 @@ def build_server(door: Door, bank: str = DEFAULT_BANK) -> MCPServer:
         instructions=INSTRUCTIONS.format(bank=bank),
         version=__version__,
         log_level="WARNING",
+        # Nothing here changes by itself, and a stream without end would hold one of a port's calls.
+        subscriptions=False,
     )
     for tool in (tools.write_fact, tools.forget_fact):
         server.add_tool(tool, annotations=WRITES)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -82,8 +81,6 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         streams_in, streams_out = handler.request_streaming, handler.response_streaming
         if streams_out:
             inner: Any = handler.stream_stream if streams_in else handler.unary_stream
-            if not inspect.isasyncgenfunction(inner):
-                return handler  # health's Watch, which writes its replies itself
 
             async def streaming(request, context):
                 try:
@@ -128,6 +125,19 @@ async def _abort(context, error: BaseException) -> None:
     await context.abort(codes[shown.code], shown.message)
 
 
+class HealthChecks(health.aio.HealthServicer):
+    """The standard health service without Watch, whose stream has no end and would hold a call.
+
+    UNIMPLEMENTED is what the protocol has for that: a client that would watch takes the server to
+    be well.
+    """
+
+    async def Watch(self, request, context):
+        """Refuses."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "call Check, as often as needed")
+        yield  # makes it a generator, as the handler of a stream is
+
+
 async def start_server(
     address: str,
     add_servicers: Callable[[grpc.aio.Server], list[str]],
@@ -153,7 +163,7 @@ async def start_server(
         maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
     )
     names = add_servicers(server)
-    checks = health.aio.HealthServicer()
+    checks = HealthChecks()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection(
         [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server

@@ -122,6 +122,9 @@ class Settings:
     """Folder of the embedded store, logs and process files."""
     host: str = "127.0.0.1"
     """Interface of the public ports."""
+    host_names: tuple[str, ...] = ()
+    """Names that the HTTP port may be called by; empty: any, but only this machine's own where
+    `host` is of it alone and no key is asked for."""
     port: int = 9000
     """Public gRPC port."""
     http_port: int = 8000
@@ -194,8 +197,11 @@ class Settings:
             services: dict[str, Any] = {
                 name: ServiceSettings(**raw.pop(name, {})) for name in SERVICE_NAMES
             }
-            if "inbox_tenants" in raw:
-                raw["inbox_tenants"] = tuple(raw["inbox_tenants"])
+            for name in ("host_names", "inbox_tenants"):
+                if isinstance(raw.get(name), str):
+                    raise TypeError(f"{name} is a list of names")
+                if name in raw:
+                    raw[name] = tuple(raw[name])
             limits = TenantLimits(**raw.pop("limits", {}))
             raw["tenant_limits"] = {
                 tenant: dataclasses.replace(limits, **given)

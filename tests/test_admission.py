@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from larimar.aio import AsyncClient
+from larimar.edit_events import EditEvent
 from larimar.errors import InvalidArgument, LarimarError, ResourceExhausted
 from larimar.security import Security
 from larimar.v1 import larimar_pb2 as pb
@@ -21,6 +22,7 @@ from services.audit import read
 from services.build import build_edge
 from services.contracts import add_servicer
 from services.gateway.admission import Admission, Bucket
+from services.gateway.applying import apply_edits
 from services.gateway.auth import KeyInterceptor
 from services.gateway.consumer import InboxConsumer
 from services.gateway.http.app import build_app
@@ -154,6 +156,15 @@ async def test_each_way_to_edit_costs_what_it_edits(gateway, bank: str) -> None:
     await spent(gateway.Edit(pb.EditRequest(bank=bank, items=items)), len(FACTS))
     writes = [pb.WriteRequest(bank=bank, prompt=p, answer=a) for p, a in FACTS]
     await spent(write_many(gateway, writes), len(FACTS))
+    long = "tarsin " * 400  # more tokens than the encoder takes, so that the batch is halved
+    await spent(write_many(gateway, [*writes, pb.WriteRequest(bank=bank, prompt=long, answer="a")]),
+                len(FACTS) + 1)  # fmt: skip
+    prompts = [PROMPT, long, *(prompt for prompt, _ in FACTS)]
+    published = [EditEvent("write", f"e{number}", bank, f"f{number}", prompt, "an answer")
+                 for number, prompt in enumerate(prompts)]  # fmt: skip
+    service = gateway._servicer
+    applied = apply_edits(service, bank, published, lambda: service._context(None))
+    await spent(applied, len(published))
     text = "A lighthouse stands at Marn. Its keeper is called Odd Sten. " * 6
     request = pb.IngestRequest(bank=bank, document="d", text=text, passage_words=24)
     await spent(gateway.Ingest(request), 3)
@@ -201,6 +212,20 @@ async def test_what_is_listed_costs_what_it_gives(gateway, bank: str) -> None:
     await facts(gateway, bank, page_size=count - 1)
     await facts(gateway, bank, fact_id="none")
     await refusal(facts(gateway, bank))
+
+
+async def test_what_looks_at_a_whole_bank_is_a_read(gateway, bank: str) -> None:
+    await write(gateway, bank, *FACTS[0])
+    clock = Clock()
+    gateway._servicer.admission = limited(clock, reads_per_s=2, read_burst=1)
+    for call in (
+        lambda: gateway.Digest(pb.DigestRequest(bank=bank)),
+        lambda: gateway.Replay(pb.ReplayRequest(bank=bank)),
+        lambda: gateway.Checkpoint(pb.CheckpointRequest(bank=bank)),
+    ):
+        await call()
+        assert (await refusal(call())).reason == "RATE_LIMITED"
+        clock.now += 1000
 
 
 async def test_a_search_ends_at_its_tenants_rate_and_the_next_call_goes_on(
@@ -373,6 +398,72 @@ async def test_a_tenant_has_a_limit_over_all_its_banks(gateway) -> None:
         ):
             assert (await refusal(call)).reason == "TOO_MANY_BANKS"
         assert {one.config.bank for one in await list_banks(gateway)} == {"one", "two"}
+    finally:
+        set_tenant("")
+
+
+async def test_banks_that_are_made_together_pass_no_limit(gateway) -> None:
+    set_tenant(f"t-{new_bank_name()}")
+    try:
+        gateway._servicer.admission = limited(Clock(), banks=2)
+        calls = [gateway.CreateBank(pb.CreateBankRequest(bank=f"b{n // 2}")) for n in range(20)]
+        made = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [one for one in made if isinstance(one, ResourceExhausted)]
+        assert {one.reason for one in refused} == {"TOO_MANY_BANKS"} and len(refused) == 16
+        assert {one.config.bank for one in await list_banks(gateway)} == {"b0", "b1"}
+    finally:
+        set_tenant("")
+
+
+async def test_a_bank_that_is_filled_at_once_holds_to_the_limits_of_facts(gateway) -> None:
+    set_tenant(f"t-{new_bank_name()}")
+    try:
+        await gateway.CreateBank(pb.CreateBankRequest(bank="old"))
+        await gateway.ForkBank(pb.ForkBankRequest(bank="old", new_bank="empty"))
+        for number in range(4):
+            await write(gateway, "old", *FACTS[number], fact_id=f"f{number}")
+        await forget(gateway, "old", "f3")
+        archive = [one async for one in gateway.ExportBank(pb.ExportBankRequest(bank="old"))]
+
+        async def load() -> pb.ImportBankResponse:
+            async def requests() -> AsyncIterator[pb.ImportBankRequest]:
+                for one in archive:
+                    request = pb.ImportBankRequest(records=one.records)
+                    if one.HasField("header"):
+                        request.header.CopyFrom(one.header)
+                        request.header.config.bank = "imported"
+                    yield request
+
+            return await gateway.ImportBank(requests())
+
+        async def reencode() -> None:
+            request = pb.ReencodeBankRequest(bank="old", new_bank="again")
+            async for _ in gateway.ReencodeBank(request):
+                pass
+
+        def fork(name: str = "fork") -> Awaitable[Any]:
+            return gateway.ForkBank(pb.ForkBankRequest(bank="old", new_bank=name))
+
+        def merge() -> Awaitable[Any]:
+            return gateway.MergeBank(pb.MergeBankRequest(source="old", target="empty"))
+
+        for limits, reason in (
+            ({"bank_facts": 2}, "BANK_QUOTA"),
+            ({"tenant_facts": 5}, "TENANT_QUOTA"),
+        ):
+            gateway._servicer.admission = limited(Clock(), **limits)
+            for call in (load, reencode, fork, merge):
+                assert (await refusal(call())).reason == reason, call.__name__
+        assert {one.config.bank for one in await list_banks(gateway)} == {"old", "empty"}
+        gateway._servicer.admission = limited(Clock(), bank_facts=3, tenant_facts=6)
+        tried = await asyncio.gather(fork("one"), fork("two"), return_exceptions=True)
+        assert [getattr(one, "reason", "") for one in tried] == ["", "TENANT_QUOTA"]
+        for tenant_facts, call in ((9, load), (12, reencode), (15, merge)):
+            limits = {"bank_facts": 3, "tenant_facts": tenant_facts}
+            gateway._servicer.admission = limited(Clock(), **limits)
+            await call()
+        assert (await facts(gateway, "empty")).total == 3
+        await merge()  # which finds nothing to do
     finally:
         set_tenant("")
 

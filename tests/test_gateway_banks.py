@@ -24,6 +24,7 @@ from services import limits
 from services.gateway import banks, calls
 from services.rpc import ObjectStub
 from tests.events import eventually
+from tests.in_process import Door
 from tests.memory_double import Doubles
 
 
@@ -502,6 +503,32 @@ async def test_watches_are_bounded_and_one_that_ends_makes_room(
     assert caught.value.reason == "TOO_MANY_WATCHES"
     await held[0].aclose()
     assert (await anext(gateway.Watch(request))).event.version == 1
+
+
+async def test_one_bank_at_once_is_replayed_and_the_end_of_that_makes_room(
+    doubles, gateway, monkeypatch
+) -> None:
+    doubles.memory.event("kept")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def waits(request, rebuild):
+        begun.set()
+        await go_on.wait()
+        return memory.RebuildBankResponse(matches=True)
+
+    monkeypatch.setattr(
+        doubles.service, "_memory", Door(doubles.service._memory, RebuildBank=waits)
+    )
+    doubles.scope.replies["RebuildScope"] = [scope.RebuildScopeResponse(matches=True)] * 3
+    request = pb.ReplayRequest(bank="kept")
+    first = asyncio.ensure_future(gateway.Replay(request))
+    await asyncio.wait_for(begun.wait(), 120)
+    with pytest.raises(ResourceExhausted) as caught:
+        await gateway.Replay(request)
+    assert caught.value.reason == "TOO_MANY_REPLAYS" and caught.value.retry_after_s
+    go_on.set()
+    assert (await first).matches
+    assert (await gateway.Replay(request)).matches
 
 
 async def test_the_default_bank_is_there_when_it_is_first_watched(doubles, gateway) -> None:

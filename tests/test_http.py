@@ -6,15 +6,19 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx2 as httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from larimar.errors import DataLoss
 from larimar.v1 import larimar_pb2 as pb
-from services.gateway.http import door, recent, routes, search, sse
+from services.gateway.http import door, recent, routes, search, server, sse
 from services.gateway.http.door import GUARDED, MAX_BODY_BYTES
+from services.settings import Settings
 from tests.gateway_calls import ANSWER, ELSEWHERE, PROMPT
 from tests.in_process import new_bank_name
 from tests.served_http import ServedHttp, error_of, events_of
@@ -350,6 +354,53 @@ def test_one_call_more_than_the_limit_is_sent_away_and_told_when_to_come(
     wait_for(lambda: http.get(f"{bank}/digest").status_code == 200)
 
 
+@pytest.fixture
+async def impatient(monkeypatch) -> AsyncIterator[int]:
+    """The port of a server that keeps what is idle half a second."""
+    monkeypatch.setattr(server, "IDLE_S", 0.5)
+
+    async def lengthy(request) -> Response:
+        return Response((await request.body()) * 2**20)
+
+    app = Starlette(routes=[Route("/", lengthy, methods=["GET", "POST"])])
+    running = server.HttpServer(app, Settings())
+    yield await running.start("127.0.0.1", 0)
+    await running.stop()
+
+
+@pytest.mark.timeout(300)
+async def test_a_connection_on_which_no_whole_request_comes_is_let_go(impatient) -> None:
+    half = b"POST / HTTP/1.1\r\nhost: localhost\r\n"
+    whole = half + b"content-length: 1\r\n\r\n"
+    working, ask = await asyncio.open_connection("127.0.0.1", impatient)
+    ask.write(whole)  # and its body once those that began later are gone
+    for sent in (b"", half, whole + b"x" + half):
+        reader, writer = await asyncio.open_connection("127.0.0.1", impatient)
+        writer.write(sent)
+        answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 200") == sent.count(b"\r\n\r\n")
+        writer.close()
+    ask.write(b"x")
+    assert (await working.readline()).startswith(b"HTTP/1.1 200")
+    ask.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kept", ["close", "keep-alive"])
+async def test_a_connection_that_takes_no_answer_is_let_go(impatient, kept) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.setblocking(False)
+        await loop.sock_connect(plain, ("127.0.0.1", impatient))
+        head = f"POST / HTTP/1.1\r\nhost: localhost\r\nconnection: {kept}\r\n"
+        await loop.sock_sendall(plain, f"{head}content-length: 16\r\n\r\n{'x' * 16}".encode())
+        with pytest.raises(OSError):  # which says that the other side has gone
+            while True:
+                await loop.sock_sendall(plain, b"x")
+                await asyncio.sleep(0.02)
+
+
 def test_pages_of_other_sites_may_not_call(http, served) -> None:
     def origin(name: str) -> httpx.Response:
         return http.post("/v1/banks", json={"bank": "evil"}, headers={"origin": name})
@@ -361,6 +412,30 @@ def test_pages_of_other_sites_may_not_call(http, served) -> None:
     assert (rebound.status_code, error_of(rebound)["code"]) == (403, "BAD_HOST")
     assert origin(served.url).status_code == 200
     assert "evil" in http.get("/v1/banks").text
+
+
+async def test_a_port_that_names_its_hosts_answers_to_no_other_whatever_it_listens_on() -> None:
+    async def hello(request) -> Response:
+        return Response("hello")
+
+    app = Starlette(routes=[Route("/healthz", hello)])
+    for names in ((), ("localhost", "Larimar")):
+        settings = Settings(host="0.0.0.0", host_names=names)
+        running = server.HttpServer(door.Door(app, None, settings), settings)
+        port = await running.start("127.0.0.1", 0)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120.0) as http:
+            for host, known in (
+                (f"localhost:{port}", True),
+                ("larimar:8000", True),
+                (f"127.0.0.1:{port}", not names),
+                ("evil.example", not names),
+                ("", not names),
+            ):
+                answer = await http.get("/healthz", headers={"host": host})
+                assert answer.status_code == (200 if known else 403), (names, host)
+                if not known:
+                    assert error_of(answer)["code"] == "BAD_HOST"
+        await running.stop()
 
 
 # Health, and what is said of the interface

@@ -204,7 +204,7 @@ class Bank:
         self.down: set[str] = set()
         self.gate: asyncio.Event | None = None
 
-    async def write_prepared(self, bank, items, context, encoder_digest="", after=None):
+    async def write_prepared(self, bank, items, context, admitted=False):
         if bank in self.down:
             raise Unavailable("the service is away", "SERVICE_DOWN")
         faults = [self.faults.get(item.event_id) for item in items]
@@ -357,10 +357,10 @@ async def test_a_transient_failure_is_tried_again_and_blocks_only_its_bank(durab
 
 async def test_a_bank_that_is_slow_holds_no_other_up(durable, quick) -> None:
     class Slow(Bank):
-        async def write_prepared(self, bank, items, *rest):
+        async def write_prepared(self, bank, items, *rest, **more):
             if bank == "slow":
                 await asyncio.sleep(3600)
-            return await super().write_prepared(bank, items, *rest)
+            return await super().write_prepared(bank, items, *rest, **more)
 
     bank = Slow()
     await durable.append(T, event_json("s", prompt="p", bank="slow"))

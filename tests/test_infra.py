@@ -74,6 +74,9 @@ def test_every_file_is_well_formed() -> None:
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "rayVersion", "rayversion"),
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "route_prefix", "prefix_route"),
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "containerPort", "port"),
+        (check.check_workers, "kubernetes/rayservice.yaml", "ports: *proxy", "ports: []"),
+        (check.check_workers, "kubernetes/rayservice.yaml", "name: exporter,", "name: metrics,"),
+        (check.check_workers, "kubernetes/disruption.yaml", "minAvailable", "maxUnavailable"),
     ],
     ids=lambda value: value if isinstance(value, str) and "/" in value else None,
 )
@@ -92,6 +95,16 @@ def test_the_image_copies_what_is_there_and_let_through() -> None:
     for source in sources:
         assert (ROOT / source).exists()
         assert source in let_through or source.startswith("infra/settings-")
+
+
+def test_a_login_shell_of_the_image_finds_what_any_other_finds() -> None:
+    (line,) = [one for name, one in instructions() if name == "RUN" and "/profile.d/" in one]
+    (written,) = re.findall(r"echo '([^']+)' > /etc/profile\.d/\w+\.sh", line)
+    environments = " ".join(argument for name, argument in instructions() if name == "ENV")
+    (first,) = set(re.findall(r"\bPATH=(\S+):\$PATH", environments))
+    login = f"PATH=/usr/local/bin:/usr/bin:/bin; {written}; printenv PATH"
+    found = shell(login, {"PATH": os.environ["PATH"]}, ROOT).stdout
+    assert found.strip() == f"{first}:/usr/local/bin:/usr/bin:/bin"
 
 
 def test_the_image_installs_what_the_project_names(tmp_path) -> None:
@@ -119,6 +132,19 @@ def test_the_cluster_runs_what_the_image_holds() -> None:
     assert f"larimar:{larimar.__version__}-cpu" == COMPOSE["services"]["larimar"]["image"]
 
 
+def test_the_container_answers_to_the_names_that_compose_calls_it_by() -> None:
+    settings = Settings.read(INFRA / COMPOSE["configs"]["settings"]["file"])
+    scraping = yaml.safe_load((INFRA / "prometheus/prometheus.yml").read_text())
+    targets = [target for job in scraping["scrape_configs"]
+               for found in job["static_configs"] for target in found["targets"]]  # fmt: skip
+    published = {"127.0.0.1", "localhost"}  # what PUBLISH_ON has unless told otherwise
+    assert {target.rsplit(":", 1)[0] for target in targets} | published == {*settings.host_names}
+    for published_port in ("PUBLISH_ON:-127.0.0.1}:9000", "PUBLISH_ON:-127.0.0.1}:8000"):
+        assert any(published_port in port for port in COMPOSE["services"]["larimar"]["ports"])
+    # On the cluster probes and Prometheus come by the addresses of pods, and callers have keys.
+    assert not settings_of_the_cluster().host_names and settings_of_the_cluster().require_keys
+
+
 def settings_of_the_cluster() -> Settings:
     (found,) = [found for _, found in OBJECTS if found["kind"] == "ConfigMap"]
     return Settings.from_json(found["data"]["settings.json"])
@@ -142,9 +168,11 @@ def test_every_node_has_the_settings_secrets_and_environment_of_a_pipeline() -> 
         secret = next(one for one in container["env"] if one["name"] == "VALKEY_PASSWORD")
         assert secret["valueFrom"]["secretKeyRef"]["name"] == "larimar-store"
         mounted = {one["mountPath"] for one in container["volumeMounts"]}
-        for path in (settings.tls_cert, settings.erase_ledger, settings.data_dir + "/x"):
+        files = (settings.tls_cert, settings.erase_ledger, settings.audit_dir)
+        for path in (*files, settings.data_dir + "/x"):
             assert str(Path(path).parent) in mounted
         assert str(Path(application["args"]["settings"]).parent) in mounted
+        assert known["LARIMAR_SETTINGS"] == application["args"]["settings"]
         assert set(of_replicas.values()) <= mounted
 
 
@@ -185,21 +213,47 @@ def test_the_import_path_of_the_cluster_builds_the_services(tmp_path) -> None:
     assert all(one._deployment_config.max_surge_percent == 100 for one in found.values())
 
 
+def bytes_of(size: str) -> int:
+    """A size as Valkey and Kubernetes write it."""
+    number, unit = re.fullmatch(r"(\d+)(gb|mb|Gi)", size).groups()  # type: ignore[union-attr]
+    return int(number) * {"gb": 2**30, "mb": 2**20, "Gi": 2**30}[unit]
+
+
 def test_the_stores_of_compose_and_cluster_are_started_alike() -> None:
     composed = COMPOSE["services"]["valkey"]["command"]
     for store in STORES:
         (container,) = store["spec"]["template"]["spec"]["containers"]
         words = container["command"] + container["args"]
+        place = words.index("--maxmemory")  # which compose, on a machine of any size, leaves open
+        _, most = words[place : place + 2]
+        del words[place : place + 2]
+        # Full, it refuses edits; killed by the kernel, it would be killed again when it has loaded.
+        assert bytes_of(most) <= 2 / 3 * bytes_of(container["resources"]["limits"]["memory"])
         assert [filled(one, SECRETS) for one in composed] == [
             one.replace("$(VALKEY_PASSWORD)", SECRETS["VALKEY_PASSWORD"]) for one in words
         ]
+        assert container["image"] == COMPOSE["services"]["valkey"]["image"]
+
+
+def test_the_store_starts_again_as_the_user_that_owns_its_folder() -> None:
+    service = COMPOSE["services"]["valkey"]
+    # Root without its capabilities cannot open the log's folder, which is its owner's alone.
+    assert (service["cap_drop"], service.get("cap_add")) == (["ALL"], None)
+    for store in STORES:
+        owner = store["spec"]["template"]["spec"]["securityContext"]
+        assert service["user"] == f"{owner['runAsUser']}:{owner['runAsGroup']}"
+    # The images of Valkey 9 are built on Debian 13.
+    assert service["image"].endswith("-trixie")
 
 
 def scraped(job: dict, template: dict) -> set[int]:
     """The ports of a pod that a scrape job keeps, as Prometheus relabels what it discovers."""
     kept = set()
-    for container in template["spec"]["containers"]:
-        for port in container.get("ports", ()):
+    for place, container in enumerate(template["spec"]["containers"]):
+        ports = [*container.get("ports", ())]
+        if not place:  # KubeRay adds Ray's own metrics to the container of Ray
+            ports.append({"name": "metrics", "containerPort": 8080})
+        for port in ports:
             labels = {"__meta_kubernetes_pod_container_port_name": port["name"]}
             for name, value in template["metadata"]["labels"].items():
                 label = re.sub(r"\W", "_", name)
@@ -224,9 +278,12 @@ def test_prometheus_finds_every_pod_with_a_replica_once() -> None:
     policies = {one["metadata"]["name"]: one["spec"] for _, one in OBJECTS
                 if one["kind"] == "NetworkPolicy"}  # fmt: skip
     (selected,) = policies["metrics"]["podSelector"]["matchExpressions"]
+    ((opened,),) = [rule["ports"] for rule in policies["metrics"]["ingress"]]
     for group in found:
-        labels = check.pod_templates(SERVICE)[group]["metadata"]["labels"]
-        assert labels[selected["key"]] in selected["values"]
+        template = check.pod_templates(SERVICE)[group]
+        assert template["metadata"]["labels"][selected["key"]] in selected["values"]
+        ports = [one for container in template["spec"]["containers"] for one in container["ports"]]
+        assert [one["containerPort"] for one in ports if one["name"] == opened["port"]] == [8002]
 
 
 COUNTING = """
@@ -339,6 +396,39 @@ def until(probe, timeout_s: float = 300.0) -> None:
     while not probe():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_a_key_that_is_made_in_a_pod_is_in_the_audit_log_that_outlives_it(store, tmp_path) -> None:
+    port, probe_environment = store
+    (line,) = re.findall(r"kubectl exec POD -- sh -c '(.+)'", (ROOT / "docs/deploy.md").read_text())
+    settings = settings_of_the_cluster()
+    volumes = check.pod_templates(SERVICE)["gateways"]["spec"]["volumes"]
+    claims = {one["name"] for one in volumes if "persistentVolumeClaim" in one}
+    mounts = check.pod_templates(SERVICE)["gateways"]["spec"]["containers"][0]["volumeMounts"]
+    kept = {one["mountPath"] for one in mounts if one["name"] in claims}
+    assert str(Path(settings.audit_dir).parent) in kept
+    (claim,) = [one for _, one in OBJECTS if one["kind"] == "PersistentVolumeClaim"]
+    gib = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi"))
+    assert gib * 1024 >= 2 * settings.audit_mb
+
+    folder, mounted = tmp_path / "audit", tmp_path / "settings.json"
+    mounted.write_text(settings.to_json().replace(settings.audit_dir, str(folder)))
+    env = environment(**image_environment()) | {
+        "LARIMAR_REDIS_URL": f"redis://:{SECRETS['VALKEY_PASSWORD']}@127.0.0.1:{port}/0",
+        "LARIMAR_SETTINGS": str(mounted),
+    }
+    until(
+        lambda: (
+            shell(
+                COMPOSE["services"]["valkey"]["healthcheck"]["test"][1], probe_environment, tmp_path
+            ).returncode
+            == 0
+        )
+    )
+    made = shell(line.replace("python", sys.executable, 1), env, tmp_path)
+    assert made.returncode == 0, made.stderr
+    written = "".join(one.read_text() for one in folder.iterdir())
+    assert json.loads(written.splitlines()[0])["action"] == "create key"
 
 
 @pytest.mark.timeout(900)

@@ -261,6 +261,48 @@ async def test_health_and_reflection_need_no_key(guarded) -> None:
         assert [reply async for reply in stub.ServerReflectionInfo(requests)]
 
 
+async def test_calls_without_a_key_leave_the_others_theirs_and_end(guarded, monkeypatch) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    monkeypatch.setattr(auth, "MAX_OPEN_CALLS", 3)
+    async with grpc.aio.insecure_channel(guarded.target) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        code, _ = await refused(health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest()))  # fmt: skip
+        assert code == grpc.StatusCode.UNIMPLEMENTED
+        # Two streams of which the client ends none, and a request that never comes.
+        silent = [reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+                  for _ in range(2)]  # fmt: skip
+        for stream in silent:
+            await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+            assert (await stream.read()).list_services_response.service
+        unsent = channel.stream_unary("/grpc.health.v1.Health/Check")()
+        while (got := await refused_or_none(check(health_pb2.HealthCheckRequest()))) is None:
+            await asyncio.sleep(0.01)
+        assert got == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS")
+        async with guarded.stub(await guarded.key("acme")) as stub:
+            assert (await stub.Write()).bank == "acme"
+        for stream in (*silent, unsent):
+            stream.cancel()
+        while await refused_or_none(check(health_pb2.HealthCheckRequest())) is not None:
+            await asyncio.sleep(0.01)
+
+        monkeypatch.setattr(auth, "OPEN_CALL_S", 0.1)
+        unsent = channel.stream_unary("/grpc.health.v1.Health/Check")()
+        assert (await refused(unsent))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+        stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        assert (await refused(stream))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def refused_or_none(call) -> tuple[grpc.StatusCode, str] | None:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code(), dict(error.trailing_metadata()).get("larimar-reason", "")
+    return None
+
+
 async def test_what_is_in_no_table_is_refused(guarded) -> None:
     async with grpc.aio.insecure_channel(guarded.target) as channel:
         metadata = (("authorization", f"Bearer {await guarded.key('acme')}"),)

@@ -230,6 +230,13 @@ async def test_a_stream_that_nothing_is_sent_on_is_refused(pipeline: Pipeline) -
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
 
 
+async def test_a_subscription_which_has_no_end_is_refused(pipeline: Pipeline) -> None:
+    async with http_port(pipeline.gateway()._servicer) as url, over_http(url) as client:
+        with pytest.raises(MCPError, match=r"(?i)not found"):
+            async with client.listen(tools_list_changed=True):
+                pass
+
+
 async def test_a_tenants_rate_holds_here_too(pipeline: Pipeline, bank: str) -> None:
     servicer = pipeline.gateway()._servicer
     limits = TenantLimits(asks_per_s=0.01, ask_burst=1, edits_per_s=0)

@@ -6,10 +6,11 @@ Every call, by gRPC, HTTP, MCP or the inbox, comes by here before anything is co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,8 +83,20 @@ class _Count:
         return self.facts is not None and self.facts + self.written + more > most
 
 
+@dataclass(eq=False)
+class _Making:
+    """A bank that some call makes, or finds, and the facts that come with it."""
+
+    bank: str
+    facts: int
+
+
 class Holdings(Protocol):
     """What a tenant holds, as far as a call on one of its banks can see."""
+
+    async def by_bank(self) -> dict[str, int]:
+        """Live facts of each bank of the tenant, by its name. Cost: a look at each."""
+        ...
 
     async def in_bank(self) -> int:
         """Live facts of the bank."""
@@ -118,6 +131,7 @@ class Admission:
         self._now = now
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
         self._counts: OrderedDict[Hashable, _Count] = OrderedDict()
+        self._making: dict[str, list[_Making]] = {}
 
     def limits(self, tenant: str) -> TenantLimits:
         """What holds for a tenant."""
@@ -163,14 +177,53 @@ class Admission:
         while bucket is not None and (wait_s := bucket.take(count, self._now())):
             await asyncio.sleep(wait_s)
 
-    def bank(self, tenant: str, banks: int) -> None:
-        """Lets a tenant with so many banks make another. Raises: ResourceExhausted."""
-        most = self._limits(tenant).banks
-        if most and banks >= most:
+    @contextlib.asynccontextmanager
+    async def making(
+        self, tenant: str, bank: str, held: Holdings, facts: int = 0
+    ) -> AsyncIterator[None]:
+        """Keeps a place for a bank that the block makes or finds, and for the facts it then has.
+
+        What was let in before and is not there yet counts as if it were, so that calls that come
+        together pass no limit.
+
+        Raises:
+            ResourceExhausted: TOO_MANY_BANKS, BANK_QUOTA or TENANT_QUOTA.
+        """
+        before = list(self._making.setdefault(tenant, []))
+        mine = _Making(bank, facts)
+        self._making[tenant].append(mine)
+        try:
+            await self._check_room(tenant, mine, before, held)
+            yield
+        finally:
+            self._making[tenant].remove(mine)
+            if not self._making[tenant]:
+                del self._making[tenant]
+
+    async def _check_room(
+        self, tenant: str, mine: _Making, before: list[_Making], held: Holdings
+    ) -> None:
+        limits = self._limits(tenant)
+        if limits.bank_facts and mine.facts > limits.bank_facts:
             raise ResourceExhausted(
-                f"tenant {tenant!r} has {banks} banks, its limit is {most}: delete one",
+                _full(f"bank {mine.bank!r}", limits.bank_facts), "BANK_QUOTA", FULL_RETRY_S
+            )
+        if not limits.banks and not (limits.tenant_facts and mine.facts):
+            return
+        there = await held.by_bank()
+        for one in before:
+            there[one.bank] = max(one.facts, there.get(one.bank, 0))
+        if limits.banks and mine.bank not in there and len(there) >= limits.banks:
+            raise ResourceExhausted(
+                f"tenant {tenant!r} has {len(there)} banks, those that are being made counted, and "
+                f"its limit is {limits.banks}: delete one",
                 "TOO_MANY_BANKS",
                 FULL_RETRY_S,
+            )
+        others = sum(count for name, count in there.items() if name != mine.bank)
+        if limits.tenant_facts and mine.facts and others + mine.facts > limits.tenant_facts:
+            raise ResourceExhausted(
+                _full(f"tenant {tenant!r}", limits.tenant_facts), "TENANT_QUOTA", FULL_RETRY_S
             )
 
     async def facts(self, tenant: str, bank: str, fact_ids: Iterable[str], held: Holdings) -> None:

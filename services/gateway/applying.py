@@ -85,10 +85,12 @@ def _runs(events: Sequence[EditEvent]) -> list[list[EditEvent]]:
     return runs
 
 
-async def _append(gateway: Any, bank: str, run: list[EditEvent], context) -> list[Outcome]:
+async def _append(
+    gateway: Any, bank: str, run: list[EditEvent], context, admitted: bool = False
+) -> list[Outcome]:
     items = [_item(event) for event in run]
     try:
-        results = await gateway.write_prepared(bank, items, context())
+        results = await gateway.write_prepared(bank, items, context(), admitted=admitted)
         return [_outcome(bank, event, one) for event, one in zip(run, results, strict=True)]
     except InvalidArgument as error:
         if len(run) == 1:
@@ -96,10 +98,10 @@ async def _append(gateway: Any, bank: str, run: list[EditEvent], context) -> lis
     except LarimarError as error:
         return [error] * len(run)
     half = len(run) // 2  # one text of the run was refused: find it, append the others
-    low = await _append(gateway, bank, run[:half], context)
+    low = await _append(gateway, bank, run[:half], context, True)
     if isinstance(low[-1], LarimarError) and is_transient(low[-1]):
         return low
-    return low + await _append(gateway, bank, run[half:], context)
+    return low + await _append(gateway, bank, run[half:], context, True)
 
 
 async def _erase(gateway: Any, bank: str, event: EditEvent) -> Outcome:

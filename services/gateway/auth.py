@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
 
-from larimar.errors import LarimarError, PermissionDenied, Unauthenticated, Unavailable
+from larimar.errors import (
+    LarimarError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 from services.audit import OPERATOR
 from services.gateway.tenancy import set_tenant
 from services.keys import ApiKey, Keys, split_key
 from services.observability.metrics import REFUSED_CALLS
+from services.rpc import until
 
 SERVICE = "larimar.v1.Larimar"
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"})
 """What answers without a key: that it serves, and its contract."""
+MAX_OPEN_CALLS = 32
+"""Calls without a key in progress at once: an eighth of MAX_CONCURRENT_RPCS, so that who has no key
+leaves the others theirs."""
+OPEN_CALL_S = 10.0
+"""How long a call without a key may last, its request and replies: it takes milliseconds."""
 METHOD_SCOPES: dict[str, str] = {
     "Write": "edit",
     "WriteMany": "edit",
@@ -141,23 +154,57 @@ def check_scope(key: ApiKey, method: str) -> None:
 class KeyInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through when its key has the scope, and binds it to the key's tenant.
 
-    The key comes as metadata. A refused call is answered before its request is read.
+    The key comes as metadata. A refused call is answered before its request is read. What needs no
+    key is answered to few at once, and for a short time.
     """
 
     def __init__(self, keys: Keys) -> None:
         self._gate = KeyGate(keys)
+        self._open_calls = 0
 
     async def intercept_service(self, continuation, handler_call_details):
         """Checks the key of a call."""
         service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
-        if service not in OPEN_SERVICES:
-            try:
-                key = await self._gate.caller(handler_call_details.invocation_metadata or ())
-                check_scope(key, method if service == SERVICE else "")
-            except LarimarError as error:
-                return _refusing(error)
-            set_tenant(key.tenant, key.key_id)
+        if service in OPEN_SERVICES:
+            return self._opened(await continuation(handler_call_details))
+        try:
+            key = await self._gate.caller(handler_call_details.invocation_metadata or ())
+            check_scope(key, method if service == SERVICE else "")
+        except LarimarError as error:
+            return _refusing(error)
+        set_tenant(key.tenant, key.key_id)
         return await continuation(handler_call_details)
+
+    def _opened(self, handler: Any) -> Any:
+        """The handler of a call without a key, within MAX_OPEN_CALLS and OPEN_CALL_S."""
+        if handler is None:
+            return None
+
+        async def answered(request_iterator, grpc_context):
+            if self._open_calls >= MAX_OPEN_CALLS:
+                raise ResourceExhausted(
+                    f"{self._open_calls} calls without a key are in progress, which is the limit: "
+                    "retry later",
+                    "TOO_MANY_CALLS",
+                    1.0,
+                )
+            self._open_calls += 1
+            deadline = time.time() + OPEN_CALL_S
+            try:
+                replies = _replies(handler, aiter(request_iterator), grpc_context)
+                async with contextlib.aclosing(replies):
+                    while True:
+                        async with until(deadline):
+                            reply = await anext(replies, None)
+                        if reply is None:
+                            return
+                        yield reply
+            finally:
+                self._open_calls -= 1
+
+        return grpc.stream_stream_rpc_method_handler(
+            answered, handler.request_deserializer, handler.response_serializer
+        )
 
 
 class OperatorInterceptor(grpc.aio.ServerInterceptor):
@@ -179,6 +226,24 @@ def _shown_key(headers: Iterable[tuple[str, Any]]) -> str | None:
             if kind.lower() == "bearer":
                 return rest.strip()
     return None
+
+
+async def _replies(handler: Any, requests: AsyncIterator, grpc_context: Any):
+    """What a handler answers, whatever its shape; requests are awaited here, not at the server."""
+    if handler.request_streaming:
+        asked: Any = requests
+    else:
+        asked = await anext(requests, None)
+        if asked is None:
+            return  # the caller ended its side without a request
+    if not handler.response_streaming:
+        answer = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        yield await answer(asked, grpc_context)
+        return
+    stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
+    async with contextlib.aclosing(stream(asked, grpc_context)) as replies:
+        async for reply in replies:
+            yield reply
 
 
 def _refusing(error: LarimarError) -> Any:

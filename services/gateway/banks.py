@@ -17,6 +17,10 @@ from services.rpc import until
 
 MAX_WATCHES = 32
 """Watches at once: each keeps a call to memory waiting, of the 64 that a replica works on."""
+MAX_REPLAYS = 1
+"""Replays at once of a gateway: each folds a whole bank anew, beside the state that serves."""
+REPLAY_RETRY_S = 5.0
+"""What a caller is told to wait who met another's replay: a bank of some size takes seconds."""
 WATCH_WAIT_S = 10.0
 """How long one look at the log waits for an event."""
 WATCH_PAGE = 100
@@ -29,6 +33,7 @@ class BankCalls(Calls):
     """Everything about whole banks; edits and questions are elsewhere."""
 
     _watches = 0
+    _replays = 0
 
     async def CreateBank(self, request, grpc_context):
         """Makes a bank."""
@@ -170,6 +175,7 @@ class BankCalls(Calls):
         call = memory_pb2.ComputeDigestRequest(
             bank=bank, at_version=check_version("at_version", request.at_version), context=context
         )
+        self.admission.reads(context.tenant)
         reply = await self._on_bank(bank, lambda: self._memory.ComputeDigest(call), context)
         return larimar_pb2.DigestResponse(
             bank=bank,
@@ -185,10 +191,22 @@ class BankCalls(Calls):
         bank = named_bank(request.bank)
         memory = memory_pb2.RebuildBankRequest(bank=bank, context=context)
         scope = scope_pb2.RebuildScopeRequest(bank=bank, context=context)
-        rebuilt, index = await together(
-            self._on_bank(bank, lambda: self._memory.RebuildBank(memory), context),
-            self._on_bank(bank, lambda: self._scope.RebuildScope(scope), context),
-        )
+        self.admission.reads(context.tenant)
+        if self._replays >= MAX_REPLAYS:
+            raise ResourceExhausted(
+                f"a gateway replays {MAX_REPLAYS} bank at once, and another is being replayed: "
+                "retry later",
+                "TOO_MANY_REPLAYS",
+                REPLAY_RETRY_S,
+            )
+        self._replays += 1
+        try:
+            rebuilt, index = await together(
+                self._on_bank(bank, lambda: self._memory.RebuildBank(memory), context),
+                self._on_bank(bank, lambda: self._scope.RebuildScope(scope), context),
+            )
+        finally:
+            self._replays -= 1
         return larimar_pb2.ReplayResponse(
             bank=bank,
             version=rebuilt.version,
@@ -205,6 +223,7 @@ class BankCalls(Calls):
         bank = named_bank(request.bank)
         memory = memory_pb2.SaveCheckpointRequest(bank=bank, context=context)
         scope = scope_pb2.SaveScopeRequest(bank=bank, context=context)
+        self.admission.reads(context.tenant)
         saved, index = await together(
             self._on_bank(bank, lambda: self._memory.SaveCheckpoint(memory), context),
             self._on_bank(bank, lambda: self._scope.SaveScope(scope), context),
@@ -228,13 +247,26 @@ class BankCalls(Calls):
             at_version=check_version("at_version", request.at_version),
             context=context,
         )
-        await self._admit_bank(call.new_bank, context)
-        async with self.auditor.recorded(
-            context.tenant, "fork", bank=bank, new_bank=call.new_bank
-        ) as entry:
+        facts = 0
+        if self._counts_facts(context):
+            facts = await self._facts_at(bank, call.at_version, context)
+        async with (
+            self._room_for(call.new_bank, context, facts),
+            self.auditor.recorded(
+                context.tenant, "fork", bank=bank, new_bank=call.new_bank
+            ) as entry,
+        ):
             reply = await self._on_bank(bank, lambda: self._memory.BranchBank(call), context)
             entry["version"] = reply.info.version
         return larimar_pb2.ForkBankResponse(info=reply.info, created=reply.created)
+
+    async def _facts_at(self, bank: str, version: int, context) -> int:
+        """How many facts of a bank are live at a version; 0 is the newest."""
+        call = memory_pb2.EnumerateFactsRequest(
+            bank=bank, page_size=1, at_version=version, context=context
+        )
+        page = await self._on_bank(bank, lambda: self._memory.EnumerateFacts(call), context)
+        return page.total
 
     async def MergeBank(self, request, grpc_context):
         """Applies to a bank what another of its family has changed since they parted."""
@@ -254,15 +286,17 @@ class BankCalls(Calls):
             dry_run=request.dry_run,
             context=context,
         )
-        for bank in (source, target):
-            await self._describe_bank(bank, context)
+        facts = [(await self._describe_bank(bank, context)).info.facts for bank in (source, target)]
         if call.dry_run:
             reply = await self._call(lambda: self._memory.CombineBanks(call), context)
             return larimar_pb2.MergeBankResponse(merge=reply)
         self.admission.edits(context.tenant, 1)
-        async with self.auditor.recorded(
-            context.tenant, "merge", bank=target, source=source, merge_id=call.merge_id
-        ) as entry:
+        async with (
+            self._room_for(target, context, await self._merged_facts(call, *facts)),
+            self.auditor.recorded(
+                context.tenant, "merge", bank=target, source=source, merge_id=call.merge_id
+            ) as entry,
+        ):
             reply = await self._call(lambda: self._memory.CombineBanks(call), context)
             entry |= {
                 "version": reply.version,
@@ -271,6 +305,28 @@ class BankCalls(Calls):
             }
         self.admission.owe(context.tenant, "edit", reply.written + reply.forgotten)
         return larimar_pb2.MergeBankResponse(merge=reply)
+
+    async def _merged_facts(
+        self, call: memory_pb2.CombineBanksRequest, source: int, target: int
+    ) -> int:
+        """The most facts that the target of a merge has afterwards; 0 where nobody counts them.
+
+        A look at what the merge would do is taken only where source and target together, the most
+        that there can be, may be too many.
+        """
+        context = call.context
+        if not self._counts_facts(context):
+            return 0
+        with contextlib.suppress(ResourceExhausted):
+            async with self._room_for(call.target, context, source + target):
+                return source + target
+        look = memory_pb2.CombineBanksRequest()
+        look.CopyFrom(call)
+        look.dry_run = True
+        found = await self._call(lambda: self._memory.CombineBanks(look), context)
+        if not found.written:
+            return 0  # it takes no room, also in a bank that is past its limit
+        return target + max(0, found.written - found.forgotten)
 
     async def DiffBank(self, request, grpc_context):
         """A page of what differs between two states."""
@@ -312,9 +368,15 @@ class BankCalls(Calls):
     async def ImportBank(self, request_iterator, grpc_context):
         """Makes a bank of what ExportBank gave, a chunk of records at a time.
 
-        They are taken no faster than the tenant's rate of imports.
+        They are taken no faster than the tenant's rate of imports. Its limits of facts are held to
+        before the bank is visible: only the whole log says how many facts are live.
         """
         context = self._context(grpc_context, LONG_DEADLINE_S)
+        async with contextlib.AsyncExitStack() as places:
+            return await self._imported(request_iterator, context, places)
+
+    async def _imported(self, request_iterator, context, places: contextlib.AsyncExitStack):
+        live: set[str] | None = set() if self._counts_facts(context) else None
         header: common_pb2.ArchiveHeader | None = None
         chunk: list[common_pb2.ArchiveRecord] = []
         size, bank, sent, replaces = 0, "", False, None
@@ -327,8 +389,11 @@ class BankCalls(Calls):
                 if request.HasField("replaces_version"):
                     replaces = request.replaces_version
                 self.admission.imports(context.tenant)
-                await self._admit_bank(bank, context)
+                await places.enter_async_context(self._room_for(bank, context))
             for record in request.records:
+                if live is not None:
+                    is_write = record.event.kind == common_pb2.EVENT_KIND_WRITE
+                    (live.add if is_write else live.discard)(record.event.fact_id)
                 if chunk and size + record.ByteSize() > MAX_LOAD_BYTES:
                     told = None if sent and replaces is None else header
                     await self._load(bank, told, chunk, False, replaces, context)
@@ -337,6 +402,9 @@ class BankCalls(Calls):
                 size += record.ByteSize()
         if header is None:
             raise InvalidArgument("an import begins with a header", "NO_HEADER")
+        if live is not None:
+            facts = len(live.difference(header.erased_fact_ids))
+            await places.enter_async_context(self._room_for(bank, context, facts))
         async with self.auditor.recorded(context.tenant, "import", bank=bank) as entry:
             loaded = await self._load(bank, header, chunk, True, replaces, context)
             entry |= {"version": loaded.info.version, "erased_again": loaded.erased_again}

@@ -87,17 +87,20 @@ class BulkWriter:
                 responses[place] = write_result(bank, item, result)
         return responses
 
-    async def _write_group(self, bank: str, items: list, digest: str, before) -> list:
+    async def _write_group(
+        self, bank: str, items: list, digest: str, before, admitted: bool = False
+    ) -> list:
+        write = self._gateway.write_prepared
         try:
-            return await self._gateway.write_prepared(bank, items, self._context(), digest, before)
+            return await write(bank, items, self._context(), digest, before, admitted)
         except InvalidArgument as error:
             if len(items) == 1:
                 return [error]
         except LarimarError as error:
             return [error] * len(items)
         half = len(items) // 2  # one text of the batch was refused: find it, write the others
-        low = await self._write_group(bank, items[:half], digest, before)
-        return low + await self._write_group(bank, items[half:], digest, before)
+        low = await self._write_group(bank, items[:half], digest, before, True)
+        return low + await self._write_group(bank, items[half:], digest, before, True)
 
 
 async def _batches(requests: AsyncIterator) -> AsyncIterator[list]:

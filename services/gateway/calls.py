@@ -85,7 +85,10 @@ class Calls:
         return found
 
     async def _make_bank(self, bank: str, addressing: int, slots: int, context) -> bool:
-        await self._admit_bank(bank, context)
+        async with self._room_for(bank, context):
+            return await self._made_bank(bank, addressing, slots, context)
+
+    async def _made_bank(self, bank: str, addressing: int, slots: int, context) -> bool:
         encoder, scope = await self._models(context)
         config = bank_config(
             addressing_name(addressing),
@@ -141,12 +144,16 @@ class Calls:
         self.admission.edits(context.tenant, count)
         await self.admission.facts(context.tenant, bank, written, _Holdings(self, bank))
 
-    async def _admit_bank(self, bank: str, context) -> None:
-        """Lets a bank be made, or be there already. Raises: ResourceExhausted, TOO_MANY_BANKS."""
-        if self.admission.limits(context.tenant).banks:
-            names = {one.config.bank for one in await self._banks(context)}
-            if bank not in names:
-                self.admission.bank(context.tenant, len(names))
+    def _room_for(
+        self, bank: str, context, facts: int = 0
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Lets the block make a bank with so many facts, or find it. See Admission.making."""
+        return self.admission.making(context.tenant, bank, _Holdings(self, bank), facts)
+
+    def _counts_facts(self, context) -> bool:
+        """Whether the tenant of a call has a limit of facts."""
+        limits = self.admission.limits(context.tenant)
+        return bool(limits.bank_facts or limits.tenant_facts)
 
     async def _banks(self, context) -> list[memory_pb2.BankInfo]:
         call = memory_pb2.EnumerateBanksRequest(context=context)
@@ -209,7 +216,12 @@ class _Holdings:
 
     async def in_tenant(self) -> int:
         """See services.gateway.admission.Holdings."""
-        return sum(one.facts for one in await self._calls._banks(self._calls._context(None)))
+        return sum((await self.by_bank()).values())
+
+    async def by_bank(self) -> dict[str, int]:
+        """See services.gateway.admission.Holdings."""
+        listed = await self._calls._banks(self._calls._context(None))
+        return {one.config.bank: one.facts for one in listed}
 
     async def is_live(self, fact_id: str) -> bool:
         """See services.gateway.admission.Holdings."""

@@ -137,17 +137,20 @@ class EditCalls(Calls):
         context: common_pb2.CallContext,
         encoder_digest: str = "",
         after: asyncio.Task | None = None,
+        admitted: bool = False,
     ) -> list[memory_pb2.AppendResult]:
         """Appends items atomically; the texts of WRITEs are encoded and embedded, in parallel.
 
         Args:
             encoder_digest: the only encoder that may make the latents; empty for any.
             after: appends only when this is done, so that a stream's order is the log's.
+            admitted: the items were let in before, in a batch of which a text was refused.
 
         Raises: any domain error that concerns all items; a text that the encoder refuses is one.
         """
         writes = [item for item in items if _is_write(item)]
-        await self._admit_edits(bank, len(items), (item.fact_id for item in writes), context)
+        if not admitted:
+            await self._admit_edits(bank, len(items), (item.fact_id for item in writes), context)
         digests = ("", "")
         if writes:
             digests = await self._add_vectors(writes, context, encoder_digest)

@@ -59,10 +59,13 @@ class ReencodeCalls(Calls):
         work = Reencoding(self, bank, new_bank, context)
         await work.begin(request.encoder_digest)
         is_new = not await work.is_visible()
-        if is_new:
-            await self._admit_bank(new_bank, context)
         about = {"bank": new_bank, "source": bank}
-        async with self.auditor.recorded(context.tenant, "reencode", **about) as entry:
+        async with contextlib.AsyncExitStack() as held:
+            if is_new:
+                await held.enter_async_context(self._room_for(new_bank, context, work.facts))
+            entry = await held.enter_async_context(
+                self.auditor.recorded(context.tenant, "reencode", **about)
+            )
             if is_new:
                 async for version in work.copy():
                     yield larimar_pb2.ReencodeBankResponse(version=version, total=work.total)
@@ -89,10 +92,11 @@ class Reencoding:
 
     Attributes:
         total: version of the old bank, as far as it is known.
+        facts: of the old bank, when the work began.
     """
 
     def __init__(self, gateway: Calls, bank: str, new_bank: str, context: Any) -> None:
-        self.total = 0
+        self.total = self.facts = 0
         self._gateway = gateway
         self._bank = bank
         self._new_bank = new_bank
@@ -114,7 +118,7 @@ class Reencoding:
                 "the pipeline with the model that the new bank is for",
                 "WRONG_ENCODER",
             )
-        self.total = described.info.version
+        self.total, self.facts = described.info.version, described.info.facts
         self._erase_count = described.info.erase_count
         self._old = config_from_proto(described.info.config)
         self._config = reencoded_config(self._old, encoder, scope)

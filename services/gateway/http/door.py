@@ -25,7 +25,8 @@ GUARDED = ("/v1/", "/mcp")
 KEY = "larimar.key"
 """Where a request's scope holds the `ApiKey` of its caller; None where nobody asked for one."""
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""What a machine calls itself."""
 
 
 class Door:
@@ -38,7 +39,9 @@ class Door:
     def __init__(self, app: ASGIApp, gate: KeyGate | None, settings: Settings) -> None:
         self._app = app
         self._gate = gate
-        self._only_here = gate is None and settings.host in _LOOPBACK
+        only_here = gate is None and settings.host in LOOPBACK
+        names = settings.host_names or (LOOPBACK if only_here else ())
+        self._names = frozenset(name.lower() for name in names)
         self._calls = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,10 +89,10 @@ class Door:
     def _check_origin(self, headers: Headers) -> None:
         """Keeps pages of other sites out, which a browser lets call whatever it can reach."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._only_here and _name(f"//{host}")[1] not in _LOOPBACK:
+        if self._names and _name(f"//{host}")[1] not in self._names:
             raise PermissionDenied(
-                "this port is for this machine and was called by another name: call localhost, "
-                "or start the pipeline with another host or with --require-keys",
+                f"this port is called {' or '.join(sorted(self._names))}, and was called by "
+                "another name: use one of these, or add the other to host_names of the settings",
                 "BAD_HOST",
             )
         if origin is not None and _name(origin)[0] != host:

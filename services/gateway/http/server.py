@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from larimar.errors import FailedPrecondition, Unavailable
 from services.gateway.http.door import MAX_HEADER_BYTES
@@ -18,9 +19,64 @@ from services.settings import Settings
 MAX_CONNECTIONS = 1024
 """Connections at once, idle ones too; one more is refused."""
 IDLE_S = 75
-"""Time that an idle connection is kept: above the minute after which clients and proxies let go."""
+"""Time that an idle connection is kept: above the minute after which clients and proxies let go.
+Idle is one whose next request has not begun with a whole head, and one that takes no more of its
+answer."""
 DRAIN_S = 10
 """Time that calls in progress have when the gateway stops; streams of events end at once."""
+
+
+class _Connection(H11Protocol):
+    """A connection that ends after IDLE_S, whatever its caller leaves undone.
+
+    uvicorn begins to count only with the end of a response, and stops with the first byte after it.
+    """
+
+    _stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to wait for the first request."""
+        super().connection_made(transport)
+        # What is not taken is told at once. Not 0, at which a transport of TLS never writes.
+        transport.set_write_buffer_limits(high=1, low=0)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes; only a request, whose head is whole, ends the wait for it."""
+        self.conn.receive_data(data)
+        self.handle_events()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends the waits too."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        self._moved()
+
+    def pause_writing(self) -> None:
+        """Begins to wait until the caller takes what was written."""
+        super().pause_writing()
+        self._look(None)
+
+    def resume_writing(self) -> None:
+        """Ends that wait."""
+        super().resume_writing()
+        self._moved()
+
+    def _look(self, left: int | None) -> None:
+        """Looks again as long as less is left to be taken each time; else the connection ends."""
+        size = self.transport.get_write_buffer_size()
+        if left is not None and size >= left:
+            self.transport.abort()
+            return
+        self._moved()
+        self._stuck = self.loop.call_later(self.timeout_keep_alive, self._look, size)
+
+    def _moved(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
 
 
 class _Server(uvicorn.Server):
@@ -38,7 +94,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="h11",  # which bounds what it holds of a request that is not whole
+                http=_Connection,  # h11's, which bounds what it holds of half a request
                 ws="none",
                 lifespan="on",
                 loop="none",
