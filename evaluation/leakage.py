@@ -107,7 +107,13 @@ def run(
         "detector": frame.detector,
         "taught": taught,
     }
-    run = frame.started(read, loaded.folder.model_digest, settings, seed=frame.seed)
+    run = frame.started(
+        read,
+        loaded.folder.model_digest,
+        settings,
+        seed=frame.seed,
+        facts=len(read.records),  # all at once in the batch rows
+    )
     rows = []
     for case in _cases(loaded, read, taught, frame.seed, run.out):
         found = attacked(case, attack, run.kept, hidden=frame.as_json)

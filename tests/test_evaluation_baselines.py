@@ -27,7 +27,7 @@ from evaluation.baselines.in_context import (
     statement,
 )
 from evaluation.baselines.plain import seen_by, trainable_decoder
-from evaluation.data import DataFile, EditRecord
+from evaluation.data import DataFile, EditRecord, read_records
 from evaluation.metrics import probability
 from evaluation.systems import BASE, LARIMAR, InProcess, NewFact, Query, View
 from larimar.checkpoint import ModelFolder
@@ -308,6 +308,20 @@ def test_what_cannot_stand_beside_is_refused(system):
     assert beside(system, Wanted()) is system
     with pytest.raises(InvalidArgument, match="in-process"):
         beside(object(), Wanted(("prompt",)))
+
+
+def test_a_run_with_other_demonstrations_of_the_same_file_is_another(tmp_path):
+    path = facts_file(tmp_path / "facts.jsonl", 4)
+    found = [wanted("ike", read_records(path, limit), path).settings() for limit in (1, 2, 2)]
+    assert found[0]["demonstrations_sha256"] == found[1]["demonstrations_sha256"]
+    assert found[0] != found[1] == found[2]
+    apart = facts_file(tmp_path / "apart.jsonl", 2)
+    apart.write_text(apart.read_text().replace("N", "Q").replace('"id": "', '"id": "q'))
+    same = [
+        wanted("ike", read_records(apart, limit), apart, demonstrations=path).settings()
+        for limit in (1, 2)
+    ]
+    assert same[0] == same[1]
 
 
 def test_a_baseline_takes_no_more_facts_than_its_limit():

@@ -144,14 +144,16 @@ def test_the_command_reports_every_place_of_secrets(tmp_path):
         for one in RECORDS
     ]
     data.write_text("\n".join(map(json.dumps, lines)))
-    done = CliRunner().invoke(
-        app,
-        ["leakage", "--data", str(data), "--budget", "2", "--max-tokens", "3", "--taught", "0",
-         "--out", str(tmp_path / "out"), "--json"],
-    )  # fmt: skip
+    arguments = [
+        "leakage", "--data", str(data), "--budget", "2", "--max-tokens", "3", "--taught", "0",
+        "--out", str(tmp_path / "out"), "--json",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["rows"]
     assert [row["secrets_in"] for row in rows] == [MEMORY] * 5 + [DECODER] * 5
     assert (tmp_path / "out" / "leakage.png").stat().st_size > 1000
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| memory | larimar | single |" in text and "17.6" in text
+    fewer = CliRunner().invoke(app, [*arguments, "--limit", "1"])  # others are in the batch rows
+    assert fewer.exit_code == 1 and "(facts differ)" in fewer.stderr

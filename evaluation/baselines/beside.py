@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -100,6 +101,9 @@ class Wanted:
         found: dict[str, Any] = {}
         if self.demonstrations:
             found["demonstrations_sha256"] = self.demonstrations_sha256
+            # Which records of that file are left hangs on those that are evaluated.
+            ids = json.dumps([record.case_id for record in self.demonstrations])
+            found["demonstration_ids_sha256"] = hashlib.sha256(ids.encode()).hexdigest()
         if self.hf_model:
             found["hf_model"] = _folder_sha256(self.hf_model)
         if self.limits:
