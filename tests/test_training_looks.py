@@ -136,11 +136,11 @@ def test_a_mix_is_between_two_decoders_with_the_connector_of_the_second(
 ) -> None:
     folders = []
     for seed in (1, 2):
-        run = loop(dataclasses.replace(tiny_episodic(warm_start), seed=seed), corpus, tmp_path)
-        run.options.out.mkdir(exist_ok=True)
+        out = tmp_path / f"run{seed}"
+        run = loop(dataclasses.replace(tiny_episodic(warm_start), seed=seed), corpus, out)
         run.train_step()
         run.save()
-        folders.append((tmp_path / "model").rename(tmp_path / f"m{seed}"))
+        folders.append(out / "model")
     monkeypatch.setattr(
         "sys.argv", ["mix", *map(str, folders), str(tmp_path / "mixed"), "--share", "0.25"]
     )

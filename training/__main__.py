@@ -14,7 +14,7 @@ from transformers.utils import logging
 from larimar.errors import InvalidArgument, LarimarError
 from training.looks import CounterFact, samples
 from training.loop import PRECISIONS, Look, Options
-from training.recipes import RECIPES, Episodic, Recipe, find_recipe
+from training.recipes import RECIPES, Episodic, Recipe, find_recipe, find_start
 from training.run import Sources, build_loop
 
 PATHS = ("corpus", "out", "start", "prepared", "eval_data")
@@ -64,7 +64,7 @@ def train(arguments: list[str]) -> None:
         given.save_every,
         given.eval_every,
     )
-    sources = Sources(given.corpus, given.prepared, given.start)
+    sources = Sources(given.corpus, given.prepared, given.start, find_start(given.recipe))
     build_loop(recipe, sources, options, _say, _looks(recipe, given), given.shard).run()
 
 

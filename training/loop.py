@@ -16,7 +16,7 @@ from training.objective import LossTerms
 from training.optimizers import build_optimizers, set_rates
 from training.parts import Parts, decoder_layers, encoder_layers, whole_networks
 from training.progress import RunLog
-from training.recipes import Recipe, to_json
+from training.recipes import Recipe, Start, from_json, start_in, to_json
 from training.workers import Workers, gathered, load_module, load_optimizer, synchronise
 
 STATE = "state.pt"
@@ -82,9 +82,15 @@ class Loop:
         workers: Workers,
         say: Callable[[str], None] = print,
         looks: Sequence[Look] = (),
+        start: Start | None = None,
     ) -> None:
-        """Args: looks: called on the first worker as it goes, to show what the model does."""
-        self.stage, self.options, self.workers = stage, options, workers
+        """A loop at step 0.
+
+        Args:
+            looks: called on the first worker as it goes, to show what the model does.
+            start: the model that the stage's first weights are of.
+        """
+        self.stage, self.options, self.workers, self.start = stage, options, workers, start
         self.recipe: Recipe = stage.recipe
         self.say, self.looks = say, looks
         self.module = stage.module.train()
@@ -145,12 +151,13 @@ class Loop:
             "tokens": self.tokens,
             "module": gathered(self.module.state_dict()),
             "optimizers": [gathered(each.state_dict()) for each in self.optimizers],
+            "recipe": to_json(self.recipe, self.start),
         }
         if self.workers.first:
             out, parts = self.options.out, self.stage.parts
             torch.save(state, out / (STATE + ".tmp"))
             (out / (STATE + ".tmp")).replace(out / STATE)
-            (out / "recipe.json").write_text(to_json(self.recipe))
+            (out / "recipe.json").write_text(state["recipe"])
             networks = parts.networks
             if self.workers.shard:
                 networks = whole_networks(networks.config, state["module"])
@@ -161,12 +168,13 @@ class Loop:
         """Continues from the saved state of the run's folder, if there is one.
 
         Raises:
-            InvalidArgument: the state is of another recipe.
+            InvalidArgument: the state is of another recipe, or started from another model.
         """
         path = self.options.out / STATE
         if not path.exists():
             return False
         state = torch.load(path, map_location=self.options.device, weights_only=True)
+        self._refuse_another(path, state)
         try:
             load_module(self.module, state["module"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -177,6 +185,23 @@ class Loop:
             ) from error
         self.step, self.tokens = state["step"], state["tokens"]
         return True
+
+    def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
+        if "recipe" not in state:  # of a version that did not keep it
+            self.say(f"{path} does not say of which recipe it is: taken to be of this one")
+            return
+        saved = from_json(state["recipe"])
+        names = [field.name for field in dataclasses.fields(self.recipe)]
+        changed = [
+            name for name in names if getattr(saved, name, None) != getattr(self.recipe, name)
+        ]
+        if _digest(start_in(state["recipe"])) != _digest(self.start):
+            changed.append("--start")
+        if changed or type(saved) is not type(self.recipe):
+            raise InvalidArgument(
+                f"{path} is of another run ({', '.join(changed or ['stage'])} differ): give --out "
+                "another folder; there --start with the model of this run goes on from its weights"
+            )
 
     def _gradients(self, batch: Any) -> dict[str, float]:
         """Adds up the gradients of this worker's parts; gives their shares of the loss."""
@@ -213,3 +238,7 @@ class Loop:
                 log.found(self.step, *look(self.stage))
             self.module.train()
         self.workers.wait()
+
+
+def _digest(start: Start | None) -> str:
+    return start.model_digest if start else ""
