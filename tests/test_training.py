@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -335,6 +336,29 @@ def test_a_state_that_does_not_say_of_which_recipe_it_is_is_taken_with_a_note(
     sources = Sources(corpus, prepared)
     again = build_loop(tiny_episodic(warm_start), sources, options(tmp_path), said.append)
     assert again.step == 1 and any("does not say of which recipe" in line for line in said)
+
+
+def test_a_look_that_was_broken_off_is_made_when_the_run_goes_on(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    recipe = dataclasses.replace(tiny_episodic(warm_start), steps=2)
+    looks = []
+
+    def look(stage):
+        looks.append(stage)
+        if len(looks) == 1:
+            raise KeyboardInterrupt
+        return {"edit_S": 0.5}, []
+
+    for _ in range(3):
+        run = loop(recipe, corpus, tmp_path, prepared=prepared)
+        run.looks = (look,)
+        with contextlib.suppress(KeyboardInterrupt):
+            run.run()
+        assert run.step == 2
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    seen = [one for one in records if "held_plain" in one]
+    assert [(one["step"], one["edit_S"]) for one in seen] == [(2, 0.5)] and len(looks) == 2
 
 
 @pytest.mark.parametrize("stage", [tiny_episodic, tiny_pretraining])

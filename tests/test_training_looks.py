@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from larimar.errors import InvalidArgument, NotFound
 from larimar.memory import FIXED_LIMIT
 from tests.training_runs import RECORD, loop, tiny_episodic, write_corpus, write_warm_start
 from training import mix, package
-from training.__main__ import train
+from training.__main__ import main, train
 from training.looks import CounterFact, read_probes, samples
+from training.loop import Loop
 from training.progress import RunLog, forget_after
 from training.recipes import to_json
 
@@ -94,6 +97,70 @@ def test_a_run_by_its_command_leaves_metrics_plots_and_a_board(
     assert any((out / "tensorboard").iterdir())
     train([str(recipe), "--corpus", str(corpus), "--out", str(out), *options])
     assert "resumed at step 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_from_it(
+    warm_start, corpus, tmp_path, monkeypatch, capsys, number
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(dataclasses.replace(tiny_episodic(warm_start), steps=4)))
+    out = tmp_path / "run"
+    arguments = ["train", str(recipe), "--corpus", str(corpus), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--device", "cpu", "--threads", "1"])
+    step, before = Loop.train_step, signal.getsignal(number)
+
+    def asked_in_the_second(run):
+        numbers = step(run)
+        if run.step == 2:
+            os.kill(os.getpid(), number)
+        return numbers
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "train_step", asked_in_the_second)
+        assert main() == 128 + number
+    said = capsys.readouterr()
+    assert "stopped after step 2 of 4" in said.err and "Traceback" not in said.err
+    assert signal.getsignal(number) == before
+    assert main() == 0
+    assert "resumed at step 2" in capsys.readouterr().out
+
+
+def test_a_second_signal_ends_a_run_at_once(warm_start, corpus, tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(tiny_episodic(warm_start)))
+    arguments = ["train", str(recipe), "--corpus", str(corpus), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", [*arguments, "--device", "cpu", "--threads", "1"])
+
+    def impatient(run):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(Loop, "train_step", impatient)
+    assert main() == 128 + signal.SIGINT
+    said = capsys.readouterr().err
+    assert "stopped at once" in said and not (tmp_path / "run" / "state.pt").exists()
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(6000, 500), (1000, 100), (320, 32), (40, 25)])
+def test_a_run_saves_ten_times_where_nobody_says_how_often(
+    warm_start, corpus, tmp_path, monkeypatch, steps, wanted
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(dataclasses.replace(tiny_episodic(warm_start), steps=steps)))
+    given = []
+
+    def built(recipe, sources, options, *rest):
+        given.append(options.save_every)
+        raise InvalidArgument("built")
+
+    monkeypatch.setattr("training.__main__.build_loop", built)
+    paths = ["--corpus", str(corpus), "--out", str(tmp_path)]
+    for more in ([], ["--save-every", "7"]):
+        with pytest.raises(InvalidArgument, match="built"):
+            train([str(recipe), *paths, *more])
+    assert given == [wanted, 7]
 
 
 def test_a_recipe_refuses_what_it_does_not_have(corpus, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ from larimar.errors import InvalidArgument
 from training.objective import LossTerms
 from training.optimizers import build_optimizers, set_rates
 from training.parts import Parts, decoder_layers, encoder_layers, whole_networks
-from training.progress import RunLog
+from training.progress import METRICS, RunLog, has_look
 from training.recipes import Recipe, Start, from_json, start_in, to_json
+from training.stopping import Asked, Stopped
 from training.workers import Workers, gathered, load_module, load_optimizer, synchronise
 
 STATE = "state.pt"
@@ -104,20 +106,40 @@ class Loop:
         self.step = 0
         self.tokens = 0
 
-    def run(self) -> None:
-        """Trains to the recipe's last step, saving a resumable state and a model folder."""
+    def run(self, asked: Asked = lambda: 0) -> None:
+        """Trains to the recipe's last step, saving a resumable state and a model folder.
+
+        A look that was due when the run was broken off is made first.
+
+        Args:
+            asked: whether to stop, asked after every step.
+
+        Raises:
+            Stopped: it was asked to; the last step is saved.
+        """
         options, recipe = self.options, self.recipe
         options.out.mkdir(parents=True, exist_ok=True)
+        missed = self._is_look_due() and not has_look(options.out / METRICS, self.step)
+        self.workers.wait()  # the first one opens that file for writing
         say = self.say if self.workers.first else None
         with RunLog(options.out, recipe.steps, self.step, self.tokens, say) as log:
+            if missed:
+                self._look(log)
             while self.step < recipe.steps:
                 numbers = self.train_step()
                 last = self.step == recipe.steps
                 if self.step % options.log_every == 0 or last:
                     log.step(self.step, self.tokens, numbers)
-                if self.step % options.save_every == 0 or last:
+                stop = self._stop(asked())
+                if self.step % options.save_every == 0 or last or stop:
                     self.save()
-                if self.step % options.look_every == 0 or last:
+                if stop:
+                    raise Stopped(
+                        f"stopped after step {self.step} of {recipe.steps}, which is saved: the "
+                        "same command goes on from there",
+                        stop,
+                    )
+                if self._is_look_due():
                     self._look(log)
 
     def train_step(self) -> dict[str, float]:
@@ -203,6 +225,15 @@ class Loop:
                 "another folder; there --start with the model of this run goes on from its weights"
             )
 
+    def _stop(self, asked: int) -> int:
+        """The signal that asked this worker or another to stop, for all alike; 0 for none."""
+        found = self.workers.summed({"asked": float(asked > 0)}, self.options.device)
+        return (asked or signal.SIGTERM) if found["asked"] else 0
+
+    def _is_look_due(self) -> bool:
+        last = self.step == self.recipe.steps
+        return self.step > 0 and (self.step % self.options.look_every == 0 or last)
+
     def _gradients(self, batch: Any) -> dict[str, float]:
         """Adds up the gradients of this worker's parts; gives their shares of the loss."""
         options, workers = self.options, self.workers
@@ -233,9 +264,13 @@ class Loop:
             self.module.eval()
             with self._autocast():
                 held = self.stage.validate()
-            log.held(self.step, held)
+            numbers: dict[str, float] = {}
+            lines: list[str] = []
             for look in self.looks if not sharded else ():
-                log.found(self.step, *look(self.stage))
+                found, said = look(self.stage)
+                numbers |= found
+                lines += said
+            log.looked(self.step, held, numbers, lines)
             self.module.train()
         self.workers.wait()
 
