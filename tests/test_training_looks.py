@@ -65,9 +65,24 @@ def test_a_record_is_its_prompt_its_answers_and_a_rephrasing(records) -> None:
     assert first.rephrased == "The birthplace of Arn Velk is" and second.answer == "Ostrava"
 
 
+def test_records_are_read_from_the_original_file_too(records, tmp_path) -> None:
+    """It is one JSON list, of records without clean paraphrases."""
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    whole = tmp_path / "counterfact.json"
+    whole.write_text(json.dumps(lines, indent=1))
+    assert read_probes(whole, 10) == read_probes(records, 10)
+    assert len(read_probes(whole, 2)) == 2
+    whole.write_text(json.dumps(lines)[:-9])
+    with pytest.raises(InvalidArgument, match="not JSON"):
+        read_probes(whole, 2)
+
+
 def test_a_file_of_other_records_is_refused_with_its_line(records, tmp_path) -> None:
     records.write_text(records.read_text() + "\n{}\n")
-    with pytest.raises(InvalidArgument, match="line 4"):
+    with pytest.raises(InvalidArgument, match="record 4"):
+        read_probes(records, 10)
+    records.write_text("\n")
+    with pytest.raises(InvalidArgument, match="no records"):
         read_probes(records, 10)
     with pytest.raises(NotFound, match="eval-data"):
         read_probes(tmp_path / "nothing", 1)
