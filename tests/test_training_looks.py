@@ -213,6 +213,27 @@ def test_a_packaged_model_fits_its_latents_and_keeps_its_weights(
     torch.testing.assert_close(stored, trained, atol=2e-3, rtol=1e-2)
 
 
+def test_what_cannot_be_packaged_is_named_in_one_line(
+    warm_start, corpus, tmp_path, monkeypatch, capsys
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path / "run")
+    run.save()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "val.txt").write_text("A title\n")
+    for folder, text, named in (
+        (tmp_path / "absent", corpus, "absent"),
+        (tmp_path / "run", tmp_path, "no val.txt in"),
+        (tmp_path / "run", empty, "no sentence"),
+    ):
+        given = ["package", str(folder), str(tmp_path / "out"), "--corpus", str(text)]
+        monkeypatch.setattr("sys.argv", given)
+        assert package.main() == 1
+        said = capsys.readouterr().err.splitlines()
+        assert [named in line for line in said if line.startswith("error: ")] == [True]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mix_is_between_two_decoders_with_the_connector_of_the_second(
     warm_start, corpus, tmp_path, monkeypatch
 ) -> None:
