@@ -39,7 +39,7 @@ from evaluation.data import (
 from evaluation.edit_tables import EditTable, scored_row
 from evaluation.edits import fact_of, observed
 from evaluation.frame import Frame, experiment
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import draw_rows
 from evaluation.records import Records
 from evaluation.report import Report, Table, cell
@@ -53,6 +53,7 @@ METRICS = (*PROBED, "score")
 PLAN = Plan(
     {"data": "counterfact_original_form_2000.jsonl"},
     quick={"limit": 8, "probes": 2, "max_tokens": 8},
+    instead={"data": Instead("counterfact.json", full={"limit": 2000})},
 )
 PARAPHRASE_WRITTEN = "paraphrase written"
 FIXED_SIZE = ("pinv", "gaussian")

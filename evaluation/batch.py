@@ -41,7 +41,7 @@ from evaluation.grids import (
     label,
     slots_of,
 )
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.records import Records
 from evaluation.report import Report, Table, metric_table
@@ -71,6 +71,7 @@ PLAN = Plan(
         "baselines": "prompt:8,rag,ft:8",
     },
     full={"baselines": "prompt:256,rag,ike:64,ft:256,ft_l:256"},
+    instead={"data": Instead("counterfact.json", full={"limit": 2000})},
 )
 
 Sizes = Annotated[str, typer.Option(help="Numbers of facts, rising, with commas.")]

@@ -29,7 +29,7 @@ from evaluation.edit_tables import (
 )
 from evaluation.edits import Observation, Probe
 from evaluation.frame import Frame, experiment
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, SCOPE_OFF, View
 
@@ -62,6 +62,10 @@ PLAN = Plan(
     {"data": "counterfact_original_form_2000.jsonl", "demonstrations": "counterfact-train.json"},
     quick={"limit": 12, "probes": 2, "max_tokens": 8, "baselines": "prompt,rag,ft:4"},
     full={"baselines": "prompt,rag,ike:100,ft:100,ft_l:100"},
+    instead={
+        "data": Instead("counterfact.json", full={"limit": 2000}),
+        "demonstrations": Instead("counterfact.json"),
+    },
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from evaluation.plans import Experiment, find_file
+from evaluation.plans import Experiment
 from evaluation.report import Table
 from larimar.errors import LarimarError
 
@@ -81,8 +81,7 @@ def arguments_of(
     """
     parameters = inspect.signature(one.run).parameters
     given = {name: value for name, value in options.items() if name in parameters}
-    given |= {name: find_file(data_dir, file) for name, file in one.PLAN.files.items()}
-    return given | {"out": out} | dict(one.PLAN.quick if quick else one.PLAN.full)
+    return given | {"out": out} | one.PLAN.arguments(data_dir, quick)
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:

@@ -33,7 +33,7 @@ from evaluation.grids import (
     label,
     slots_of,
 )
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import COLORS
 from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, Banked, opened
@@ -63,6 +63,7 @@ EVERY = 10
 PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl"},
     quick={"slots": 8, "asked": 8, "every": 4, "max_tokens": 8},
+    instead={"data": Instead("counterfact.json", full={"limit": 2000})},
 )
 
 Sizes = Annotated[

@@ -26,7 +26,7 @@ from evaluation.data import EditData, EditRecord, read_rephrasings
 from evaluation.edits import fact_of
 from evaluation.frame import Frame, experiment
 from evaluation.options import progress_bar
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import draw_rows
 from evaluation.records import Records
 from evaluation.report import Report, Table, cell
@@ -39,6 +39,7 @@ PLAN = Plan(
     {"data": "counterfact_multi_rephrase.jsonl"},
     quick={"limit": 8, "budget": 4, "max_tokens": 6, "taught": 0},
     full={"limit": 400},
+    instead={"data": Instead("counterfact.json")},
 )
 MEMORY, DECODER, TAUGHT = "memory", "decoder", "taught"
 UNDEFENDED, LARIMAR, PROMPT = "undefended", "larimar", "prompt"

@@ -43,7 +43,7 @@ from evaluation.held_out import (
     read_held_out,
     readings,
 )
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, Banked, View, opened
@@ -65,6 +65,7 @@ PLAN = Plan(
         "max_tokens": 8,
     },
     full={"limit": FACTS},
+    instead={"data": Instead("counterfact.json"), "text": Instead("wiki.valid.tokens")},
 )
 
 Sigmas = Annotated[str, typer.Option(help="Standard deviations sigma_w, rising, with commas.")]

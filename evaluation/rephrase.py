@@ -33,7 +33,7 @@ from evaluation.grids import (
     label,
     slots_of,
 )
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.report import Report, Table
 from evaluation.systems import BASE, LARIMAR, Banked, View, opened
@@ -44,6 +44,8 @@ NAME = "rephrase"
 MEASURES = {"S": success, "generated": generated, "in_scope": in_scope}
 METRICS = tuple(f"{group}_{name}" for group in ("edit", "unseen") for name in MEASURES)
 FACTS, WRITTEN, UNSEEN = "20,40,60,80,100", "0,1,3,5,10", 5
+TWO_REPHRASINGS = {"written_rephrasings": "0,1", "unseen": 1}
+"""What CounterFact's own two rephrasings a fact allow."""
 PLAN = Plan(
     files={"data": "counterfact_multi_rephrase.jsonl"},
     quick={
@@ -53,6 +55,7 @@ PLAN = Plan(
         "slots": 16,
         "max_tokens": 8,
     },
+    instead={"data": Instead("counterfact.json", quick=TWO_REPHRASINGS, full=TWO_REPHRASINGS)},
 )
 
 Facts = Annotated[str, typer.Option(help="Numbers of facts, rising, with commas.")]

@@ -23,7 +23,7 @@ from evaluation import metrics, paper
 from evaluation.data import EditRecord, read_records, with_fewer_probes, without_edited_neighbors
 from evaluation.frame import Frame, experiment
 from evaluation.options import progress_bar
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.report import Report, metric_table, provenance
 from larimar import isd
 from larimar.checkpoint import ModelFolder, serving_dtype
@@ -37,6 +37,7 @@ METRICS = ("eer", "eer_threshold", "f1_at_eer", "auc", "missed", "taken", "f1")
 PLAN = Plan(
     {"data": "counterfact_original_form_2000.jsonl"},
     quick={"limit": 50, "facts": 50, "probes": 2},
+    instead={"data": Instead("counterfact.json", full={"limit": 2000})},
 )
 EMBEDDED_AT_ONCE = 256
 """Texts between two steps of the bar."""

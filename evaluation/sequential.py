@@ -50,7 +50,7 @@ from evaluation.held_out import (
     readings,
 )
 from evaluation.options import Advance
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.records import Records
 from evaluation.report import Report, metric_table
@@ -94,6 +94,10 @@ PLAN = Plan(
         "limit": 200,
         "rephrasings": 5,
         "baselines": "prompt,rag,ike,ft:500,ft_l:500",
+    },
+    instead={
+        "data": Instead("zsre_mend_eval.json", full={"limit": 1000, "rephrasings": 1}),
+        "text": Instead("wiki.valid.tokens"),
     },
 )
 

@@ -26,7 +26,7 @@ from evaluation.edits import fact_of
 from evaluation.frame import Frame, experiment
 from evaluation.grids import SLOTS, Addressing, Slots, addressings, counts, grid_table, slots_of
 from evaluation.options import IN_PROCESS
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.plots import COLORS
 from evaluation.report import Report
 from evaluation.systems import BASE, LARIMAR, InProcess, Query, Remembering, View, opened
@@ -48,6 +48,7 @@ PLAN = Plan(
     files={"data": "counterfact_original_form_2000.jsonl"},
     quick={"limit": 8, "sizes": "1,4", "max_tokens": 8},
     full={"limit": FACTS, "baselines": "prompt:64,rag,ft:64,ft_l:64"},
+    instead={"data": Instead("counterfact.json")},
 )
 
 Sizes = Annotated[str, typer.Option(help="Facts of a batch, rising, with commas.")]

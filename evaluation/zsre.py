@@ -17,7 +17,7 @@ from evaluation.data import read_records
 from evaluation.edit_tables import EditTable, f1, generated, in_scope, over, unchanged
 from evaluation.edits import Observation, Probe
 from evaluation.frame import Frame, experiment
-from evaluation.plans import Plan
+from evaluation.plans import Instead, Plan
 from evaluation.report import Report
 from evaluation.systems import Candidate
 from larimar.errors import InvalidArgument
@@ -41,6 +41,7 @@ PLAN = Plan(
     {"data": "zsre_mend_train-1k.json", "demonstrations": "zsre_multi_rephrase.jsonl"},
     quick={"limit": 24, "max_tokens": 8, "baselines": "prompt,rag"},
     full={"baselines": "prompt,rag,ike:100,ft:100,ft_l:100"},
+    instead={"demonstrations": Instead("zsre_mend_eval.json")},
 )
 
 

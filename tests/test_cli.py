@@ -13,7 +13,7 @@ from command_line import command, environment, free_port, on_a_terminal
 from gateway_double import DoubleServer, GatewayDouble
 from typer.testing import CliRunner
 
-from larimar.cli import app
+from larimar.cli import app, demo, processes
 from larimar.errors import FailedPrecondition
 
 COLOUR = "\x1b["
@@ -377,3 +377,52 @@ def test_an_error_is_red_on_a_terminal_only(server):
     assert (status, screen) == (1, "\x1b[1;31mno fact 'nothing'\x1b[0m\r\n")
     piped = command("forget", "nothing", "--target", server.target)
     assert (piped.stderr, piped.stdout) == (b"no fact 'nothing'\n", b"")
+
+
+# The demo at a pipeline of others
+
+
+@pytest.fixture
+def stranger():
+    """A process that is none of ours to kill."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_demo_at_a_target_leaves_banks_and_processes_alone(
+    run, server, gateway, stranger, tmp_path, monkeypatch
+):
+    examples = demo.read_examples(processes.checkout_root() / "examples" / "facts.jsonl")
+    monkeypatch.setattr(demo, "read_examples", lambda path: examples[:12])
+    for bank in ("demo", "demo-crash", "demo-twin"):
+        assert run("bank", "create", bank).exit_code == 0
+        assert run("write", "The sea is", "blue", "--bank", bank).exit_code == 0
+    # What a pipeline left behind that was killed; its process ids are others' now.
+    up = {"pid": stranger.pid, "store_pid": stranger.pid, "port": server.port}
+    (tmp_path / processes.UP_FILE).write_text(json.dumps(up))
+    told = run("demo", "--target", server.target, "--data-dir", str(tmp_path), "--json")
+    assert told.exit_code == 0, told.output
+    summary = json.loads(told.stdout)
+    assert summary["killed"] == [] and "is up at" in summary["not_killed"]
+    shown = run("demo", "--target", server.target, "--data-dir", str(tmp_path)).stdout
+    assert "left out: no pipeline" in shown and "replay matches" not in shown
+    assert stranger.poll() is None
+    assert set(gateway.banks) == {"default", "demo", "demo-crash", "demo-twin"}
+    assert all(len(gateway.banks[bank]["facts"]) == 1 for bank in gateway.banks if "demo" in bank)
+    made = [request.bank for request in gateway.requests["CreateBank"]]
+    assert len(set(made)) == 9  # three of ours, three of each demo's own
+
+
+def test_the_demo_kills_only_where_the_target_is_the_pipeline_of_the_data_directory(
+    monkeypatch, tmp_path
+):
+    running = processes.Running(1, 9000)
+    monkeypatch.setattr(processes, "find_running", lambda folder: running)
+    for target in ("localhost:9000", "127.0.0.1:9000", "[::1]:9000"):
+        assert demo.why_spared(target, tmp_path) == ""
+    for target in ("localhost:9001", "elsewhere:9000", "dns:///localhost:9000", "9000"):
+        assert "is up at" in demo.why_spared(target, tmp_path)
+    monkeypatch.setattr(processes, "find_running", lambda folder: None)
+    assert "is up at" in demo.why_spared("localhost:9000", tmp_path)

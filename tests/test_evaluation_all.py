@@ -18,9 +18,10 @@ from evaluation import ablations, metrics
 from evaluation.data import EditRecord
 from evaluation.edits import fact_of
 from evaluation.every import arguments_of
+from evaluation.fetch import ORIGINALS
 from evaluation.metric_names import METRICS
 from evaluation.paper import NOTE
-from evaluation.plans import Plan, find_file
+from evaluation.plans import Instead, Plan, find_file
 from evaluation.plots import Curve, draw_curves, draw_rows, save
 from evaluation.records import Records
 from evaluation.report import Report, Table, cell, checked, metric_table, provenance
@@ -146,6 +147,49 @@ def test_every_plan_fits_its_experiment() -> None:
         plan = one.PLAN
         assert {"out", "as_json", *plan.files, *plan.quick, *plan.full} <= parameters, one.NAME
         assert plan.files and plan.quick, one.NAME
+        assert set(plan.instead) <= set(plan.files), one.NAME
+        for other in plan.instead.values():
+            assert {*other.quick, *other.full} <= parameters, one.NAME
+
+
+def test_the_files_of_the_plans_are_those_of_the_documents() -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = [tuple(cell.strip("`") for cell in row) for row in cells(text, "Files of `all`")]
+    instead = Instead("")
+    assert rows == [
+        (one.NAME, f"--{name}", file, one.PLAN.instead.get(name, instead).file)
+        for one in command.EXPERIMENTS
+        for name, file in one.PLAN.files.items()
+    ]
+
+
+def test_every_experiment_but_one_can_read_what_data_fetch_brings(tmp_path: Path) -> None:
+    fetched = {Path(name).name for one in ORIGINALS for name in (one.file, *one.members)}
+    for name in fetched:
+        (tmp_path / name).touch()
+    for one in command.EXPERIMENTS:
+        for quick in (True, False):
+            if one.NAME == "longcontext":
+                with pytest.raises(InvalidArgument, match=r"no file dated_events\.jsonl in"):
+                    one.PLAN.arguments(tmp_path, quick)
+            else:
+                given = one.PLAN.arguments(tmp_path, quick)
+                assert {given[name].name for name in one.PLAN.files} <= fetched, one.NAME
+
+
+def test_a_file_in_another_ones_stead_has_arguments_of_its_own(tmp_path: Path) -> None:
+    other = Instead("b.json", quick={"limit": 3}, full={"limit": 2000})
+    plan = Plan({"data": "a.json"}, {"limit": 8, "x": 1}, {"x": 2}, {"data": other})
+    with pytest.raises(InvalidArgument, match=r"no file a\.json or b\.json in"):
+        plan.arguments(tmp_path, True)
+    theirs = tmp_path / "b.json"
+    theirs.touch()
+    assert plan.arguments(tmp_path, True) == {"data": theirs, "limit": 3, "x": 1}
+    assert plan.arguments(tmp_path, False) == {"data": theirs, "limit": 2000, "x": 2}
+    own = tmp_path / "deep" / "a.json"
+    own.parent.mkdir()
+    own.touch()
+    assert plan.arguments(tmp_path, False) == {"data": own, "x": 2}
 
 
 def test_the_files_of_every_plan_are_in_the_data_folder() -> None:

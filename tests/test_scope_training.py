@@ -124,6 +124,10 @@ def test_the_command_trains_a_detector_into_a_model_folder(
     assert same > other
 
 
-def test_a_corpus_that_is_not_there_is_named(weights: Weights, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="train_"):
-        main(["--corpus", str(tmp_path), "--model", str(weights.folder.path), "--out", "unused"])
+def test_what_is_not_there_is_named_in_one_line(weights: Weights, tmp_path: Path, capsys) -> None:
+    model = str(weights.folder.path)
+    assert main(["--corpus", str(tmp_path), "--model", model, "--out", "unused"]) == 1
+    assert main(["--corpus", str(tmp_path), "--model", str(tmp_path / "absent")]) == 1
+    said = capsys.readouterr().err.splitlines()
+    first, second = [line for line in said if line.startswith("error: ")]
+    assert "train_" in first and "absent" in second

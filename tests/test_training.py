@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -21,6 +22,7 @@ from tests.golden import golden_arrays
 from tests.training_runs import (
     LINES,
     loop,
+    options,
     tiny_episodic,
     tiny_pretraining,
     tiny_scratch,
@@ -35,7 +37,9 @@ from training.objective import TrainingMemory, running_text_loss
 from training.recipes import (
     RECIPES,
     Episodic,
+    Start,
     find_recipe,
+    find_start,
     small_embedding_add,
     small_frozen_decoder,
     small_frozen_encoder,
@@ -46,6 +50,7 @@ from training.recipes import (
     to_json,
 )
 from training.rows import Row, RowMaker
+from training.run import Sources, build_loop
 from training.schedule import beta, learning_rate
 from training.tokens import open_tokens, prepare_tokens
 
@@ -299,6 +304,63 @@ def test_a_resumed_run_has_the_losses_of_an_unbroken_one(
     assert found == wanted
 
 
+def test_a_state_of_another_recipe_is_refused_and_nothing_is_changed(
+    warm_start, corpus, prepared, base_model, tmp_path
+) -> None:
+    recipe = tiny_episodic(warm_start)
+    run = loop(recipe, corpus, tmp_path, prepared=prepared, start=base_model)
+    run.train_step()
+    run.save()
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    # All of them have weights of the same shapes.
+    for name, value in {"learning_rate": 1e-5, "rows_read": 4, "steps": 7, "seed": 1}.items():
+        other = dataclasses.replace(recipe, **{name: value})
+        with pytest.raises(InvalidArgument, match=rf"another run \({name} differ\)"):
+            loop(other, corpus, tmp_path, prepared=prepared, start=base_model)
+    with pytest.raises(InvalidArgument, match=r"\(--start differ\)"):
+        loop(recipe, corpus, tmp_path, prepared=prepared)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert loop(recipe, corpus, tmp_path, prepared=prepared, start=base_model).step == 1
+
+
+def test_a_state_that_does_not_say_of_which_recipe_it_is_is_taken_with_a_note(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path, prepared=prepared)
+    run.train_step()
+    run.save()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["recipe"]
+    torch.save(state, tmp_path / "state.pt")
+    said = []
+    sources = Sources(corpus, prepared)
+    again = build_loop(tiny_episodic(warm_start), sources, options(tmp_path), said.append)
+    assert again.step == 1 and any("does not say of which recipe" in line for line in said)
+
+
+def test_a_look_that_was_broken_off_is_made_when_the_run_goes_on(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    recipe = dataclasses.replace(tiny_episodic(warm_start), steps=2)
+    looks = []
+
+    def look(stage):
+        looks.append(stage)
+        if len(looks) == 1:
+            raise KeyboardInterrupt
+        return {"edit_S": 0.5}, []
+
+    for _ in range(3):
+        run = loop(recipe, corpus, tmp_path, prepared=prepared)
+        run.looks = (look,)
+        with contextlib.suppress(KeyboardInterrupt):
+            run.run()
+        assert run.step == 2
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    seen = [one for one in records if "held_plain" in one]
+    assert [(one["step"], one["edit_S"]) for one in seen] == [(2, 0.5)] and len(looks) == 2
+
+
 @pytest.mark.parametrize("stage", [tiny_episodic, tiny_pretraining])
 def test_accumulated_parts_have_the_loss_of_one_batch(
     warm_start, corpus, prepared, tmp_path, stage
@@ -486,11 +548,41 @@ def test_a_run_can_be_repeated_from_the_recipe_it_keeps(warm_start, tmp_path) ->
     for made in (tiny_episodic(warm_start), tiny_pretraining(warm_start)):
         (tmp_path / "recipe.json").write_text(to_json(made))
         assert find_recipe(str(tmp_path / "recipe.json")) == made
+        assert find_start(str(tmp_path / "recipe.json")) is None
+        start = Start("model", "0" * 64)
+        (tmp_path / "recipe.json").write_text(to_json(made, start))
+        assert find_recipe(str(tmp_path / "recipe.json")) == made
+        assert find_start(str(tmp_path / "recipe.json")) == start
+    assert find_start("small") is None
     with pytest.raises(NotFound, match="small_base"):
         find_recipe("large")
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(InvalidArgument, match="not a recipe"):
         find_recipe(str(tmp_path / "recipe.json"))
+
+
+def test_a_run_that_started_from_a_model_is_repeated_from_it_only(
+    warm_start, corpus, prepared, base_model, tmp_path
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path, prepared=prepared, start=base_model)
+    run.save()
+    kept = tmp_path / "recipe.json"
+    assert str(base_model.parent) not in kept.read_text()
+    expected = find_start(str(kept))
+    assert expected == Start("model", ModelFolder.open(base_model).model_digest)
+    said, other = [], Start("model", "0" * 64)
+
+    def repeat(start, expected):
+        sources = Sources(corpus, prepared, start, expected)
+        recipe = find_recipe(str(kept))
+        return build_loop(recipe, sources, options(tmp_path / "other"), said.append)
+
+    with pytest.raises(InvalidArgument, match=f"digest {expected.model_digest[:12]}.*--start"):
+        repeat(None, expected)
+    assert repeat(base_model, expected).start == expected
+    assert not any("not a repetition" in line for line in said)
+    repeat(base_model, other)
+    assert any("not a repetition" in line for line in said)
 
 
 def test_recipes_keep_the_size_of_a_latent() -> None:

@@ -51,7 +51,22 @@ def test_runs_are_compared_by_their_last_numbers(tmp_path, monkeypatch, capsys) 
     assert f"| `small` | the default | {numbers['held_read']:.2f} |" in shown
     again = (tmp_path / "out" / "small" / "metrics.jsonl").read_text()
     assert ablations.main() == 0  # nothing is trained twice
-    assert (tmp_path / "out" / "small" / "metrics.jsonl").read_text() == again
+    metrics = tmp_path / "out" / "small" / "metrics.jsonl"
+    assert metrics.read_text() == again
+    looked = [line for line in again.splitlines(keepends=True) if "edit_S" in line]
+    assert len(looked) == 1
+    metrics.write_text(again.replace(looked[0], ""))  # as if it was stopped before it looked
+    assert ablations.main() == 0
+    assert sorted(metrics.read_text().splitlines()) == sorted(again.splitlines())
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [*arguments, "--share", "0.5"])
+    assert ablations.main() == 1  # those are not the numbers of half the rows
+    said = capsys.readouterr()
+    assert (
+        "rows_read" in said.err
+        and "give --out another folder" in said.err
+        and "| `small`" not in said.out
+    )
 
 
 def _base_of(recipe, corpus, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from larimar.errors import InvalidArgument, NotFound
 from larimar.memory import FIXED_LIMIT
 from tests.training_runs import RECORD, loop, tiny_episodic, write_corpus, write_warm_start
 from training import mix, package
-from training.__main__ import train
+from training.__main__ import main, train
 from training.looks import CounterFact, read_probes, samples
+from training.loop import Loop
 from training.progress import RunLog, forget_after
 from training.recipes import small, small_embedding_add, to_json
 
@@ -62,9 +65,24 @@ def test_a_record_is_its_prompt_its_answers_and_a_rephrasing(records) -> None:
     assert first.rephrased == "The birthplace of Arn Velk is" and second.answer == "Ostrava"
 
 
+def test_records_are_read_from_the_original_file_too(records, tmp_path) -> None:
+    """It is one JSON list, of records without clean paraphrases."""
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    whole = tmp_path / "counterfact.json"
+    whole.write_text(json.dumps(lines, indent=1))
+    assert read_probes(whole, 10) == read_probes(records, 10)
+    assert len(read_probes(whole, 2)) == 2
+    whole.write_text(json.dumps(lines)[:-9])
+    with pytest.raises(InvalidArgument, match="not JSON"):
+        read_probes(whole, 2)
+
+
 def test_a_file_of_other_records_is_refused_with_its_line(records, tmp_path) -> None:
     records.write_text(records.read_text() + "\n{}\n")
-    with pytest.raises(InvalidArgument, match="line 4"):
+    with pytest.raises(InvalidArgument, match="record 4"):
+        read_probes(records, 10)
+    records.write_text("\n")
+    with pytest.raises(InvalidArgument, match="no records"):
         read_probes(records, 10)
     with pytest.raises(NotFound, match="eval-data"):
         read_probes(tmp_path / "nothing", 1)
@@ -94,6 +112,70 @@ def test_a_run_by_its_command_leaves_metrics_plots_and_a_board(
     assert any((out / "tensorboard").iterdir())
     train([str(recipe), "--corpus", str(corpus), "--out", str(out), *options])
     assert "resumed at step 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_from_it(
+    warm_start, corpus, tmp_path, monkeypatch, capsys, number
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(dataclasses.replace(tiny_episodic(warm_start), steps=4)))
+    out = tmp_path / "run"
+    arguments = ["train", str(recipe), "--corpus", str(corpus), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", [*arguments, "--device", "cpu", "--threads", "1"])
+    step, before = Loop.train_step, signal.getsignal(number)
+
+    def asked_in_the_second(run):
+        numbers = step(run)
+        if run.step == 2:
+            os.kill(os.getpid(), number)
+        return numbers
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "train_step", asked_in_the_second)
+        assert main() == 128 + number
+    said = capsys.readouterr()
+    assert "stopped after step 2 of 4" in said.err and "Traceback" not in said.err
+    assert signal.getsignal(number) == before
+    assert main() == 0
+    assert "resumed at step 2" in capsys.readouterr().out
+
+
+def test_a_second_signal_ends_a_run_at_once(warm_start, corpus, tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(tiny_episodic(warm_start)))
+    arguments = ["train", str(recipe), "--corpus", str(corpus), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", [*arguments, "--device", "cpu", "--threads", "1"])
+
+    def impatient(run):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(Loop, "train_step", impatient)
+    assert main() == 128 + signal.SIGINT
+    said = capsys.readouterr().err
+    assert "stopped at once" in said and not (tmp_path / "run" / "state.pt").exists()
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(6000, 500), (1000, 100), (320, 32), (40, 25)])
+def test_a_run_saves_ten_times_where_nobody_says_how_often(
+    warm_start, corpus, tmp_path, monkeypatch, steps, wanted
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(dataclasses.replace(tiny_episodic(warm_start), steps=steps)))
+    given = []
+
+    def built(recipe, sources, options, *rest):
+        given.append(options.save_every)
+        raise InvalidArgument("built")
+
+    monkeypatch.setattr("training.__main__.build_loop", built)
+    paths = ["--corpus", str(corpus), "--out", str(tmp_path)]
+    for more in ([], ["--save-every", "7"]):
+        with pytest.raises(InvalidArgument, match="built"):
+            train([str(recipe), *paths, *more])
+    assert given == [wanted, 7]
 
 
 def test_a_recipe_refuses_what_it_does_not_have(corpus, tmp_path) -> None:
@@ -131,16 +213,37 @@ def test_a_packaged_model_fits_its_latents_and_keeps_its_weights(
     torch.testing.assert_close(stored, trained, atol=2e-3, rtol=1e-2)
 
 
+def test_what_cannot_be_packaged_is_named_in_one_line(
+    warm_start, corpus, tmp_path, monkeypatch, capsys
+) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path / "run")
+    run.save()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "val.txt").write_text("A title\n")
+    for folder, text, named in (
+        (tmp_path / "absent", corpus, "absent"),
+        (tmp_path / "run", tmp_path, "no val.txt in"),
+        (tmp_path / "run", empty, "no sentence"),
+    ):
+        given = ["package", str(folder), str(tmp_path / "out"), "--corpus", str(text)]
+        monkeypatch.setattr("sys.argv", given)
+        assert package.main() == 1
+        said = capsys.readouterr().err.splitlines()
+        assert [named in line for line in said if line.startswith("error: ")] == [True]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mix_is_between_two_decoders_with_the_connector_of_the_second(
     warm_start, corpus, tmp_path, monkeypatch
 ) -> None:
     folders = []
     for seed in (1, 2):
-        run = loop(dataclasses.replace(tiny_episodic(warm_start), seed=seed), corpus, tmp_path)
-        run.options.out.mkdir(exist_ok=True)
+        out = tmp_path / f"run{seed}"
+        run = loop(dataclasses.replace(tiny_episodic(warm_start), seed=seed), corpus, out)
         run.train_step()
         run.save()
-        folders.append((tmp_path / "model").rename(tmp_path / f"m{seed}"))
+        folders.append(out / "model")
     monkeypatch.setattr(
         "sys.argv", ["mix", *map(str, folders), str(tmp_path / "mixed"), "--share", "0.25"]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from transformers.utils import logging
 from larimar.errors import InvalidArgument, LarimarError
 from training.looks import CounterFact, samples
 from training.loop import PRECISIONS, Look, Options
-from training.recipes import RECIPES, Episodic, Recipe, find_recipe
+from training.recipes import RECIPES, Episodic, Recipe, find_recipe, find_start
 from training.run import Sources, build_loop
+from training.stopping import INTERRUPTED, Stopped, asked_to_stop
 
 PATHS = ("corpus", "out", "start", "prepared", "eval_data")
 _CHANGES = ("steps", "sentences", "seed", "corpus_tokens", "learning_rate", "encoder", "decoder")
@@ -35,6 +37,12 @@ def main() -> int:
     except (LarimarError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -44,6 +52,7 @@ def train(arguments: list[str]) -> None:
     Raises:
         LarimarError: an argument or a file is not as it must be.
         FloatingPointError: a loss or a gradient was not finite.
+        Stopped: SIGINT or SIGTERM came; what was done is saved.
     """
     given = parsed(arguments)
     torch.set_num_threads(given.threads)
@@ -61,11 +70,20 @@ def train(arguments: list[str]) -> None:
         given.precision,
         given.accumulate,
         given.log_every,
-        given.save_every,
+        given.save_every or save_every(recipe.steps),
         given.eval_every,
     )
-    sources = Sources(given.corpus, given.prepared, given.start)
-    build_loop(recipe, sources, options, _say, _looks(recipe, given), given.shard).run()
+    sources = Sources(given.corpus, given.prepared, given.start, find_start(given.recipe))
+    loop = build_loop(recipe, sources, options, _say, _looks(recipe, given), given.shard)
+    with asked_to_stop() as asked:
+        loop.run(asked)
+        if asked():  # in the last look: what comes after this run is not begun
+            raise Stopped(f"stopped after the last step, {recipe.steps}, which is saved", asked())
+
+
+def save_every(steps: int) -> int:
+    """Steps between saves where none are named: ten saves in a run, 25 to 500 steps apart."""
+    return min(500, max(25, steps // 10))
 
 
 def _looks(recipe: Recipe, given: argparse.Namespace) -> tuple[Look, ...]:
@@ -108,7 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=torch.get_num_threads())
     add("--device", default=_device())
     add("--log-every", type=int, default=50)
-    add("--save-every", type=int, default=500)
+    add(
+        "--save-every",
+        type=int,
+        help="steps between saved states [a tenth of all, from 25 to 500]",
+    )
     add("--eval-every", type=int, default=500, help="steps between looks at what the model does")
     add(
         "--eval-data", type=Path, help="CounterFact records, original form, to be edited as it goes"

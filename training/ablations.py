@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 
 from larimar.errors import InvalidArgument, LarimarError
 from training.recipes import Episodic, find_recipe, to_json
+from training.stopping import INTERRUPTED, Stopped
 
 CHOICES = {
     "small": "the default",
@@ -109,6 +111,12 @@ def main() -> int:
     except (LarimarError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
     document = {"steps": given.steps, "share": given.share, "rows": dict(results)}
     (given.out / "ablations.json").write_text(json.dumps(document, indent=1) + "\n")
     (given.out / "ablations.md").write_text(table(results))

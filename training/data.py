@@ -7,15 +7,17 @@ empty line, the first line of each its title, then a paragraph a line.
 from __future__ import annotations
 
 import dataclasses
+import json
 import lzma
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from larimar.errors import NotFound
+from larimar.errors import InvalidArgument, NotFound
 
 SENTENCE_WORDS = (5, 40)
 """Words of a training sentence, from and to."""
@@ -59,6 +61,27 @@ def read_lines(paths: Iterable[Path]) -> Iterator[str]:
         opener = lzma.open if path.suffix == ".xz" else open
         with opener(path, "rt", encoding="utf-8") as file:
             yield from file
+
+
+def json_records(path: Path) -> Iterator[Any]:
+    """The elements of a file that is a JSON list, or holds one JSON value a line.
+
+    Raises:
+        InvalidArgument: it is neither; the message names the record.
+    """
+    number = 0
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.lstrip().startswith("["):
+            yield from json.loads(text)
+            return
+        for line in text.split("\n"):
+            if line.strip():
+                number += 1
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        where = f"{path}, record {number}," if number else path
+        raise InvalidArgument(f"{where} is not JSON: {error}") from error
 
 
 def sentences(lines: Iterable[str]) -> Iterator[str]:

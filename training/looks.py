@@ -7,7 +7,7 @@ go to the decoder as they are: no fixed-point numbers, no scope. Nothing of it i
 from __future__ import annotations
 
 import dataclasses
-import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from larimar.decoder import Decoder, Sampling
 from larimar.encoder import Encoder, Text
 from larimar.errors import InvalidArgument, NotFound
+from training.data import json_records
 from training.episodic import EpisodicStage
 
 _SAMPLES = (
@@ -81,25 +82,24 @@ class CounterFact:
 
 
 def read_probes(path: Path, records: int) -> list[Probe]:
-    """The first records of a file in CounterFact's original form, one JSON object a line.
+    """The first records of a file in CounterFact's original form: a JSON list, or one a line.
 
     Raises:
         NotFound: there is no such file.
-        InvalidArgument: a line is not such a record.
+        InvalidArgument: a record is none of that form, or there is none.
     """
     if not path.is_file():
         raise NotFound(f"no file {path}: give --eval-data CounterFact records")
     probes = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if len(probes) == records:
-                break
-            try:
-                probes.append(_probe(json.loads(line)))
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise InvalidArgument(
-                    f"{path}, line {number}, is not a CounterFact record: {error!r}"
-                ) from error
+    for number, record in enumerate(islice(json_records(path), records), start=1):
+        try:
+            probes.append(_probe(record))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InvalidArgument(
+                f"{path}, record {number}, is not one of CounterFact: {error!r}"
+            ) from error
+    if not probes:
+        raise InvalidArgument(f"{path} holds no records: give --eval-data CounterFact records")
     return probes
 
 

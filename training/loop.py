@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ from larimar.errors import InvalidArgument
 from training.objective import LossTerms
 from training.optimizers import build_optimizers, set_rates
 from training.parts import Parts, decoder_layers, encoder_layers, whole_networks
-from training.progress import RunLog
-from training.recipes import Recipe, to_json
+from training.progress import METRICS, RunLog, has_look
+from training.recipes import Recipe, Start, from_json, start_in, to_json
+from training.stopping import Asked, Stopped
 from training.workers import Workers, gathered, load_module, load_optimizer, synchronise
 
 STATE = "state.pt"
@@ -82,9 +84,15 @@ class Loop:
         workers: Workers,
         say: Callable[[str], None] = print,
         looks: Sequence[Look] = (),
+        start: Start | None = None,
     ) -> None:
-        """Args: looks: called on the first worker as it goes, to show what the model does."""
-        self.stage, self.options, self.workers = stage, options, workers
+        """A loop at step 0.
+
+        Args:
+            looks: called on the first worker as it goes, to show what the model does.
+            start: the model that the stage's first weights are of.
+        """
+        self.stage, self.options, self.workers, self.start = stage, options, workers, start
         self.recipe: Recipe = stage.recipe
         self.say, self.looks = say, looks
         self.module = stage.module.train()
@@ -98,20 +106,40 @@ class Loop:
         self.step = 0
         self.tokens = 0
 
-    def run(self) -> None:
-        """Trains to the recipe's last step, saving a resumable state and a model folder."""
+    def run(self, asked: Asked = lambda: 0) -> None:
+        """Trains to the recipe's last step, saving a resumable state and a model folder.
+
+        A look that was due when the run was broken off is made first.
+
+        Args:
+            asked: whether to stop, asked after every step.
+
+        Raises:
+            Stopped: it was asked to; the last step is saved.
+        """
         options, recipe = self.options, self.recipe
         options.out.mkdir(parents=True, exist_ok=True)
+        missed = self._is_look_due() and not has_look(options.out / METRICS, self.step)
+        self.workers.wait()  # the first one opens that file for writing
         say = self.say if self.workers.first else None
         with RunLog(options.out, recipe.steps, self.step, self.tokens, say) as log:
+            if missed:
+                self._look(log)
             while self.step < recipe.steps:
                 numbers = self.train_step()
                 last = self.step == recipe.steps
                 if self.step % options.log_every == 0 or last:
                     log.step(self.step, self.tokens, numbers)
-                if self.step % options.save_every == 0 or last:
+                stop = self._stop(asked())
+                if self.step % options.save_every == 0 or last or stop:
                     self.save()
-                if self.step % options.look_every == 0 or last:
+                if stop:
+                    raise Stopped(
+                        f"stopped after step {self.step} of {recipe.steps}, which is saved: the "
+                        "same command goes on from there",
+                        stop,
+                    )
+                if self._is_look_due():
                     self._look(log)
 
     def train_step(self) -> dict[str, float]:
@@ -145,12 +173,13 @@ class Loop:
             "tokens": self.tokens,
             "module": gathered(self.module.state_dict()),
             "optimizers": [gathered(each.state_dict()) for each in self.optimizers],
+            "recipe": to_json(self.recipe, self.start),
         }
         if self.workers.first:
             out, parts = self.options.out, self.stage.parts
             torch.save(state, out / (STATE + ".tmp"))
             (out / (STATE + ".tmp")).replace(out / STATE)
-            (out / "recipe.json").write_text(to_json(self.recipe))
+            (out / "recipe.json").write_text(state["recipe"])
             networks = parts.networks
             if self.workers.shard:
                 networks = whole_networks(networks.config, state["module"])
@@ -161,12 +190,13 @@ class Loop:
         """Continues from the saved state of the run's folder, if there is one.
 
         Raises:
-            InvalidArgument: the state is of another recipe.
+            InvalidArgument: the state is of another recipe, or started from another model.
         """
         path = self.options.out / STATE
         if not path.exists():
             return False
         state = torch.load(path, map_location=self.options.device, weights_only=True)
+        self._refuse_another(path, state)
         try:
             load_module(self.module, state["module"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -177,6 +207,32 @@ class Loop:
             ) from error
         self.step, self.tokens = state["step"], state["tokens"]
         return True
+
+    def _refuse_another(self, path: Path, state: dict[str, Any]) -> None:
+        if "recipe" not in state:  # of a version that did not keep it
+            self.say(f"{path} does not say of which recipe it is: taken to be of this one")
+            return
+        saved = from_json(state["recipe"])
+        names = [field.name for field in dataclasses.fields(self.recipe)]
+        changed = [
+            name for name in names if getattr(saved, name, None) != getattr(self.recipe, name)
+        ]
+        if _digest(start_in(state["recipe"])) != _digest(self.start):
+            changed.append("--start")
+        if changed or type(saved) is not type(self.recipe):
+            raise InvalidArgument(
+                f"{path} is of another run ({', '.join(changed or ['stage'])} differ): give --out "
+                "another folder; there --start with the model of this run goes on from its weights"
+            )
+
+    def _stop(self, asked: int) -> int:
+        """The signal that asked this worker or another to stop, for all alike; 0 for none."""
+        found = self.workers.summed({"asked": float(asked > 0)}, self.options.device)
+        return (asked or signal.SIGTERM) if found["asked"] else 0
+
+    def _is_look_due(self) -> bool:
+        last = self.step == self.recipe.steps
+        return self.step > 0 and (self.step % self.options.look_every == 0 or last)
 
     def _gradients(self, batch: Any) -> dict[str, float]:
         """Adds up the gradients of this worker's parts; gives their shares of the loss."""
@@ -208,8 +264,16 @@ class Loop:
             self.module.eval()
             with self._autocast():
                 held = self.stage.validate()
-            log.held(self.step, held)
+            numbers: dict[str, float] = {}
+            lines: list[str] = []
             for look in self.looks if not sharded else ():
-                log.found(self.step, *look(self.stage))
+                found, said = look(self.stage)
+                numbers |= found
+                lines += said
+            log.looked(self.step, held, numbers, lines)
             self.module.train()
         self.workers.wait()
+
+
+def _digest(start: Start | None) -> str:
+    return start.model_digest if start else ""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from larimar.errors import InvalidArgument, LarimarError
-from training.data import read_lines, training_shards, validation_file
+from training.data import json_records, read_lines, training_shards, validation_file
 
 NGRAM = 8
 """Words of a shared run that is counted."""
@@ -103,7 +103,7 @@ def read_evaluation(paths: Sequence[Path]) -> EvaluationText:
     statements: list[str] = []
     prompts: list[str] = []
     for path in paths:
-        for number, record in enumerate(_records(path), start=1):
+        for number, record in enumerate(json_records(path), start=1):
             try:
                 stated, asked = _texts(record)
             except (KeyError, TypeError) as error:
@@ -113,17 +113,6 @@ def read_evaluation(paths: Sequence[Path]) -> EvaluationText:
             statements += stated
             prompts += asked
     return EvaluationText(statements, prompts)
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        if text.lstrip().startswith("["):
-            yield from json.loads(text)
-        else:
-            yield from map(json.loads, text.splitlines())
-    except ValueError as error:
-        raise InvalidArgument(f"{path} holds no JSON records: {error}") from error
 
 
 def _texts(record: dict[str, Any]) -> tuple[list[str], list[str]]:

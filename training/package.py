@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ import torch
 from larimar.checkpoint import ModelFolder, save
 from larimar.config import FixedPoint
 from larimar.encoder import Encoder, Text
+from larimar.errors import LarimarError
 from larimar.memory import FIXED_LIMIT
-from training.data import read_lines, sentences
+from training.data import Sentences, validation_file
 
 HEADROOM = 16
 """How far a latent may leave the measured range before a write is refused."""
@@ -56,42 +58,58 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, help="scope threshold, when not the run's")
     parser.add_argument("--storage", choices=sorted(STORAGE), default="bfloat16")
     arguments = parser.parse_args()
-    folder = ModelFolder.open(arguments.run / "model")
-    texts = []
-    for sentence in sentences(read_lines([arguments.corpus / "val.txt"])):
-        texts.append(sentence)
-        if len(texts) == MEASURED_SENTENCES:
-            break
+    try:
+        found = packaged(
+            arguments.run / "model",
+            arguments.out,
+            validation_file(arguments.corpus),
+            STORAGE[arguments.storage],
+            arguments.threshold,
+        )
+    except LarimarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({**found, "storage": arguments.storage}, indent=1))
+    return 0
+
+
+def packaged(
+    model: Path, out: Path, held_out: Path, storage: torch.dtype, threshold: float | None
+) -> dict[str, Any]:
+    """Writes the folder that is shipped; what it was measured and made of.
+
+    Raises:
+        LarimarError: the model, or sentences of the held-out text, are not there.
+    """
+    folder = ModelFolder.open(model)
+    texts = Sentences.read([held_out], MEASURED_SENTENCES).texts
     largest_prompt, largest_value = measured_range(folder.encoder(), texts)
     config = folder.config
     fixed = dataclasses.replace(
         FixedPoint(), prompt_bits=bits_for(largest_prompt), value_bits=bits_for(largest_value)
     )
     scope = config.scope
-    if arguments.threshold is not None:
-        scope = dataclasses.replace(scope, threshold=arguments.threshold)
+    if threshold is not None:
+        scope = dataclasses.replace(scope, threshold=threshold)
     networks = folder.networks()
     networks.config = dataclasses.replace(config, fixed_point=fixed, scope=scope)
     save(
         networks,
         folder.encoder_tokenizer(),
-        arguments.out,
-        STORAGE[arguments.storage],
+        out,
+        storage,
         decoder_tokenizer=folder.decoder_tokenizer(),
     )
-    packaged = ModelFolder.open(arguments.out)
-    found = {
+    written = ModelFolder.open(out)
+    return {
         "largest_prompt_latent": largest_prompt,
         "largest_value": largest_value,
         "fixed_point": dataclasses.asdict(fixed),
         "threshold": scope.threshold,
-        "storage": arguments.storage,
-        "bytes": sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file()),
-        "model_digest": packaged.model_digest,
-        "encoder_digest": packaged.encoder_digest,
+        "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        "model_digest": written.model_digest,
+        "encoder_digest": written.encoder_digest,
     }
-    print(json.dumps(found, indent=1))
-    return 0
 
 
 if __name__ == "__main__":

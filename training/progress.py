@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 METRICS = "metrics.jsonl"
 _BOARD = "tensorboard"
+_HELD = "held_"
 
 
 class RunLog:
@@ -84,13 +85,20 @@ class RunLog:
         else:
             self.bar.update(self.task, completed=step, description=text)
 
-    def held(self, step: int, numbers: dict[str, float]) -> None:
-        """Records the loss terms on held-out text."""
-        rounded = {name: round(value, 4) for name, value in numbers.items()}
+    def looked(
+        self, step: int, held: dict[str, float], numbers: dict[str, float], lines: list[str]
+    ) -> None:
+        """Records a look in one line: one that was broken off leaves none (`has_look`).
+
+        Args:
+            held: loss terms on held-out text.
+            numbers: what else was measured, with lines about it.
+        """
+        rounded = {name: round(value, 4) for name, value in held.items()}
         self.found(
             step,
-            {f"held_{name}": value for name, value in rounded.items()},
-            [f"validation at step {step}: {json.dumps(rounded)}"],
+            {f"{_HELD}{name}": value for name, value in rounded.items()} | numbers,
+            [f"validation at step {step}: {json.dumps(rounded)}", *lines],
         )
 
     def found(self, step: int, numbers: dict[str, float], lines: list[str]) -> None:
@@ -111,6 +119,14 @@ class RunLog:
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
+
+
+def has_look(path: Path, step: int) -> bool:
+    """Whether a run's metrics hold what was seen of its model after a step."""
+    if not path.exists():
+        return False
+    records = map(json.loads, path.read_text().splitlines())
+    return any(one["step"] == step and any(n.startswith(_HELD) for n in one) for one in records)
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -379,10 +379,20 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
 _STAGES: dict[str, type[Recipe]] = {"pretraining": Pretraining, "episodic": Episodic}
 
 
-def to_json(recipe: Recipe) -> str:
-    """A recipe as JSON: what a run keeps of itself, and can be run from again."""
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The model that a run started from, as its recipe.json names it."""
+
+    folder: str
+    """Its last name only: the digest tells models apart, on every machine."""
+    model_digest: str
+
+
+def to_json(recipe: Recipe, start: Start | None = None) -> str:
+    """A recipe as JSON, with what it started from: what a run keeps of itself and repeats."""
     stage = next(name for name, kind in _STAGES.items() if type(recipe) is kind)
-    return json.dumps({"stage": stage} | dataclasses.asdict(recipe), indent=1) + "\n"
+    started = {"start": dataclasses.asdict(start)} if start else {}
+    return json.dumps({"stage": stage} | started | dataclasses.asdict(recipe), indent=1) + "\n"
 
 
 def from_json(text: str) -> Recipe:
@@ -394,6 +404,7 @@ def from_json(text: str) -> Recipe:
     try:
         raw = json.loads(text)
         kind = _STAGES[raw.pop("stage")]
+        raw.pop("start", None)
         model = raw.pop("model")
         model = ModelConfig.from_json(json.dumps(model)) if model else None
         if "lengths" in raw:
@@ -415,3 +426,21 @@ def find_recipe(name: str) -> Recipe:
     if not Path(name).is_file():
         raise NotFound(f"no recipe {name!r}: give a file, or one of {', '.join(sorted(RECIPES))}")
     return from_json(Path(name).read_text())
+
+
+def start_in(text: str) -> Start | None:
+    """What the run started from that a recipe's JSON is of; None without a start.
+
+    Raises:
+        InvalidArgument: what it says of that is not of this version.
+    """
+    try:
+        found = json.loads(text).get("start")
+        return Start(**found) if found else None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"not a recipe of this version: {error}") from error
+
+
+def find_start(name: str) -> Start | None:
+    """As `start_in`, of a recipe that `find_recipe` finds; None for a name."""
+    return None if name in RECIPES else start_in(Path(name).read_text())

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from larimar.checkpoint import ModelFolder
+from larimar.errors import InvalidArgument
 from training.bpe import open_tokenizer, train_bpe
 from training.data import Sentences, training_shards, validation_file
 from training.episodic import EpisodicStage
 from training.loop import PRECISIONS, Look, Loop, Options
 from training.parts import Parts, build_parts
 from training.pretraining import PretrainingStage
-from training.recipes import Episodic, Pretraining, Recipe
+from training.recipes import Episodic, Pretraining, Recipe, Start
 from training.tokens import MANIFEST, TOKENIZER, TokenBlocks, open_tokens, prepare_tokens
 from training.workers import Workers
 
@@ -33,6 +35,8 @@ class Sources:
     """Folder of `larimar prepare`; without it the run prepares its text itself."""
     start: Path | None = None
     """Model folder of an earlier stage."""
+    expected: Start | None = None
+    """What the run started from whose recipe this is."""
 
 
 def build_loop(
@@ -47,18 +51,40 @@ def build_loop(
 
     Raises:
         NotFound: the corpus, a prepared folder, or the first weights are missing.
-        InvalidArgument: they do not fit the recipe.
+        InvalidArgument: they do not fit the recipe, or the folder is of another run.
     """
     workers = Workers.join(options.device, shard)
     tell = say if workers.first else _nothing
+    start = _start(sources, tell)
     own = _own_tokenizer(recipe, sources, options, workers, tell)
     parts = build_parts(recipe, sources.start, options.device, own)
     text = _text(recipe, sources, options, parts, workers, tell)
     stage = _stage(recipe, sources, options, parts, text, tell)
-    loop = Loop(stage, options, workers, tell, looks)
+    loop = Loop(stage, options, workers, tell, looks, start)
     if loop.resume():
         tell(f"resumed at step {loop.step}")
     return loop
+
+
+def _start(sources: Sources, say: Callable[[str], None]) -> Start | None:
+    """The model that the run starts from; says where the recipe was run from another one."""
+    expected = sources.expected
+    if sources.start is None:
+        if expected is None:
+            return None
+        raise InvalidArgument(
+            f"the run of this recipe started from {_told(expected)}: give a model by --start, "
+            "that one to repeat the run"
+        )
+    digest = ModelFolder.open(sources.start).model_digest
+    start = Start(sources.start.resolve().name, digest)
+    if expected is not None and digest != expected.model_digest:
+        say(f"not a repetition: --start is {_told(start)}, the recipe's run had {_told(expected)}")
+    return start
+
+
+def _told(start: Start) -> str:
+    return f"the model {start.folder} of digest {start.model_digest[:12]}"
 
 
 def _own_tokenizer(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 
 from larimar import isd
 from larimar.checkpoint import ModelFolder, add_file, serving_dtype
+from larimar.errors import LarimarError
 from larimar.scope import SentenceEmbedder
 from training.scope_pairs import FactMaker, MadeFact, corpus_sentences
 
@@ -187,6 +189,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="also make isd the model's detector, from probability P on",
     )
     options = parser.parse_args(argv)
+    try:
+        _run(options)
+    except LarimarError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     folder = ModelFolder.open(options.model)
     embedder = SentenceEmbedder(folder.config.scope.package, serving_dtype())
@@ -198,7 +209,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.use_from is not None:
             use_isd(options.model, options.use_from)
     print(f"wrote {out}, {out.stat().st_size} bytes, after {time.monotonic() - started:.0f} s")
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -29,7 +30,8 @@ from larimar.results import Edit, FailedWrite
 if TYPE_CHECKING:
     from larimar.client import Client
 
-BANK, CRASH_BANK, TWIN_BANK = "demo", "demo-crash", "demo-twin"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+"""How a target names this machine, where alone a process may be killed."""
 SHOWN_FACTS = 12
 """Facts whose answers are printed one by one."""
 MEASURED_FACTS = 60
@@ -54,6 +56,27 @@ class Example:
     neighbors: list[str]
 
 
+@dataclass(frozen=True)
+class Banks:
+    """The banks of one demo."""
+
+    main: str
+    crash: str
+    """Written while processes are killed."""
+    twin: str
+    """Written undisturbed with what is in `crash`."""
+
+    @classmethod
+    def called(cls, name: str) -> Banks:
+        """Banks whose names begin alike."""
+        return cls(name, f"{name}-crash", f"{name}-twin")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.main, self.crash, self.twin
+
+
 def demo(
     target: Annotated[
         str, typer.Option(help="A running pipeline; by default the demo starts its own.")
@@ -64,15 +87,28 @@ def demo(
     no_ray: Annotated[bool, typer.Option("--no-ray", help="Its own pipeline without Ray.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learns 200 made-up facts, answers and forgets them, and loses processes to kill -9."""
+    """Learns 200 made-up facts, answers and forgets them, and loses processes to kill -9.
+
+    At a --target it works in banks of its own, removed at the end, and kills processes only where
+    the pipeline of --data-dir is the target.
+    """
     examples = read_examples(processes.checkout_root() / "examples" / "facts.jsonl")
-    own = contextlib.nullcontext((target, Path(data_dir)))
-    with own if target else own_pipeline(no_ray) as (address, folder):
-        with connect(address, TIMEOUT_S) as client:
-            summary = tour(client, examples, folder, quiet=as_json)
-        if as_json:
-            emit(summary)
-    if not summary["recovered"]:
+    if target:
+        banks, folder = Banks.called(f"demo-{secrets.token_hex(4)}"), Path(data_dir)
+        spared = why_spared(target, folder)
+        with connect(target, TIMEOUT_S) as client, made(client, banks):
+            summary = tour(client, examples, folder, banks, quiet=as_json, spared=spared)
+    else:
+        banks = Banks.called("demo")
+        with (
+            own_pipeline(no_ray) as (address, folder),
+            connect(address, TIMEOUT_S) as client,
+            made(client, banks),
+        ):
+            summary = tour(client, examples, folder, banks, quiet=as_json)
+    if as_json:
+        emit(summary)
+    if not summary.get("recovered", True):
         raise LarimarError("the memory did not come back as it was acknowledged", "DEMO_FAILED")
 
 
@@ -111,56 +147,101 @@ def own_pipeline(no_ray: bool) -> Iterator[tuple[str, Path]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def tour(client: Client, examples: list[Example], folder: Path, quiet: bool) -> dict[str, Any]:
-    """Every part of the demo, in order; returns the summary."""
+@contextlib.contextmanager
+def made(client: Client, banks: Banks) -> Iterator[None]:
+    """Makes the banks, and deletes them at the end."""
+    try:
+        for bank in banks.names:
+            client.create_bank(bank)
+        yield
+    finally:
+        for bank in banks.names:
+            try:
+                client.delete_bank(bank)
+            except NotFound:
+                pass  # it was not made
+            except LarimarError as error:
+                note(f"the bank {bank} is left: {error.message}")
+
+
+def why_spared(target: str, folder: Path) -> str:
+    """Why no process of a target may be killed; empty where its pipeline is that of the folder.
+
+    Process ids that a pipeline names are those of its own machine, which need not be this one.
+    """
+    host, _, port = target.rpartition(":")
+    running = processes.find_running(folder)
+    if host in LOCAL_HOSTS and running and str(running.port) == port:
+        return ""
+    return f"no pipeline of the data directory {folder} is up at {target}; --data-dir names it"
+
+
+def tour(
+    client: Client,
+    examples: list[Example],
+    folder: Path,
+    banks: Banks,
+    quiet: bool,
+    spared: str = "",
+) -> dict[str, Any]:
+    """Every part of the demo, in order; returns the summary.
+
+    Args:
+        banks: empty ones.
+        spared: why no process is killed; empty where the pipeline of `folder` may lose some.
+    """
     out: Callable[[str], None] = (lambda _: None) if quiet else say
-    for bank in (BANK, CRASH_BANK, TWIN_BANK):
-        with contextlib.suppress(NotFound):
-            client.delete_bank(bank)
-        client.create_bank(bank)
+    bank = banks.main
+
+    def asked(prompts: Sequence[str]) -> list[str]:
+        return answers(client, bank, prompts)
+
     shown = examples[:: max(1, len(examples) // SHOWN_FACTS)][:SHOWN_FACTS]
     measured = examples[::3][:MEASURED_FACTS]
-    empty_digest = client.digest(BANK).digest
+    empty_digest = client.digest(bank).digest
 
     out("\n1. What the model says before anything is written")
-    before = asked(client, [fact.prompt for fact in shown])
+    before = asked([fact.prompt for fact in shown])
     neighbors = [fact.neighbors[0] for fact in measured]
-    neighbors_before = asked(client, neighbors)
-    shown_neighbors_before = asked(client, [fact.neighbors[0] for fact in shown])
+    neighbors_before = asked(neighbors)
+    shown_neighbors_before = asked([fact.neighbors[0] for fact in shown])
 
     out(f"2. Writing {len(examples)} made-up facts, one event each, no gradient")
     started = time.monotonic()
-    written = write_all(client, BANK, examples)
+    written = write_all(client, bank, examples)
     edits_per_second = len(written) / (time.monotonic() - started)
-    first_digest = client.digest(BANK).digest
+    first_digest = client.digest(bank).digest
 
     out("3. The same questions again, and in other words")
-    after = asked(client, [fact.prompt for fact in shown])
-    reworded = asked(client, [fact.rephrasings[0] for fact in shown])
-    shown_neighbors_after = asked(client, [fact.neighbors[0] for fact in shown])
-    recall = share(measured, asked(client, [fact.prompt for fact in measured]))
+    after = asked([fact.prompt for fact in shown])
+    reworded = asked([fact.rephrasings[0] for fact in shown])
+    shown_neighbors_after = asked([fact.neighbors[0] for fact in shown])
+    recall = share(measured, asked([fact.prompt for fact in measured]))
     rephrased = statistics.fmean(
-        share(measured, asked(client, [fact.rephrasings[way] for fact in measured]))
-        for way in (0, 1)
+        share(measured, asked([fact.rephrasings[way] for fact in measured])) for way in (0, 1)
     )
-    neighbors_after = asked(client, neighbors)
+    neighbors_after = asked(neighbors)
     unchanged = statistics.fmean(
         a == b for a, b in zip(neighbors_before, neighbors_after, strict=True)
     )
-    latency_ms = latency(client, [fact.prompt for fact in measured[:20]])
+    latency_ms = latency(client, bank, [fact.prompt for fact in measured[:20]])
 
     out("4. Forgetting the facts shown")
     for fact in shown:
-        client.forget(fact.id, bank=BANK)
-    forgotten = asked(client, [fact.prompt for fact in shown])
+        client.forget(fact.id, bank=bank)
+    forgotten = asked([fact.prompt for fact in shown])
     for fact in [fact for fact in examples if fact not in shown]:
-        client.forget(fact.id, bank=BANK)
-    all_forgotten = client.digest(BANK).digest == empty_digest
-    write_all(client, BANK, examples[::-1])
-    same_again = client.digest(BANK).digest == first_digest
+        client.forget(fact.id, bank=bank)
+    all_forgotten = client.digest(bank).digest == empty_digest
+    write_all(client, bank, examples[::-1])
+    same_again = client.digest(bank).digest == first_digest
 
     out("5. kill -9 of the memory replica and of the store, while facts are written")
-    crash = survive(client, examples[:CRASH_FACTS], folder, out)
+    if spared:
+        out(f"   left out: {spared}")
+        crash: dict[str, Any] = {"killed": [], "not_killed": spared}
+    else:
+        crash = survive(client, examples[:CRASH_FACTS], folder, banks, out)
 
     if not quiet:
         show(shown, before, after, reworded, forgotten)
@@ -182,11 +263,11 @@ def tour(client: Client, examples: list[Example], folder: Path, quiet: bool) -> 
     return summary
 
 
-def asked(client: Client, prompts: Sequence[str]) -> list[str]:
-    """Answers of the demo bank, several asked at once."""
+def answers(client: Client, bank: str, prompts: Sequence[str]) -> list[str]:
+    """Answers of a bank, several asked at once."""
 
     def answer(prompt: str) -> str:
-        return client.ask(prompt, bank=BANK, max_tokens=ANSWER_TOKENS).text
+        return client.ask(prompt, bank=bank, max_tokens=ANSWER_TOKENS).text
 
     with ThreadPoolExecutor(CALLERS) as pool:
         return list(pool.map(answer, prompts))
@@ -219,18 +300,22 @@ def share(facts: Sequence[Example], answers: Sequence[str]) -> float:
     )
 
 
-def latency(client: Client, prompts: Sequence[str]) -> float:
+def latency(client: Client, bank: str, prompts: Sequence[str]) -> float:
     """Median time of a whole answer, one question at a time, in milliseconds."""
     times = []
     for prompt in prompts:
         started = time.monotonic()
-        client.ask(prompt, bank=BANK, max_tokens=ANSWER_TOKENS)
+        client.ask(prompt, bank=bank, max_tokens=ANSWER_TOKENS)
         times.append(1000 * (time.monotonic() - started))
     return statistics.median(times)
 
 
 def survive(
-    client: Client, examples: Sequence[Example], folder: Path, out: Callable[[str], None]
+    client: Client,
+    examples: Sequence[Example],
+    folder: Path,
+    banks: Banks,
+    out: Callable[[str], None],
 ) -> dict[str, Any]:
     """Writes while memory and store are killed; compares with what was acknowledged."""
     acknowledged: list[Example] = []
@@ -239,7 +324,7 @@ def survive(
     def publish() -> None:
         for example in examples:
             try:
-                client.write(example.prompt, example.answer, fact_id=example.id, bank=CRASH_BANK)
+                client.write(example.prompt, example.answer, fact_id=example.id, bank=banks.crash)
                 acknowledged.append(example)
             except Unavailable as error:
                 failed.append(error.message)
@@ -256,13 +341,13 @@ def survive(
             kills.append(name)
             out(f"   kill -9 {pid} ({name}) after {len(acknowledged)} acknowledged edits")
     publisher.join()
-    found = {fact.fact_id for fact in client.facts(CRASH_BANK)}
-    replay = client.replay(CRASH_BANK)
+    found = {fact.fact_id for fact in client.facts(banks.crash)}
+    replay = client.replay(banks.crash)
     live = [example for example in examples if example.id in found]
-    write_all(client, TWIN_BANK, live[::-1])
-    twin = client.digest(TWIN_BANK)
+    write_all(client, banks.twin, live[::-1])
+    twin = client.digest(banks.twin)
     lost = [example.id for example in acknowledged if example.id not in found]
-    same = replay.matches and client.digest(CRASH_BANK).digest == twin.digest
+    same = replay.matches and client.digest(banks.crash).digest == twin.digest
     out(
         f"   {len(acknowledged)} acknowledged, {len(lost)} lost; replay of {replay.events} events "
         f"{'matches' if replay.matches else 'DIFFERS'}; digest "
@@ -330,6 +415,8 @@ def show_summary(summary: dict[str, Any]) -> None:
     }
     rows = []
     for key, name in names.items():
+        if key not in summary:
+            continue
         value = summary[key]
         if isinstance(value, bool):
             value = "yes" if value else "no"
