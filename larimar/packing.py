@@ -58,21 +58,19 @@ class PackedTogether:
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        biases = [layer.bias for layer in layers if layer.bias is not None]
+        weights = [layer.weight.detach() for layer in layers]
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.sizes = [layer.out_features for layer in layers]
-        self._product = PackedLinear(
-            torch.cat([layer.weight for layer in layers]), torch.cat(biases) if biases else None
-        )
-        self._held: tuple[torch.Tensor, list[torch.Tensor | None]] | None = None
+        self._product = PackedLinear(torch.cat(weights), torch.cat(biases) if biases else None)
+        self._held: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
 
     def part(self, x: torch.Tensor, number: int) -> torch.Tensor:
         """A layer's outputs (..., O); those of the others wait until they are asked for."""
         held, self._held = self._held, None
-        if held is None or held[0] is not x or held[1][number] is None:
-            held = (x, list(self._product(x).split(self.sizes, dim=-1)))
-        _, waiting = held
-        found, waiting[number] = waiting[number], None
-        if any(part is not None for part in waiting):
+        if held is None or held[0] is not x or number not in held[1]:
+            held = (x, dict(enumerate(self._product(x).split(self.sizes, dim=-1))))
+        found = held[1].pop(number)
+        if held[1]:
             self._held = held
         return found
 
@@ -116,8 +114,9 @@ def pack(module: nn.Module) -> None:
 
 
 def _pack_together(module: nn.Module, names: Sequence[str]) -> None:
-    layers = [getattr(module, name, None) for name in names]
-    if not all(isinstance(one, nn.Linear) and can_pack(one.weight) for one in layers):
+    found = [getattr(module, name, None) for name in names]
+    layers = [one for one in found if isinstance(one, nn.Linear) and can_pack(one.weight)]
+    if len(layers) < len(names):
         return
     alike = {(one.in_features, one.weight.dtype, one.bias is None) for one in layers}
     if len(alike) == 1:
