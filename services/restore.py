@@ -124,6 +124,8 @@ async def _checked(
             told(f"comparing {one.tenant}/{one.bank}")
             _compare(one, await mark(log, one.tenant, one.bank))
         await eraser.restored()
+        for error in eraser.unrestored.values():
+            raise error
         await _finished(log, eraser, told)
         found = []
         for one in backup.banks:

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from larimar.errors import (
+    Conflict,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
 from larimar.memory import Kind
 from larimar.payload import MAX_ID_BYTES
 from larimar.v1 import common_pb2
@@ -404,6 +411,41 @@ async def test_a_keeper_erases_again_in_every_restored_bank(tmp_path: Path, monk
         worker.keep()
         await eventually(lambda: backup.erased(TENANT, "b"))
     assert await backup.erased(TENANT, "b") == {"fact 3"}
+
+
+class Damaged(MemoryLog):
+    """A log of which one bank cannot be read while `is_damaged`."""
+
+    is_damaged = True
+
+    async def events(self, tenant: str, bank: str, after: int, limit: int):
+        """As Log.events."""
+        if self.is_damaged and bank == "bad":
+            raise DataLoss("an entry is not there", "GAP")
+        return await super().events(tenant, bank, after, limit)
+
+
+async def test_a_damaged_bank_keeps_no_other_from_being_restored(tmp_path: Path) -> None:
+    ledger = EraseLedger(tmp_path / "ledger.jsonl")
+    log, backup = MemoryLog(), Damaged()
+    await filled(log)
+    stored = await log.stored(TENANT, "b", 0, 1000)
+    await erased(log, "b", ["fact 3"], ledger=ledger)
+    for bank in ("bad", "sound"):
+        await backup.load(TENANT, bank, stored)
+        await backup.publish(TENANT, bank, CONFIG, [], 10)
+    async with eraser(backup, ledger=ledger) as worker:
+        await worker.restored(TENANT, "sound", "")
+        assert await backup.erased(TENANT, "sound") == {"fact 3"}
+        for _ in range(2):
+            with pytest.raises(DataLoss):
+                await worker.restored(TENANT, "sound", "bad")
+        assert list(worker.unrestored) == [(TENANT, "bad")]
+        backup.is_damaged = False
+        await worker.restored(TENANT, "bad")
+        assert not worker.unrestored
+        assert await backup.erased(TENANT, "bad") == {"fact 3"}
+        await finished_all(worker)
 
 
 def test_a_ledger_keeps_each_line_once_and_survives_a_torn_one(tmp_path: Path, caplog) -> None:

@@ -82,6 +82,8 @@ class Eraser:
         self._restoring: asyncio.Task | None = None
         self._evidence = Evidence(log_port)
         self._needles: dict[tuple[str, str], list[bytes]] = {}
+        self.unrestored: dict[tuple[str, str], LarimarError] = {}
+        """Tenant and bank of what cannot be read to look for erased facts, with the reason."""
 
     async def erase(
         self, tenant: str, bank: str, fact_ids: Sequence[str], event_id: str
@@ -193,18 +195,29 @@ class Eraser:
             line = reencoded(tenant, bank, records[0].event.chain, first[0].chain)
             await asyncio.to_thread(self._ledger.add, [line])
 
-    async def restored(self) -> None:
+    async def restored(self, tenant: str = "", *banks: str) -> None:
         """Returns when no bank has anything any more that the ledger names.
 
-        A store that was brought back from a backup may have. It is looked at once a process.
+        A store that was brought back from a backup may have. It is looked at once a process. A bank
+        of which that cannot be told holds up no other: it is looked at whenever it is asked for.
+
+        Args:
+            tenant: whose banks are asked for.
+            banks: which; an empty name stands for none.
 
         Raises:
             Unavailable: the store is down; it is looked at with the next call.
+            DataLoss: it cannot be told of one of these banks, whose log is damaged.
         """
         task = self._restoring
         if task is None or (task.done() and (task.cancelled() or task.exception())):
             task = self._restoring = asyncio.create_task(self._erase_restored())
         await asyncio.shield(task)
+        for bank in banks:
+            if (tenant, bank) in self.unrestored:
+                error = await self._restore(tenant, bank)
+                if error is not None:
+                    raise error
 
     def keep(self) -> None:
         """Sees to it that left work is taken up, from now on; safe to call again."""
@@ -289,15 +302,35 @@ class Eraser:
         tenants = {entry.tenant for entry in await asyncio.to_thread(self._ledger.entries)}
         for tenant in sorted(tenants):
             for bank in await self._log.banks(tenant):
-                try:
-                    again = await self.erase_again(tenant, bank)
-                except NotFound:  # deleted at this moment
-                    continue
-                if again:
-                    log.warning(
-                        "%d erased facts were back in bank %s: erased again", again, bank,
-                        tenant=tenant, bank=bank,
-                    )  # fmt: skip
+                await self._restore(tenant, bank)
+
+    async def _restore(self, tenant: str, bank: str) -> LarimarError | None:
+        """Erases again what came back in a bank; why that cannot be done. Raises: Unavailable."""
+        found: LarimarError | None = None
+        again = 0
+        try:
+            again = await self.erase_again(tenant, bank)
+        except Unavailable:
+            raise
+        except NotFound:  # deleted at this moment
+            pass
+        except LarimarError as error:
+            found = error
+        if found is None:
+            self.unrestored.pop((tenant, bank), None)
+        elif self.unrestored.get((tenant, bank)) is None:
+            log.error(
+                "bank %s does not serve: whether erased facts are back cannot be told: %s",
+                bank, found, tenant=tenant, bank=bank, reason=found.reason,
+            )  # fmt: skip
+        if found is not None:
+            self.unrestored[tenant, bank] = found
+        if again:
+            log.warning(
+                "%d erased facts were back in bank %s: erased again", again, bank,
+                tenant=tenant, bank=bank,
+            )  # fmt: skip
+        return found
 
     async def _known(self, tenant: str, bank: str, event_id: str) -> Job | None:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))

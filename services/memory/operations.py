@@ -113,7 +113,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def CompareVersions(self, request, grpc_context):
         """Facts added, removed and changed between two states."""
-        await self._eraser.restored()
+        await self._eraser.restored(tenant_of(request), request.bank, request.to_bank)
         return await without_erased(lambda: self._compared(request))
 
     async def _compared(self, request) -> memory_pb2.CompareVersionsResponse:
@@ -168,7 +168,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def DumpBank(self, request, grpc_context) -> AsyncIterator:
         """The whole log of a bank with its payloads."""
-        await self._eraser.restored()
+        await self._eraser.restored(tenant_of(request), request.bank)
         tenant, after = tenant_of(request), check_version("after_version", request.after_version)
         async for message in self._archivist.dump(tenant, request.bank, after):
             yield message
@@ -205,7 +205,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def SampleLatents(self, request, grpc_context):
         """Latents z = w M of addresses drawn from N(0, I)."""
-        await self._eraser.restored()
+        await self._eraser.restored(tenant_of(request), request.bank)
         count = request.count or 1
         if not 1 <= count <= MAX_SAMPLES:
             raise InvalidArgument(f"count is {count}, it must be 1 to {MAX_SAMPLES}")
@@ -221,7 +221,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def ReadRecursively(self, request, grpc_context):
         """Reads each episode of facts, then the read-outs, until one is left."""
-        await self._eraser.restored()
+        await self._eraser.restored(tenant_of(request), request.bank)
         episode = request.episode_size or EPISODE_SIZE
         async with self._follower.view(
             tenant_of(request), request.bank, at_version=request.at_version

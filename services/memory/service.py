@@ -149,7 +149,7 @@ class MemoryService(Operations):
 
     async def Read(self, request, grpc_context):
         """Reads the memory with query latents, at the newest version or a past one."""
-        await self._eraser.restored()
+        await self._eraser.restored(tenant_of(request), request.bank)
         check_deadline(request)
         if len(request.prompt_latents) > MAX_READS:
             raise InvalidArgument(
@@ -199,7 +199,7 @@ class MemoryService(Operations):
 
     async def EnumerateFacts(self, request, grpc_context):
         """A page of live facts, in order of fact id."""
-        await self._eraser.restored()
+        await self._eraser.restored(tenant_of(request), request.bank)
         size = page_size(request.page_size)
         return await without_erased(lambda: self._enumerated(request, size))
 
