@@ -21,8 +21,8 @@ setup: .venv/.installed ## make .venv with the pinned dependencies
 run: setup ## start the whole pipeline, run the guided demo, stop
 	@$(BIN)/larimar demo
 
-test: setup ## run the test suite
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+test: setup ## run the test suite, its halves side by side
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests
 
 check: setup ## format, lint, types, import rules and the files of infra/
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

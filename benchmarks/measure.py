@@ -16,7 +16,7 @@ from typing import Any
 
 from larimar.errors import LarimarError
 
-THREADS = 2
+THREADS = 1
 """Tensor threads of the in-process side: what a service has by default."""
 
 

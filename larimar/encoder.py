@@ -10,7 +10,7 @@ apart (docs/decisions/0003).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,11 @@ from larimar.errors import InvalidArgument
 BUCKET_TOKENS = (16, 32, 64, 128, 256)
 """Lengths that texts are padded to: a text's shape, and so its bits, depend on the text alone."""
 BUCKET_ROWS = 8
-"""Rows of every pass, padded with copies: 1.6x slower than 32 rows in bulk, 2x faster alone."""
+"""Most rows of a pass: 1.6x slower than 32 rows in bulk, 2x faster alone."""
+FEWER_ROWS = (1, 2, 4)
+"""Rows of smaller passes, taken where a row's bits are the same in them; else copies fill up."""
+FEWER_ROWS_TOKENS = BUCKET_TOKENS[:2]
+"""Lengths at which that is looked for, once a process; longer passes have BUCKET_ROWS rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +179,8 @@ def encoder_network(backbone: Any, layout: LatentLayout) -> EncoderNetwork:
 class Encoder:
     """Encodes texts in fixed shapes, so that a text's bits do not depend on its neighbours.
 
-    Cost: 7.7 ms for one text of up to 16 tokens, 1 ms a text in a batch (MiniLM size,
-    bfloat16, 2 cores).
+    Cost of up to 16 tokens, MiniLM's size: 7.7 ms for one text and 1 ms a text in a batch
+    (bfloat16 with matrix instructions); 20 and 6 ms (float32, one core).
     """
 
     def __init__(self, network: EncoderNetwork, tokenizer, max_text_tokens: int) -> None:
@@ -186,6 +190,7 @@ class Encoder:
         self.prompt_size = network.prompt_size
         self.value_size = network.layout.value_size
         self.device = next(network.parameters()).device
+        self._row_counts: dict[int, tuple[int, ...]] = {}
 
     def tokenize(self, text: Text) -> tuple[list[int], int]:
         """Ids with special tokens, and the index of the first answer token (the end without one).
@@ -222,17 +227,31 @@ class Encoder:
         """`encode` of texts that `tokenize` has taken apart."""
         out: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
         for length, members in bucketed([len(ids) for ids, _ in rows]):
-            batch = TokenizedTexts(
-                padded_rows([rows[i] for i in members]), self.tokenizer.pad_token_id, length
-            )
+            taken = [rows[i] for i in members]
+            batch = TokenizedTexts(padded_rows(taken), self.tokenizer.pad_token_id, length)
             batch.to(self.device)
             with torch.inference_mode():
-                states_BTD = self.network.states(batch)
+                states_BTD = padded_states(self._states(taken, length))
                 prompts_BD = self.network.prompt_latent(states_BTD, batch).float().cpu().numpy()
                 values_BC = self.network.value(states_BTD, batch).float().cpu().numpy()
             for place, index in enumerate(members):
                 out[index] = (values_BC if with_value[index] else prompts_BD)[place].copy()
         return out
+
+    def _states(self, rows: Sequence[tuple[list[int], int]], length: int) -> torch.Tensor:
+        """Hidden states of at most BUCKET_ROWS texts, (B, T, D): as few rows as give the bits."""
+        if length not in self._row_counts:
+            self._row_counts[length] = row_counts(
+                lambda found: self._pass([(ids, len(ids) - 1) for ids in found], length),
+                length,
+                self.network.backbone.config.vocab_size,
+                self.device,
+            )
+        return self._pass(padded_rows(rows, self._row_counts[length]), length)
+
+    def _pass(self, rows: Sequence[tuple[list[int], int]], length: int) -> torch.Tensor:
+        texts = TokenizedTexts(rows, self.tokenizer.pad_token_id, length).to(self.device)
+        return self.network.states(texts)
 
     def prompt_latents(self, prompts: Sequence[str]) -> np.ndarray:
         """Prompt latents, float32 (N, D). Raises: InvalidArgument, as `tokenize`."""
@@ -256,6 +275,43 @@ def bucketed(lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
     ]
 
 
-def padded_rows(rows: list) -> list:
-    """The rows, filled up to BUCKET_ROWS with copies of the first."""
-    return rows + [rows[0]] * (BUCKET_ROWS - len(rows))
+def padded_rows(rows: Sequence, counts: Sequence[int] = (BUCKET_ROWS,)) -> list:
+    """The rows, filled up with copies of the first to the least of these counts, which rise."""
+    count = next(count for count in counts if count >= len(rows))
+    return [*rows, *[rows[0]] * (count - len(rows))]
+
+
+def padded_states(states_BTD: torch.Tensor) -> torch.Tensor:
+    """The same of tensors, up to BUCKET_ROWS: what is made of states has one shape."""
+    filled = states_BTD[:1].expand(BUCKET_ROWS - len(states_BTD), -1, -1)
+    return torch.cat([states_BTD, filled])
+
+
+@torch.inference_mode()
+def row_counts(
+    run: Callable[[list[list[int]]], torch.Tensor],
+    length: int,
+    vocabulary: int,
+    device: torch.device | str,
+) -> tuple[int, ...]:
+    """Numbers of rows, rising, at which a pass gives each row the bits of one of BUCKET_ROWS.
+
+    Looked for by passes of random rows in other places and other company: what a kernel adds up
+    in which order depends on shapes, not on the numbers. Cost: four passes.
+
+    Args:
+        run: a pass over token ids, at most `length` of each row; (B, ...).
+        length: what rows are padded to.
+        vocabulary: ids are below it.
+    """
+    if length not in FEWER_ROWS_TOKENS or torch.device(device).type != "cpu":
+        return (BUCKET_ROWS,)
+    drawn = torch.Generator().manual_seed(length)
+    sizes = range(length, length - BUCKET_ROWS, -1)
+    rows = [torch.randint(vocabulary, (size,), generator=drawn).tolist() for size in sizes]
+    wanted = run(rows).flip(0)
+    backwards = rows[::-1]
+    found = [
+        count for count in FEWER_ROWS if torch.equal(run(backwards[:count]), wanted[:count])
+    ]
+    return (*found, BUCKET_ROWS)

@@ -20,7 +20,7 @@ import torch
 
 from larimar import isd
 from larimar.config import DETECTORS, ScopeLayout
-from larimar.encoder import BUCKET_ROWS, BUCKET_TOKENS, bucketed, padded_rows
+from larimar.encoder import BUCKET_TOKENS, bucketed, padded_rows, row_counts
 from larimar.errors import InvalidArgument, NotFound
 from larimar.sentences import sentences
 
@@ -78,6 +78,7 @@ class SentenceEmbedder:
             raise InvalidArgument(f"{package} does not say its embedding size", "BAD_MODEL")
         self.size = int(size)
         self.max_text_tokens = BUCKET_TOKENS[-1]
+        self._row_counts: dict[int, tuple[int, ...]] = {}
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit embeddings, float32 (N, S).
@@ -88,18 +89,28 @@ class SentenceEmbedder:
         rows = [self.tokenize(text) for text in texts]
         out = np.empty((len(rows), self.size), np.float32)
         for length, members in bucketed([len(row) for row in rows]):
-            ids_BT = torch.full((BUCKET_ROWS, length), self.tokenizer.pad_token_id)
-            mask_BT = torch.zeros((BUCKET_ROWS, length), dtype=torch.long)
-            for place, ids in enumerate(padded_rows([rows[i] for i in members])):
-                ids_BT[place, : len(ids)] = torch.tensor(ids)
-                mask_BT[place, : len(ids)] = 1
-            with torch.inference_mode():
-                features = self.model(
-                    {"input_ids": ids_BT.to(self.device), "attention_mask": mask_BT.to(self.device)}
+            if length not in self._row_counts:
+                self._row_counts[length] = row_counts(
+                    lambda found, length=length: self._pass(found, length),
+                    length,
+                    len(self.tokenizer),
+                    self.device,
                 )
-                embeddings_BS = features["sentence_embedding"].float().cpu().numpy()
-            out[members] = embeddings_BS[: len(members)]
+            taken = padded_rows([rows[i] for i in members], self._row_counts[length])
+            out[members] = self._pass(taken, length).cpu().numpy()[: len(members)]
         return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+    @torch.inference_mode()
+    def _pass(self, rows: Sequence[list[int]], length: int) -> torch.Tensor:
+        ids_BT = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        mask_BT = torch.zeros((len(rows), length), dtype=torch.long)
+        for place, ids in enumerate(rows):
+            ids_BT[place, : len(ids)] = torch.tensor(ids)
+            mask_BT[place, : len(ids)] = 1
+        features = self.model(
+            {"input_ids": ids_BT.to(self.device), "attention_mask": mask_BT.to(self.device)}
+        )
+        return features["sentence_embedding"].float()
 
     def tokenize(self, text: str) -> list[int]:
         """Ids with special tokens. Raises: InvalidArgument, as `embed`."""

@@ -139,8 +139,9 @@ class Settings:
     """Model folder."""
     detector: str = ""
     """What decides scope: esd or isd; empty takes the model's own."""
-    threads: int = 2
-    """Threads of each service's tensor library."""
+    threads: int = 1
+    """Threads of each service's tensor library; the services share the machine's cores, and the
+    threads of one wait for each other at every operation (docs/operations.md, "Scale")."""
     checkpoint_every: int = 2000
     """Events of a bank after which a follower saves a checkpoint."""
     state_budget_mb: int = 4096

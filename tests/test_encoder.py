@@ -13,7 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from larimar.encoder import BUCKET_ROWS, BUCKET_TOKENS, Encoder, Text, TokenizedTexts, ordered_parts
+from larimar.encoder import (
+    BUCKET_ROWS,
+    BUCKET_TOKENS,
+    Encoder,
+    Text,
+    TokenizedTexts,
+    ordered_parts,
+    padded_rows,
+    row_counts,
+)
 from larimar.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -73,6 +82,27 @@ def test_the_pool_reaches_every_bucket_and_more_than_one_pass(encoder: Encoder) 
         BUCKET_TOKENS
     )
     assert MOST_TEXTS > 2 * BUCKET_ROWS
+
+
+def test_smaller_passes_are_taken_where_the_bits_are_those_of_a_whole_one() -> None:
+    shapes: list[int] = []
+
+    def passed(rows: list[list[int]]) -> torch.Tensor:
+        shapes.append(len(rows))
+        sums = torch.tensor([[float(sum(row))] for row in rows])
+        return sums + (len(rows) < steady_from)  # what a kernel of small shapes rounds otherwise
+
+    steady_from = 0
+    assert row_counts(passed, 16, 100, "cpu") == (1, 2, 4, BUCKET_ROWS)
+    assert shapes == [BUCKET_ROWS, 1, 2, 4]
+    steady_from = 3
+    assert row_counts(passed, 32, 100, "cpu") == (4, BUCKET_ROWS)
+    assert row_counts(lambda rows: passed(rows[::-1]), 16, 100, "cpu") == (BUCKET_ROWS,)
+    shapes.clear()
+    assert row_counts(passed, 64, 100, "cpu") == row_counts(passed, 16, 100, "cuda") == (8,)
+    assert not shapes
+    assert padded_rows("abc", (1, 2, 4, 8)) == list("abca")
+    assert padded_rows("abcde", (4, 8)) == list("abcdeaaa")
 
 
 def test_different_texts_have_different_latents(alone) -> None:
