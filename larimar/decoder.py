@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from larimar.cache import RowsCache, positions_for
 from larimar.connector import Connector
-from larimar.decoding import MAX_ROWS, Batch, Row, fill_slots, read, steady_row_counts
+from larimar.decoding import MAX_ROWS, Batch, Reads, Row, fill_slots, read, steady_row_counts
 from larimar.errors import InvalidArgument
 from larimar.lean import LeanSteps, Pass
 from larimar.packing import pack
@@ -177,6 +177,7 @@ class Decoder:
         self.pad_id = pad if pad is not None else self.stop_id
         self._row_counts: tuple[int, ...] = ()
         self._steps = LeanSteps(network, record=serving)
+        self._reads = Reads(network)
         if serving:
             pack(network.lm)
 
@@ -201,7 +202,7 @@ class Decoder:
         """An empty batch of up to MAX_ROWS rows, which `row` makes."""
         if not self._row_counts:
             self._row_counts = steady_row_counts(self.network)
-        return Batch(self._steps, self._row_counts)
+        return Batch(self._steps, self._row_counts, self._reads)
 
     def row(self, prompt: str, sampling: Sampling, z_C: torch.Tensor | None = None) -> Row:
         """A row for a batch.

@@ -3,8 +3,8 @@
 Shapes: R rows, Q tokens of a pass, K positions of a row, C value size, E decoder width,
 V vocabulary.
 A row's answer, to the bit, does not depend on the rows beside it, nor on when it joined:
-its prompt is read alone, its cache is laid out by itself, and steps take only numbers of
-rows for which this machine's kernels round each row alike.
+its cache is laid out by itself, and passes take only numbers of rows for which this machine's
+kernels round each row alike, prompts as if each were read alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ MAX_ROWS = 16
 """Rows of a step: more than a machine's matrix instructions take at once bring little."""
 LEAST_PROMPT_TOKENS = 8
 """Tokens of the shortest pass over a prompt."""
+PROMPTS_TOGETHER = (4, 2)
+"""Prompts of one pass: of a 6-layer decoder four cost less than twice as much as one."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -101,14 +103,18 @@ class Lane:
             self.rows[place] = self.rows[last]
         self.rows.pop()
 
-    def join(self, row: Row) -> None:
-        """Takes a row in: its latent's slots, and all of its prompt but the last token."""
-        cache = self.cache_of(self.place(row), 1)
-        fill_slots(self._network, row, cache)
-        ids = row.prompt_ids[:-1]
-        if ids:
-            read(self._network, [row], [ids], cache)
-            row.used += len(ids)
+    def join(self, rows: list[Row]) -> None:
+        """Takes rows in that may be read together: each one's slots, and its prompt but for the
+        last token."""
+        places = [self.place(row) for row in rows]
+        cache = self.cache_of(places[0], len(rows))
+        for place, row in enumerate(rows):
+            fill_slots(self._network, row, cache, place)
+        ids = [row.prompt_ids[:-1] for row in rows]
+        if ids[0]:
+            read(self._network, rows, ids, cache)
+        for row, one in zip(rows, ids, strict=True):
+            row.used += len(one)
 
     def step(self) -> torch.Tensor:
         """Logits of each row's next token, (R, V)."""
@@ -130,10 +136,10 @@ class Lane:
         return next(count for count in self._row_counts if rows <= count)
 
 
-def fill_slots(network: DecoderNetwork, row: Row, cache: RowsCache) -> None:
-    """Puts a row's latent, if it has one, at the beginning of a cache of one row."""
+def fill_slots(network: DecoderNetwork, row: Row, cache: RowsCache, place: int = 0) -> None:
+    """Puts a row's latent, if it has one, at the beginning of its place in a cache."""
     if row.z_1C is not None:
-        cache.put_slots(0, network.connector.cache(row.z_1C))
+        cache.put_slots(place, network.connector.cache(row.z_1C))
         row.slots = network.connector.layout.slots
         row.added_11E = network.connector.embedding(row.z_1C)
     row.used = row.slots
@@ -144,24 +150,28 @@ def read(
 ) -> torch.Tensor:
     """Hidden states, (R, Q, E), of tokens that follow what each row's cache holds.
 
-    Q is a power of two, or what the cache has room for; more than one token is padded at the end,
+    Q is what `padded` says, of all rows the same; more than one token is padded at the end,
     where nothing is written that a later token would see.
     """
     return network.step(_pass(network, rows, ids, cache))
 
 
+def padded(tokens: int, room: int) -> int:
+    """Q of a pass over so many tokens: a power of two, or what the cache has room for."""
+    if tokens < 2:
+        return tokens
+    return min(max(LEAST_PROMPT_TOKENS, 1 << (tokens - 1).bit_length()), room)
+
+
 def _pass(network: DecoderNetwork, rows: list[Row], ids: list[list[int]], cache: RowsCache) -> Pass:
-    count = len(ids[0])
-    padded = count
-    if count > 1:
-        padded = max(LEAST_PROMPT_TOKENS, 1 << (count - 1).bit_length())
-        padded = min(padded, cache.positions - rows[0].used)
-    ids_RQ = torch.tensor([one + one[-1:] * (padded - count) for one in ids])
+    width = padded(len(ids[0]), cache.positions - rows[0].used)
+    ids_RQ = torch.tensor([one + one[-1:] * (width - len(one)) for one in ids])
     used_R1 = torch.tensor([[row.used] for row in rows])
+    last_R1 = used_R1 + torch.tensor([[len(one) - 1] for one in ids])
     first = network.connector.layout.first_position
     before_R1 = torch.tensor([[first - row.slots if row.slots else 0] for row in rows])
-    at_RQ = used_R1 + torch.arange(padded)
-    positions_RQ = torch.minimum(at_RQ, used_R1 + count - 1) + before_R1
+    at_RQ = used_R1 + torch.arange(width)
+    positions_RQ = torch.minimum(at_RQ, last_R1) + before_R1
     places_RQ = at_RQ + cache.positions * torch.arange(len(rows))[:, None]
     visible_RQK = torch.arange(cache.positions) <= at_RQ[:, :, None]
     device = network.device
@@ -184,16 +194,52 @@ def _added(rows: list[Row]) -> torch.Tensor | None:
     return torch.cat([torch.zeros_like(like) if one is None else one for one in found])
 
 
+class Reads:
+    """Which prompts are read in one pass: those of one shape, as many as give each its own bits.
+
+    Whether that is so is looked for when two prompts of a shape first come together.
+    """
+
+    def __init__(self, network: DecoderNetwork) -> None:
+        self._network = network
+        self._counts: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def together(self, rows: list[Row]) -> list[tuple[int, list[Row]]]:
+        """The rows by passes, with K of their caches."""
+        shapes: dict[tuple[int, int], list[Row]] = {}
+        for row in rows:
+            slots = 0 if row.z_1C is None else self._network.connector.layout.slots
+            positions = positions_for(len(row.prompt_ids) + slots)
+            width = padded(len(row.prompt_ids) - 1, positions - slots)
+            shapes.setdefault((positions, width), []).append(row)
+        passes = []
+        for (positions, width), alike in shapes.items():
+            while alike:
+                count = self._most(len(alike), positions, width)
+                passes.append((positions, alike[:count]))
+                alike = alike[count:]
+        return passes
+
+    def _most(self, rows: int, positions: int, width: int) -> int:
+        if rows < min(PROMPTS_TOGETHER) or not is_packed(self._network.lm):
+            return 1
+        if (positions, width) not in self._counts:
+            found = steady_prompt_counts(self._network, positions, width)
+            self._counts[positions, width] = found
+        return next((count for count in self._counts[positions, width] if count <= rows), 1)
+
+
 class Batch:
     """Rows that decode together. Not thread-safe.
 
-    Cost: a step is one pass of one token a row; a row that joins adds a pass over its prompt.
+    Cost: a step is one pass of one token a row; rows that join add passes over their prompts.
     """
 
-    def __init__(self, steps: LeanSteps, row_counts: tuple[int, ...]) -> None:
+    def __init__(self, steps: LeanSteps, row_counts: tuple[int, ...], reads: Reads) -> None:
         self._steps = steps
         self._network = steps.network
         self._row_counts = row_counts
+        self._reads = reads
         self._joining: list[Row] = []
         self._lanes: dict[int, Lane] = {}
 
@@ -246,11 +292,9 @@ class Batch:
         for positions, lane in list(self._lanes.items()):
             for row in [row for row in lane.rows if row.used == positions]:
                 self._lane(positions_for(positions + 1)).take_over(row, lane)
-        slots = self._network.connector.layout.slots
-        while self._joining:
-            row = self._joining[0]
-            used = len(row.prompt_ids) + (slots if row.z_1C is not None else 0)
-            self._lane(positions_for(used)).join(self._joining.pop(0))
+        joining, self._joining = self._joining, []
+        for positions, rows in self._reads.together(joining):
+            self._lane(positions).join(rows)
         self._lanes = {k: lane for k, lane in self._lanes.items() if lane.rows}
 
     def _lane(self, positions: int) -> Lane:
@@ -295,3 +339,44 @@ def _probed(network: DecoderNetwork, cache: RowsCache, places: list[int]) -> tor
     positions_R1 = at_R1.clamp(max=network.positions - 1)
     hidden_R1E = network.step(Pass(ids_R1, positions_R1, visible_R1K, places_R, some))
     return network.logits(hidden_R1E)[:, -1]
+
+
+@torch.inference_mode()
+def steady_prompt_counts(network: DecoderNetwork, positions: int, width: int) -> tuple[int, ...]:
+    """Those of PROMPTS_TOGETHER at which each prompt leaves the bits in its cache that it leaves
+    when it is read alone.
+
+    Looked for as `steady_row_counts` does. Cost: a pass for each of the most rows, and for each of
+    the numbers.
+
+    Args:
+        positions: K of the rows' caches.
+        width: Q of the passes.
+    """
+    if not width:
+        return PROMPTS_TOGETHER
+    drawn = torch.Generator().manual_seed(width)
+    vocabulary = network.lm.get_input_embeddings().weight.shape[0]
+    ids_RQ = torch.randint(vocabulary, (PROMPTS_TOGETHER[0], width), generator=drawn)
+    alone = [_left_in_cache(network, ids_1Q[None], positions) for ids_1Q in ids_RQ]
+    found = []
+    for count in PROMPTS_TOGETHER:
+        left = _left_in_cache(network, ids_RQ.flip(0)[:count], positions)
+        wanted = [torch.cat(rows) for rows in zip(*alone[::-1][:count], strict=True)]
+        if all(map(torch.equal, left, wanted)):
+            found.append(count)
+    return tuple(found)
+
+
+def _left_in_cache(
+    network: DecoderNetwork, ids_RQ: torch.Tensor, positions: int
+) -> list[torch.Tensor]:
+    """What a pass over whole prompts leaves: keys and values of every layer, (R, K, H, d)."""
+    rows, width = ids_RQ.shape
+    cache = network.rows_cache(rows, positions)
+    at_RQ = torch.arange(width).expand(rows, -1)
+    counted_RQ = at_RQ.clamp(max=network.positions - 1)
+    places_RQ = at_RQ + positions * torch.arange(rows)[:, None]
+    visible_RQK = torch.arange(positions) <= at_RQ[:, :, None]
+    network.step(Pass(ids_RQ, counted_RQ, visible_RQK, places_RQ.flatten(), cache))
+    return [one for pair in cache.stored() for one in pair]

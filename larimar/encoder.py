@@ -311,7 +311,5 @@ def row_counts(
     rows = [torch.randint(vocabulary, (size,), generator=drawn).tolist() for size in sizes]
     wanted = run(rows).flip(0)
     backwards = rows[::-1]
-    found = [
-        count for count in FEWER_ROWS if torch.equal(run(backwards[:count]), wanted[:count])
-    ]
+    found = [count for count in FEWER_ROWS if torch.equal(run(backwards[:count]), wanted[:count])]
     return (*found, BUCKET_ROWS)

@@ -24,11 +24,18 @@ from transformers import (
 from larimar.cache import LEAST_POSITIONS, RowsCache
 from larimar.checkpoint import ModelFolder
 from larimar.decoder import Decoder, Piece, Sampling
-from larimar.decoding import LEAST_PROMPT_TOKENS, MAX_ROWS
+from larimar.decoding import (
+    LEAST_PROMPT_TOKENS,
+    MAX_ROWS,
+    PROMPTS_TOGETHER,
+    Batch,
+    Row,
+    steady_prompt_counts,
+)
 from larimar.encoder import Text
 from larimar.errors import InvalidArgument
 from larimar.lean import RECORD_AFTER, LeanSteps, Pass
-from larimar.packing import pack
+from larimar.packing import is_packed, pack
 from tests.decoding import PROMPTS, WILD, endless, joined, whole
 from tests.in_process import Weights
 
@@ -227,6 +234,48 @@ def test_rows_that_come_and_go_at_any_step_say_what_they_would_say_alone(
                 said = (piece.text, piece.finish_reason, piece.tokens)
                 assert said == lone_rows[running.pop(row)]
     assert not running and ended > 12
+
+
+def test_prompts_that_join_together_leave_the_bits_of_each_alone(decoder, latents) -> None:
+    def row_of(prompt: int, conditioned: bool) -> Row:
+        z_C = latents[prompt] if conditioned else None
+        return decoder.row(PROMPTS[prompt], Sampling(1), z_C)
+
+    def held(batch: Batch, row: Row) -> list[torch.Tensor]:
+        (lane,) = [lane for lane in batch._lanes.values() if row in lane.rows]
+        kept = lane.cache.taken([lane.rows.index(row)])
+        return [one[:, : row.used] for pair in kept.stored() for one in pair]
+
+    together, picks = decoder.batch(), [(n % len(PROMPTS), n % 3 > 0) for n in range(12)]
+    rows = [row_of(*pick) for pick in picks]
+    passes = together._reads.together(rows)
+    assert sorted(map(id, rows)) == sorted(id(row) for _, some in passes for row in some)
+    assert len(passes) < len(rows) or not is_packed(decoder.network.lm)
+    for row in rows:
+        together.add(row)
+    with torch.inference_mode():
+        together._join()
+        for row, pick in zip(rows, picks, strict=True):
+            alone, lone = decoder.batch(), row_of(*pick)
+            alone.add(lone)
+            alone._join()
+            assert (row.used, row.slots) == (lone.used, lone.slots)
+            pairs = zip(held(together, row), held(alone, lone), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_prompts_are_read_one_by_one_where_kernels_round_by_rows(decoder, monkeypatch) -> None:
+    step = decoder.network.step
+
+    def rounded(tokens: Pass) -> torch.Tensor:
+        out = step(tokens)
+        if len(tokens.ids_RQ) > 2:
+            tokens.cache.layers[0].stored[0].mul_(1.001)
+        return out
+
+    assert steady_prompt_counts(decoder.network, 64, 0) == PROMPTS_TOGETHER
+    monkeypatch.setattr(decoder.network, "step", rounded)
+    assert 4 not in steady_prompt_counts(decoder.network, 64, 8)
 
 
 def test_no_more_rows_than_may_share_a_step(decoder) -> None:
