@@ -166,7 +166,8 @@ def run(
             else:
                 asyncio.run(load.closed(count, seconds))
         report.take_books(load.books)
-        report.take_metrics(before, scraped(load.http_port))
+        if not kill:  # a process that was killed has lost its counts
+            report.take_metrics(before, scraped(load.http_port))
         report.take_memory(memory)
         told("looking up what was acknowledged")
         load.check()

@@ -20,6 +20,8 @@ PERCENTS = (50, 95, 99)
 NONE = Aim(0, at_least=False)
 EXHAUSTED = 8
 """gRPC's code of back-pressure."""
+SPAN_S = 5
+"""Seconds that a point of a figure is the mean of."""
 SHOWN_STAGES = 12
 """Stages of a figure, those that take the most time."""
 
@@ -165,14 +167,19 @@ def _draw_sweep(axis: Any, points: list[dict[str, Any]], _: list[dict[str, Any]]
 
 
 def _draw_rate(axis: Any, points: list[dict[str, Any]], all_points: list[dict[str, Any]]) -> None:
+    spans = 1 + max(one["second"] for one in points) // SPAN_S
     for number, kind in enumerate(sorted({one["kind"] for one in points})):
-        x, y = curve(points, "second", "calls", kind=kind)
-        axis.plot(x, y, label=kind, color=COLOURS[number % len(COLOURS)], linewidth=1.2)
+        rates = [0.0] * spans  # a second without a call has no point
+        for one in points:
+            if one["kind"] == kind:
+                rates[one["second"] // SPAN_S] += one["calls"] / SPAN_S
+        x = [(span + 0.5) * SPAN_S for span in range(spans)]
+        axis.plot(x, rates, label=kind, color=COLOURS[number % len(COLOURS)], linewidth=1.2)
     for one in all_points:
         if one["what"] == "disturbed":
             axis.axvline(one["second"], color="#999999", linestyle=":", linewidth=1)
             axis.text(one["second"], axis.get_ylim()[1], one["name"], rotation=90, fontsize=6)
-    axis.set(xlabel="seconds", ylabel="calls a second", ylim=(0, None))
+    axis.set(xlabel="seconds", ylabel=f"calls a second, over {SPAN_S} s", ylim=(0, None))
     axis.legend(fontsize=7)
 
 
@@ -188,8 +195,8 @@ def _draw_stages(axis: Any, points: list[dict[str, Any]], _: list[dict[str, Any]
 def _draw_memory(axis: Any, points: list[dict[str, Any]], _: list[dict[str, Any]]) -> None:
     for number, name in enumerate(sorted({one["name"] for one in points})):
         x, y = curve(points, "second", "bytes", name=name)
-        colour = COLOURS[number % len(COLOURS)]
-        axis.plot(x, [one / 2**20 for one in y], label=name, color=colour, linewidth=1.2)
+        look = {"color": COLOURS[number % len(COLOURS)], "linestyle": "-:"[number // len(COLOURS)]}
+        axis.plot(x, [one / 2**20 for one in y], label=name, linewidth=1.2, **look)
     axis.set(xlabel="seconds", ylabel="resident MiB", ylim=(0, None))
     axis.legend(fontsize=7)
 
