@@ -335,6 +335,8 @@ def _swept(
                 before = scraped(load.http_port)
                 asyncio.run(load.closed(count, seconds / len(counts)))
                 report.take_point(count, replicas, load.books, seconds / len(counts))
-                report.take_metrics(before, scraped(load.http_port), clients=count)
+                report.take_metrics(
+                    before, scraped(load.http_port), clients=count, replicas=replicas
+                )
             load.check()
-            report.take_found(load.found, load.books)
+            report.take_found(load.found, load.books, f", {replicas} replicas")

@@ -90,9 +90,9 @@ class LoadReport(CurveReport):
             for at_s, name, size in [*memory.points, *memory.totals()]
         ]
 
-    def take_found(self, found: Found, books: Books) -> None:
-        """What the logs say of what was acknowledged."""
-        self.compare("edits acknowledged", found.acknowledged)
+    def take_found(self, found: Found, books: Books, where: str = "") -> None:
+        """What the logs say of what was acknowledged; `where` tells one pipeline from another."""
+        self.compare(f"edits acknowledged{where}", found.acknowledged)
         for what, count in (
             ("acknowledged and lost", found.lost),
             ("events twice", found.twice),
@@ -102,7 +102,7 @@ class LoadReport(CurveReport):
             ("facts wrongly live or not", found.wrong_facts),
             ("replays that differ", found.mismatches),
         ):
-            self.compare(what, count, NONE)
+            self.compare(f"{what}{where}", count, NONE)
 
     def take_disturbances(self, disturbed: list[tuple[float, str]]) -> None:
         """What was done to the pipeline, and when."""
@@ -184,7 +184,8 @@ def _draw_rate(axis: Any, points: list[dict[str, Any]], all_points: list[dict[st
 
 
 def _draw_stages(axis: Any, points: list[dict[str, Any]], _: list[dict[str, Any]]) -> None:
-    last = [one for one in points if one.get("clients") == points[-1].get("clients")]
+    swept = ("clients", "replicas")
+    last = [one for one in points if all(one.get(by) == points[-1].get(by) for by in swept)]
     most = sorted(last, key=lambda one: -one["sum"])[:SHOWN_STAGES][::-1]
     axis.barh(
         [one.get("stage", "") for one in most], [one["sum"] for one in most], color=COLOURS[0]

@@ -202,6 +202,9 @@ def test_the_report_tells_back_pressure_from_errors() -> None:
     assert found["of these without a retry hint"] == (1, False)
     assert found["calls with another error"] == (1, False)
     assert found["acknowledged and lost"] == (1, False)
+    report.take_found(Found(acknowledged=1), books, ", 2 replicas")
+    assert not report.compared["acknowledged and lost"]["met"]
+    assert report.compared["acknowledged and lost, 2 replicas"]["met"]
     assert found["versions missing"] == (0, True)
     assert found["longest time without an answer"][0] == pytest.approx(1.6)
     assert found["calls answered"][0] == pytest.approx(3 / 2.3)
