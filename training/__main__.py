@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
-from larimar.errors import InvalidArgument, LarimarError
+from larimar.errors import InvalidArgument
 from training.looks import CounterFact, samples
 from training.loop import PRECISIONS, Look, Options
 from training.recipes import RECIPES, Episodic, Recipe, find_recipe, find_start
 from training.run import Sources, build_loop
-from training.stopping import INTERRUPTED, Stopped, asked_to_stop
+from training.stopping import Stopped, asked_to_stop, status_of
 
 PATHS = ("corpus", "out", "start", "prepared", "eval_data")
 _CHANGES = ("steps", "sentences", "seed", "corpus_tokens", "learning_rate", "encoder", "decoder")
@@ -25,25 +24,17 @@ _CHANGES = ("steps", "sentences", "seed", "corpus_tokens", "learning_rate", "enc
 
 def main() -> int:
     """Runs a recipe, from the start or from where it stopped."""
-    arguments = sys.argv[1:]
-    try:
-        given = parsed(arguments)
-        if given.workers == 1:
-            train(arguments)
-        else:
-            from training.ray_workers import train_with_ray
+    return status_of(lambda: _main(sys.argv[1:]))
 
-            train_with_ray(arguments, given)
-    except (LarimarError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.status
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0
+
+def _main(arguments: list[str]) -> None:
+    given = parsed(arguments)
+    if given.workers == 1:
+        train(arguments)
+    else:
+        from training.ray_workers import train_with_ray
+
+        train_with_ray(arguments, given)
 
 
 def train(arguments: list[str]) -> None:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from larimar.errors import InvalidArgument, LarimarError
+from larimar.errors import InvalidArgument
 from training.recipes import Episodic, find_recipe, to_json
-from training.stopping import INTERRUPTED, Stopped
+from training.stopping import status_of
 
 CHOICES = {
     "small": "the default",
@@ -106,22 +105,15 @@ def main() -> int:
     parser.add_argument("--recipes", default=",".join(CHOICES), help="some of them")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
-    try:
-        results = [(name, _run(name, given)) for name in given.recipes.split(",")]
-    except (LarimarError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.status
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return 128 + signal.SIGINT
+    return status_of(lambda: _compare(given))
+
+
+def _compare(given: argparse.Namespace) -> None:
+    results = [(name, _run(name, given)) for name in given.recipes.split(",")]
     document = {"steps": given.steps, "share": given.share, "rows": dict(results)}
     (given.out / "ablations.json").write_text(json.dumps(document, indent=1) + "\n")
     (given.out / "ablations.md").write_text(table(results))
     print(table(results), end="")
-    return 0
 
 
 def _run(name: str, given: argparse.Namespace) -> dict[str, float]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+
+from larimar.errors import LarimarError
 
 Asked = Callable[[], int]
 """The number of the signal that asked to stop; 0 while none has come."""
@@ -23,6 +26,23 @@ class Stopped(Exception):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.status = 128 + number
+
+
+def status_of(run: Callable[[], object]) -> int:
+    """Runs what a command does: its exit status, with a line on standard error where it failed or
+    was asked to stop."""
+    try:
+        run()
+    except (LarimarError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
 
 
 @contextlib.contextmanager

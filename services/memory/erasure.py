@@ -306,31 +306,27 @@ class Eraser:
 
     async def _restore(self, tenant: str, bank: str) -> LarimarError | None:
         """Erases again what came back in a bank; why that cannot be done. Raises: Unavailable."""
-        found: LarimarError | None = None
-        again = 0
         try:
             again = await self.erase_again(tenant, bank)
         except Unavailable:
             raise
         except NotFound:  # deleted at this moment
-            pass
+            again = 0
         except LarimarError as error:
-            found = error
-        if found is None:
-            self.unrestored.pop((tenant, bank), None)
-        elif self.unrestored.get((tenant, bank)) is None:
-            log.error(
-                "bank %s does not serve: whether erased facts are back cannot be told: %s",
-                bank, found, tenant=tenant, bank=bank, reason=found.reason,
-            )  # fmt: skip
-        if found is not None:
-            self.unrestored[tenant, bank] = found
+            if (tenant, bank) not in self.unrestored:
+                log.error(
+                    "bank %s does not serve: whether erased facts are back cannot be told: %s",
+                    bank, error, tenant=tenant, bank=bank, reason=error.reason,
+                )  # fmt: skip
+            self.unrestored[tenant, bank] = error
+            return error
+        self.unrestored.pop((tenant, bank), None)
         if again:
             log.warning(
                 "%d erased facts were back in bank %s: erased again", again, bank,
                 tenant=tenant, bank=bank,
             )  # fmt: skip
-        return found
+        return None
 
     async def _known(self, tenant: str, bank: str, event_id: str) -> Job | None:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))
