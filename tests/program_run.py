@@ -24,6 +24,7 @@ from services.log import Append, Log
 from services.memory import branches
 from services.memory.archives import Archivist
 from services.memory.branches import Brancher
+from services.memory.capacity import Capacity
 from services.memory.erasure import Eraser, NoQueues
 from services.memory.ledger import EraseLedger
 from tests.program_data import BANKS, FACTS, VARIANTS, Program, config_of, written
@@ -88,7 +89,7 @@ class Run:
         self._followers[part] = Follower(self._log, (part,), BUDGET)
         if part == "memory":
             follower = self._followers[part]
-            self._brancher = Brancher(self._log, follower)
+            self._brancher = Brancher(self._log, follower, Capacity(follower))
             self._archivist = Archivist(self._log, follower)
             self._eraser = Eraser(self._log, follower, NoQueues(), EraseLedger(None))
 
@@ -316,7 +317,8 @@ class Run:
         self, source: str, target: str, policy: str, merge_id: str, appends: int, after: bool
     ) -> None:
         log = CutLog(self._log, appends, after)
-        brancher = Brancher(cast(Log, log), self._followers["memory"])
+        follower = self._followers["memory"]
+        brancher = Brancher(cast(Log, log), follower, Capacity(follower))
         merge = brancher.merge(self._tenant, source, target, policy, merge_id, dry_run=False)
         with mock.patch.object(branches, "MERGE_BATCH", BATCH):
             found = await _outcome(merge)

@@ -9,12 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from larimar import state as larimar_state
+from larimar.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from larimar.memory import Kind
 from services.limits import MAX_MERGE_ID_BYTES
 from services.log import MemoryLog, Origin
-from services.memory import branches
+from services.memory import branches, capacity
 from services.memory.branches import Brancher, Live, changes, lineage, three_way
+from services.memory.capacity import Capacity
 from tests.banks import ADDRESSINGS, config_of
 from tests.following import CONFIG, TENANT, both, erase_of, forget_of, state_of, write_of
 
@@ -63,7 +72,7 @@ class Banks:
         self.log: Any = MemoryLog()
         self.config = config_of(addressing)
         self.follower = both(self.log)
-        self.brancher = Brancher(self.log, self.follower)
+        self.brancher = Brancher(self.log, self.follower, Capacity(self.follower))
         self.ids = itertools.count()
 
     async def make(self, **facts: int) -> None:
@@ -240,7 +249,8 @@ async def test_a_merge_that_was_cut_off_goes_on_as_it_was_planned(
     await banks.fork("root", "fork")
     await banks.write("fork", a=11, b=12, d=14, e=15, f=16, g=17)
     await banks.forget("fork", "c")
-    brancher = Brancher(CutOff(banks.log, appends, after), banks.follower)  # type: ignore[arg-type]
+    cut_off: Any = CutOff(banks.log, appends, after)
+    brancher = Brancher(cut_off, banks.follower, Capacity(banks.follower))
     with pytest.raises(Unavailable):
         await brancher.merge(TENANT, "fork", "root", policy, "m", dry_run=False)
     done = await banks.facts("root")
@@ -312,3 +322,26 @@ async def test_a_fork_is_its_origin_up_to_the_point_and_its_own_from_there() -> 
         await banks.fork("root", "late", -1)
     assert await banks.facts("early") == {"a": 1, "b": 2}
     assert (await state_of(banks.follower, "head"))[2].keys() == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("policy", ["fail", "theirs"])
+async def test_a_merge_for_which_there_is_no_room_is_refused_whole(monkeypatch, policy) -> None:
+    """What was appended could not be folded any more, and stopped the bank for good."""
+    monkeypatch.setattr(capacity, "MARGIN_ROWS", 0)
+    monkeypatch.setattr(branches, "MERGE_BATCH", 2)
+    banks = Banks()
+    await banks.make(a=1, b=2)
+    await banks.fork("root", "fork")
+    await banks.write("fork", c=3, d=4, e=5)
+    await banks.write("root", x=6, y=7)
+    async with banks.follower.state(TENANT, "fork") as state:
+        monkeypatch.setattr(larimar_state, "MAX_ROWS", state.row_count)
+    before = await banks.log.head(TENANT, "root")
+    with pytest.raises(ResourceExhausted, match="forget facts first"):
+        await banks.brancher.merge(TENANT, "fork", "root", policy, "m", dry_run=False)
+    assert await banks.log.head(TENANT, "root") == before
+    for fact in "abx":
+        await banks.forget("root", fact)
+    merged = await banks.brancher.merge(TENANT, "fork", "root", policy, "m", dry_run=False)
+    assert (merged.written, merged.conflicts) == (3, [])
+    assert (await banks.facts("root")).keys() == {"c", "d", "e", "y"}

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from larimar.memory import Kind, Payload, request_body
+from larimar.payload import MAX_REPHRASINGS
 from services.follower import Follower
 from services.limits import MAX_MERGE_ID_BYTES
 from services.log import Append, Log, Origin
+from services.memory.capacity import Capacity
 
 MERGE_BATCH = 128
 """Events of a merge that are appended together."""
@@ -99,9 +101,10 @@ def _content(facts: Facts, fact_id: str) -> bytes | None:
 class Brancher:
     """Forks and merges banks over the log port and a follower of it."""
 
-    def __init__(self, log: Log, follower: Follower) -> None:
+    def __init__(self, log: Log, follower: Follower, capacity: Capacity) -> None:
         self._log = log
         self._follower = follower
+        self._capacity = capacity
 
     async def facts_at(self, tenant: str, bank: str, at_version: int = 0) -> tuple[Facts, int]:
         """The live facts of a bank at a version (0: the newest), and that version.
@@ -139,6 +142,7 @@ class Brancher:
         Raises:
             FailedPrecondition: MERGE_CONFLICT under the policy "fail"; nothing was appended.
                 NOT_RELATED, the banks have no history in common.
+            ResourceExhausted: BANK_FULL, the target has no room for the rows; nothing was appended.
             Conflict: the merge id was used for another merge.
         """
         if policy not in POLICIES:
@@ -177,6 +181,7 @@ class Brancher:
             merged.forgotten = len(changed) - merged.written
             merged.version = plan.target.version
             return merged
+        await self._check_room(tenant, plan, [theirs[one] for one in changed if one in theirs])
         await self._apply(tenant, merged, changed, ours, theirs, merge_id)
         merged.version = await self._note_merged(tenant, plan)
         return merged
@@ -279,6 +284,22 @@ class Brancher:
         events = await self._log.events(tenant, common, version - 1, 1) if version else []
         return Point(common, version, events[0].chain if events else "")
 
+    async def _check_room(self, tenant: str, plan: Plan, written: Sequence[Live]) -> None:
+        """Refuses a merge that could not be folded. One that was cut off counts all of its rows
+        anew when it goes on: near the limit it needs room for them twice."""
+        target = plan.target.bank
+        most = len(written) * (1 + MAX_REPHRASINGS)
+        if await self._capacity.refusal(tenant, target, most) is None:
+            return
+        rows = 0
+        for start in range(0, len(written), MERGE_BATCH):
+            versions = [live.version for live in written[start : start + MERGE_BATCH]]
+            for raw in await self._log.payloads(tenant, plan.source.bank, versions):
+                rows += 1 + len(Payload.from_bytes(raw).rephrasings)
+        full = await self._capacity.refusal(tenant, target, rows)
+        if full is not None:
+            raise full
+
     async def _apply(
         self,
         tenant: str,
@@ -310,6 +331,7 @@ class Brancher:
                 for fact_id in part
             ]
             results = await self._log.append(tenant, plan.target.bank, items, config)
+            self._capacity.note(tenant, plan.target.bank, results)
             for item, result in zip(items, results, strict=True):
                 if result.error is not None:
                     if result.error.reason not in OVERTAKEN:

@@ -20,6 +20,7 @@ from services.limits import MAX_PAGE, check_bank_name, check_id, check_version
 from services.log import Log
 from services.memory.archives import Archivist
 from services.memory.branches import Brancher, Facts, Live, changes
+from services.memory.capacity import Capacity
 from services.memory.erasure import Eraser, Queues
 from services.memory.events import fact_to_proto
 from services.memory.ledger import EraseLedger
@@ -47,7 +48,8 @@ class Operations(memory_pb2_grpc.MemoryServicer):
     def __init__(self, log: Log, follower: Follower, queues: Queues, ledger: EraseLedger) -> None:
         self._log = log
         self._follower = follower
-        self._brancher = Brancher(log, follower)
+        self._capacity = Capacity(follower)
+        self._brancher = Brancher(log, follower, self._capacity)
         self._archivist = Archivist(log, follower)
         self._eraser = Eraser(log, follower, queues, ledger)
 

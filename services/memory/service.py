@@ -31,7 +31,6 @@ from services.digests import check_digest
 from services.follower import Follower
 from services.limits import MAX_APPEND_ITEMS, check_bank_name
 from services.log import Append, Log
-from services.memory.capacity import Capacity
 from services.memory.erasure import NoQueues, Queues
 from services.memory.events import KINDS, event_to_proto, fact_to_proto
 from services.memory.ledger import EraseLedger
@@ -67,7 +66,6 @@ class MemoryService(Operations):
     ) -> None:
         super().__init__(log, follower, queues or NoQueues(), ledger or EraseLedger(None))
         self._instance_id = uuid.uuid4().hex
-        self._capacity = Capacity(follower)
         self._sorted_ids: dict[tuple[str, str], tuple[str, list[str]]] = {}
 
     async def MakeBank(self, request, grpc_context):
