@@ -131,6 +131,12 @@ def check_workers() -> list[str]:
         for group, template in templates.items():
             ray, *beside = template["spec"]["containers"]
             ports = {one["name"]: one["containerPort"] for one in ray.get("ports", ())}
+            routed = any(one.get("route_prefix") for one in serve_config(service)["applications"])
+            if group != "head" and not routed and "readinessProbe" not in ray:
+                wrong.append(
+                    f"{name}: {group}: no application has a route, so that KubeRay's own readiness "
+                    "probe, of Serve's proxy, never succeeds: the group needs one"
+                )
             if ports.get("serve") != proxy:
                 wrong.append(f"{name}: {group}: KubeRay's probe needs a port serve, {proxy}")
             for container in beside:

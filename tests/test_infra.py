@@ -76,6 +76,12 @@ def test_every_file_is_well_formed() -> None:
         (check.check_kubernetes, "kubernetes/rayservice.yaml", "containerPort", "port"),
         (check.check_workers, "kubernetes/rayservice.yaml", "ports: *proxy", "ports: []"),
         (check.check_workers, "kubernetes/rayservice.yaml", "name: exporter,", "name: metrics,"),
+        (
+            check.check_workers,
+            "kubernetes/rayservice.yaml",
+            "readinessProbe: *raylet",
+            "tty: false",
+        ),
         (check.check_workers, "kubernetes/disruption.yaml", "minAvailable", "maxUnavailable"),
     ],
     ids=lambda value: value if isinstance(value, str) and "/" in value else None,

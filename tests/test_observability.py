@@ -297,6 +297,11 @@ def test_prometheus_takes_the_configuration_and_the_rules() -> None:
     assert f"{len(alerts())} rules found" in checked.stdout
 
 
+def test_alerts_that_count_processes_tell_growth_and_loss_apart() -> None:
+    checked = promtool("test", "rules", str(ALERTS.parent / "alerts.test.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> None:
     queries = [one.replace("$__rate_interval", "5m") for one in expressions()]
     rules = [{"record": f"panel:{n}", "expr": query} for n, query in enumerate(queries)]
