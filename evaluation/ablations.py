@@ -111,7 +111,9 @@ def run(
         "models": {name: one.digest for name, one in compared.items()},
         "detectors": detectors_of(system),
     }
-    run = frame.started(read, system.digest, settings, batched=len(records) if batch else 0)
+    run = frame.started(
+        read, system.digest, settings | system.setup, batched=len(records) if batch else 0
+    )
     parts = [*parts_of(system, written), *(Part(one, (View(n),)) for n, one in compared.items())]
     with frame.bar("Ablations", len(parts) * len(records)) as advance:
         for part in parts:

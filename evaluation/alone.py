@@ -15,6 +15,7 @@ class Alone:
     def __init__(self, system: Remembering, baseline: Baseline) -> None:
         self._system, self._baseline = system, baseline
         self.digest = system.digest
+        self.setup = system.setup
 
     def write(self, facts: Sequence[NewFact]) -> None:
         """Writes facts to the baseline only."""

@@ -130,8 +130,8 @@ def run(
         "baselines": list(chosen.names),
         **chosen.settings(),
     }
-    with opened(frame.target, frame.model, frame.detector) as system:
-        run = frame.started(read, system.digest, settings, facts=len(records))
+    with opened(frame.target, frame.model, frame.detector, dtype=chosen.dtype) as system:
+        run = frame.started(read, system.digest, settings | system.setup, facts=len(records))
         cells = [*grid, *others]
         already = sum(_key(*cell, one) in run.kept for cell in cells for one in records[:asked])
         ask = partial(

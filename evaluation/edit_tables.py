@@ -74,12 +74,12 @@ def make(
     ends = {**{view.name: len(records) for view in views}, **ends}
     names = [name for name, end in ends.items() if end]
     portions = baselines.portions(len(records), batch)
-    with opened(frame.target, frame.model, frame.detector) as alone:
+    with opened(frame.target, frame.model, frame.detector, dtype=baselines.dtype) as alone:
         system = beside(alone, baselines)
         run = frame.started(
             data,
             system.digest,
-            settings,
+            settings | system.setup,
             name=f"{table.name}-{'single' if batch is None else f'batch-{batch}'}",
             rows=names,
             batched=len(records) if batch else 0,

@@ -35,7 +35,7 @@ Item = TypeVar("Item")
 # The longest target is a name of a few words; the rest is room for the sentence to end.
 MAX_TOKENS = 16
 NEIGHBOR_TEXTS = 2
-"""Neighbours of a record that are continued too, and not scored only."""
+"""Neighbours of a record, its first ones, that are continued too, and not scored only."""
 DECODED_TOGETHER = 16
 """Records whose prompts are decoded together: a few hundred rows fill the decoder's batches."""
 
@@ -258,6 +258,7 @@ def _plain_check(
     return {
         "queries": len(outside),
         "logprob_difference": max(differences, default=0.0),
+        "texts": sum(mine.text is not None for _, mine, _ in outside),
         "texts_differ": sum(mine.text != plain.text for _, mine, plain in outside),
         "stock_logit_difference": system.plain_difference([prompt for prompt, _, _ in outside]),
     }
@@ -272,6 +273,7 @@ def plain_summary(kept: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {
         "queries": sum(check["queries"] for check in checks),
         "logprob_difference": max(check["logprob_difference"] for check in checks),
+        "texts": sum(check["texts"] for check in checks),
         "texts_differ": sum(check["texts_differ"] for check in checks),
         "stock_logit_difference": max(stock, default=None),
     }
@@ -285,7 +287,8 @@ def plain_note(summary: Mapping[str, Any]) -> str:
         f"{summary['queries']} neighbourhood queries were out of scope. Largest difference of "
         "their targets' log probabilities to the plain decoder: "
         f"{summary['logprob_difference']:g}; "
-        f"continuations that differ from it: {summary['texts_differ']}{logits}."
+        f"continuations that differ from it: {summary['texts_differ']} of "
+        f"{summary['texts']}{logits}."
     )
 
 

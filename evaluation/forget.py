@@ -106,7 +106,7 @@ def run(
         "max_tokens": frame.max_tokens,
     }
     with opened(frame.target, frame.model, frame.detector) as system:
-        run = frame.started(read, system.digest, settings)
+        run = frame.started(read, system.digest, settings | system.setup)
         for key, (name, size) in run.missing("Forgetting", {_key(*cell): cell for cell in grid}):
             found = measured(
                 system,

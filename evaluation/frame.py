@@ -98,6 +98,7 @@ class Frame:
             "data_sha256": data.sha256,
             "model_digest": model_digest,
             "scoring": SCORING,
+            "target": self.where,
         }
         kept = Records(out, {**run_of, **only_here, **settings}, self.fresh)
         return Run(self, name, out, data.to_json(), model_digest, settings, kept)

@@ -76,7 +76,6 @@ def run(
         "asked": asked,
         "passage_words": passage_words,
         "max_tokens": max_tokens,
-        "target": frame.where,
     }
     with readers(frame.target, frame.model, passage_words, max_tokens) as (digest, count, found):
         run = frame.started(read, digest, settings, seed=seed, events=len(read.records))

@@ -36,7 +36,6 @@ def run_documents(frame: Frame, passage_words: int) -> Report:
     settings = {
         "passage_words": passage_words,
         "max_tokens": frame.max_tokens,
-        "target": frame.where,
     }
     with readers(frame.target, frame.model, passage_words, frame.max_tokens) as made:
         digest, count, found = made

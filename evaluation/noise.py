@@ -96,6 +96,7 @@ def run(
         "sigmas": sigmas,
         "draws": draws,
         "noise_seed": seed,
+        "noise_of": "each prompt its own",
         "addressing": addressing,
         "slots": slots,
         "detector": frame.detector,
@@ -103,7 +104,7 @@ def run(
         "text": held_out.to_json() if held_out else None,
     }
     with opened(frame.target, frame.model, frame.detector) as system:
-        run = frame.started(read, system.digest, settings, facts=len(read.records))
+        run = frame.started(read, system.digest, settings | system.setup, facts=len(read.records))
         ask = partial(_asked, records=read.records, text=held_out, max_tokens=frame.max_tokens)
         if BASE.name not in run.kept:
             run.kept.add(BASE.name, ask(system, [BASE]))
@@ -128,9 +129,9 @@ def run(
         rows,
         [grid_table(rows, METRICS, heads, "bank, sigma_w")],
         [
-            f"{len(read.records)} facts in one bank; {draws} draws of the noise at each sigma_w, "
-            "which is relative to weights that add up to 1 (slots, gaussian), or to the "
-            "coefficients of z over the reference rows (pinv).",
+            f"{len(read.records)} facts in one bank; {draws} draws of the noise for each prompt at "
+            "each sigma_w, which is relative to weights that add up to 1 (slots, gaussian), or to "
+            "the coefficients of z over the reference rows (pinv).",
             "target_perplexity is of the new target after its prompt; text_perplexity of held-out "
             "text read with what memory returns for its beginning, scope off; the base reads it "
             "without a latent.",

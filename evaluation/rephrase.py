@@ -112,7 +112,7 @@ def run(
         "max_tokens": frame.max_tokens,
     }
     with opened(frame.target, frame.model, frame.detector) as system:
-        run = frame.started(read, system.digest, settings)
+        run = frame.started(read, system.digest, settings | system.setup)
         ask = partial(_asked, first=levels[-1], unseen=unseen, max_tokens=frame.max_tokens)
         if BASE.name not in run.kept:
             run.kept.add(BASE.name, ask(system, records, BASE))

@@ -135,14 +135,17 @@ def run(
         "detector": frame.detector,
         "max_tokens": frame.max_tokens,
         "text": held_out.to_json() if held_out else None,
+        "intervals": "over records",
         "baselines": list(chosen.names),
         **chosen.settings(),
     }
-    with opened(frame.target, frame.model, frame.detector, addressing, slots) as system:
+    with opened(
+        frame.target, frame.model, frame.detector, addressing, slots, dtype=chosen.dtype
+    ) as system:
         run = frame.started(
             read,
             system.digest,
-            settings,
+            settings | system.setup,
             folder=f"{NAME}-{len(read.records)}x{rephrasings}",
             edits=len(stream.edits),
         )
@@ -280,7 +283,7 @@ def _measure_baselines(
         edits = chosen.most(name, len(stream.edits))
         facts, view = stream.facts(0, edits), View(name)
         seconds: list[float] = []
-        found: dict[int, dict[str, list[list[float]]]] = {}
+        found: dict[int, Any] = {}
         with frame.bar(f"{name}, edits", len(facts)) as advance:
             for step in steps_of(edits):
                 seconds += _written_singly(baseline, facts[len(seconds) : step], advance)
@@ -316,16 +319,20 @@ def _written_singly(system: System, facts: Sequence[NewFact], advance: Advance) 
 
 def _asked(
     system: Remembering, stream: Stream, step: int, view: View, max_tokens: int
-) -> dict[str, list[list[float]]]:
-    """The measures of edits and of unseen rephrasings, after so many edits."""
+) -> dict[str, dict[str, list[list[float]]]]:
+    """The measures of edits and of unseen rephrasings, after so many edits, by record: edits of one
+    record are rephrasings of one fact."""
     edits = stream.edits[:step]
     written = {record.case_id for record, _ in edits}
     unseen = [one for one in stream.unseen if one[0].case_id in written]
     if step < len(stream.edits):
         edits, unseen = spread(edits, ASKED), spread(unseen, ASKED)
     probes = probes_at(system, [*edits, *unseen], view, max_tokens)
-    measured = [_measures(probe) for probe in probes]
-    return {"retention": measured[: len(edits)], "unseen": measured[len(edits) :]}
+    found: dict[str, dict[str, list[list[float]]]] = {"retention": {}, "unseen": {}}
+    for place, ((record, _), probe) in enumerate(zip([*edits, *unseen], probes, strict=True)):
+        group = found["retention" if place < len(edits) else "unseen"]
+        group.setdefault(record.case_id, []).append(_measures(probe))
+    return found
 
 
 def _measures(probe: Probe) -> list[float]:
@@ -344,7 +351,10 @@ def _read_text(system: Banked, text: HeldOutText) -> list[list[Any]]:
 
 def _measured(found: dict[str, Any], seed: int) -> dict[str, Any]:
     return {
-        f"{group}_{name}": metrics.summarise((one[place] for one in found[group]), seed).to_json()
+        f"{group}_{name}": metrics.summarise(
+            (metrics.record_mean([one[place] for one in some]) for some in found[group].values()),
+            seed,
+        ).to_json()
         for group in ("retention", "unseen")
         for place, name in enumerate(MEASURES)
     }
@@ -379,7 +389,7 @@ def _notes(kept: Records, stream: Stream) -> list[str]:
     notes = [
         f"{len(stream.edits)} edits, one after another, in one bank that is never reset; "
         f"{len(stream.unseen)} rephrasings were never written. In brackets the 95 % bootstrap "
-        "interval over what was asked.",
+        "interval over records.",
     ]
     if "text-before" in kept:
         pairs = list(zip(kept["text-before"], kept["text-after"], strict=True))

@@ -82,15 +82,14 @@ def run(
         "slots": slots,
         "detector": frame.detector,
         "max_tokens": frame.max_tokens,
-        "target": frame.where,
         "baselines": list(chosen.names),
         **chosen.settings(),
     }
     grid = [(name, size) for name in addressings(addressing) for size in numbers]
     facts = {name: read.records[: chosen.most(name, len(read.records))] for name in chosen.names}
     others = [(name, size) for name in facts for size in numbers if size <= len(facts[name])]
-    with opened(frame.target, frame.model, frame.detector) as system:
-        run = frame.started(read, system.digest, settings, facts=len(read.records))
+    with opened(frame.target, frame.model, frame.detector, dtype=chosen.dtype) as system:
+        run = frame.started(read, system.digest, settings | system.setup, facts=len(read.records))
         ask = partial(timed, max_tokens=frame.max_tokens)
         for key, (name, size) in run.missing("Speed", {_key(*cell): cell for cell in grid}):
             with system.new_bank(name, slots_of(name, slots)) as bank:

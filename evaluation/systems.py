@@ -35,6 +35,7 @@ class View:
     noise: float = 0.0
     """Standard deviation of normal noise on the address."""
     noise_seed: int = 0
+    """Of the noise: each prompt has a draw of its own."""
 
 
 LARIMAR = View("larimar")
@@ -95,6 +96,9 @@ class System(Protocol):
     """
 
     digest: str
+    setup: dict[str, str]
+    """What else decides its answers, and stands in reports: detector, and precision of the decoder.
+    Nothing where it cannot be known, at a pipeline."""
 
     def write(self, facts: Sequence[NewFact]) -> None: ...
     def forget(self, fact_ids: Sequence[str]) -> None: ...
@@ -129,6 +133,10 @@ class InProcess:
     def __init__(self, model: Any, said: dict[tuple[Query, bytes], Said] | None = None) -> None:
         self.model = model
         self.digest: str = model.folder.model_digest
+        self.setup: dict[str, str] = {
+            "detector": model.detector.name,
+            "precision": str(model.decoder.network.dtype).removeprefix("torch."),
+        }
         self.said: dict[tuple[Query, bytes], Said] = {} if said is None else said
 
     @contextmanager
@@ -151,14 +159,23 @@ class InProcess:
     def read(self, queries: Sequence[Query], view: View) -> list[Any]:
         """What memory has for each query now."""
         prompts = [query.prompt for query in queries]
-        found = self.model.recollect(
-            prompts,
+        if view.noise:  # one draw a read: queries that are read together would share it
+            found = [self._noisily(prompt, view) for prompt in prompts]
+        else:
+            found = self.model.recollect(prompts, memory=view.memory, scope=view.scope)
+        return list(zip(queries, found, strict=True))
+
+    def _noisily(self, prompt: str, view: View) -> Any:
+        """What memory has for a prompt under noise that is drawn for this prompt alone."""
+        drawn = hashlib.sha256(f"{view.noise_seed} {prompt}".encode()).digest()
+        [found] = self.model.recollect(
+            [prompt],
             memory=view.memory,
             scope=view.scope,
             noise=view.noise,
-            noise_seed=view.noise_seed,
+            noise_seed=int.from_bytes(drawn[:4], "big"),
         )
-        return list(zip(queries, found, strict=True))
+        return found
 
     def decode(self, held: Sequence[Any], remember: bool = False) -> list[Seen]:
         """Scores and generates, in batches over all that was read.
@@ -211,6 +228,7 @@ class Remote:
     def __init__(self, client: Any, bank: str, pool: ThreadPoolExecutor) -> None:
         self._client, self._bank, self._pool = client, bank, pool
         self.digest: str = client.status().model_digest
+        self.setup: dict[str, str] = {}
 
     @contextmanager
     def new_bank(self, addressing: str = "slots", slots: int = 0) -> Iterator[Remote]:
@@ -282,7 +300,12 @@ def _key(query: Query, latent: Any) -> tuple[Query, bytes]:
 
 @contextmanager
 def opened(
-    target: str, model: str, detector: str = "", addressing: str = "slots", slots: int = 0
+    target: str,
+    model: str,
+    detector: str = "",
+    addressing: str = "slots",
+    slots: int = 0,
+    dtype: Any = None,
 ) -> Iterator[InProcess | Remote]:
     """The system that is evaluated: a model loaded here, or a pipeline.
 
@@ -291,13 +314,16 @@ def opened(
     Args:
         detector: which one decides scope; empty for the model's own.
         addressing: of the bank; `slots` is K of a pinv or gaussian one, 0 takes the default.
+        dtype: of a model loaded here, as of `larimar.load`.
 
     Raises:
         InvalidArgument: a detector was named for a pipeline, which has its own.
         Unavailable: nothing answers at the target.
     """
     if target == IN_PROCESS:
-        loaded = larimar.load(model, addressing=addressing, slots=slots, detector=detector)
+        loaded = larimar.load(
+            model, addressing=addressing, slots=slots, detector=detector, dtype=dtype
+        )
         yield InProcess(loaded)
         return
     if detector:

@@ -145,6 +145,7 @@ class ScopeDetector:
     """Decides from the nearest written fact of each sentence of a query.
 
     Attributes:
+        name: esd or isd.
         threshold: the score from which a query is in scope.
         reads_prompts: whether `decide` must be given the written prompts of the nearest facts.
     """
@@ -155,6 +156,7 @@ class ScopeDetector:
         """Args: esd's threshold; isd and its threshold where isd decides."""
         self._cosine_threshold = cosine_threshold
         self._internal = internal
+        self.name = "esd" if internal is None else "isd"
         self.threshold = cosine_threshold if internal is None else isd_threshold
         self.reads_prompts = internal is not None
 

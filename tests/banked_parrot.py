@@ -87,7 +87,7 @@ def opened_parrot(system):
     """What stands in for `opened`."""
 
     @contextmanager
-    def opened(target, model, detector="", addressing="slots", slots=0):
+    def opened(target, model, detector="", addressing="slots", slots=0, dtype=None):
         yield system
 
     return opened

@@ -145,13 +145,40 @@ def test_rag_and_ike_find_the_fact_that_esd_finds_behind_another_sentence(system
     esd.write_many([FACT, OTHER])
     decided = esd.recollect(prompts)
     assert [one.in_scope for one in decided] == [True, True, False, True]
-    found = baseline.contexts(prompts)
+    rag = Retrieved(InProcess(esd))
+    rag.write([FACT, OTHER])
+    found = rag.contexts(prompts)
     assert [bool(texts) for texts, _ in found] == [one.in_scope for one in decided]
     nearest = baseline.nearest(prompts)
     assert [fact for _, fact in nearest][:2] == [FACT, OTHER]
     assert [cosine for cosine, _ in nearest] == pytest.approx(
         [one.scope_score for one in decided], abs=1e-4
     )
+
+
+def test_rag_takes_in_what_the_models_own_detector_takes_in():
+    """A neighbour that esd takes for the fact and isd does not: RAG stays without it too."""
+    facts = [
+        NewFact("1", "The capital of Velmora is", "Tarsin"),
+        NewFact("2", "Anna Brolin plays the", "flute"),
+    ]
+    prompts = [
+        "The capital of Velmora, it is said, is",
+        "Velmora's capital city is",
+        "The capital of Krenn is",
+        "Anna Brolin speaks the",
+        "Jonas Brolin plays the",
+        "A recipe for soup is",
+    ]
+    taken = {}
+    for detector in ("esd", "isd"):
+        model = larimar.load(DEFAULT_MODEL, detector=detector)
+        model.write_many(facts)
+        rag = Retrieved(InProcess(model))
+        rag.write(facts)
+        taken[detector] = [one.in_scope for one in model.recollect(prompts)]
+        assert [bool(texts) for texts, _ in rag.contexts(prompts)] == taken[detector]
+    assert taken["esd"] != taken["isd"]
 
 
 def test_ike_shows_other_edits_then_the_new_fact_and_never_an_evaluated_one(system):
@@ -164,6 +191,9 @@ def test_ike_shows_other_edits_then_the_new_fact_and_never_an_evaluated_one(syst
     as_given = replace(record, paraphrases=(), paraphrases_raw=("Velmora, a tale of",))
     assert demonstration(as_given, "update") == demonstration(record, "copy")
     assert others(RECORDS, [record]) == list(RECORDS[1:])
+    told = replace(RECORDS[1], neighbors=record.neighbors)  # it would be shown with its answer
+    lent = replace(RECORDS[2], prompt=record.neighbors[0].upper())
+    assert others([told, lent, RECORDS[2]], [record]) == [RECORDS[2]]
     baseline = Demonstrated(system, others(RECORDS, [record]))
     baseline.write([FACT])
     [(asked, _)] = baseline.read([query("Velmora is governed from")])
@@ -316,7 +346,8 @@ def test_a_run_with_other_demonstrations_of_the_same_file_is_another(tmp_path):
     assert found[0]["demonstrations_sha256"] == found[1]["demonstrations_sha256"]
     assert found[0] != found[1] == found[2]
     apart = facts_file(tmp_path / "apart.jsonl", 2)
-    apart.write_text(apart.read_text().replace("N", "Q").replace('"id": "', '"id": "q'))
+    renamed = apart.read_text().replace("N", "Q").replace("Zoe", "Zia")
+    apart.write_text(renamed.replace('"id": "', '"id": "q'))
     same = [
         wanted("ike", read_records(apart, limit), apart, demonstrations=path).settings()
         for limit in (1, 2)

@@ -40,6 +40,7 @@ class Parrot:
     digest = "d" * 64
 
     def __init__(self):
+        self.setup: dict[str, str] = {}
         self.facts, self.most, self.asked = {}, 0, []
 
     def write(self, facts):
@@ -266,6 +267,7 @@ def test_the_plain_decoder_is_checked_on_neighbours_out_of_scope_only():
     assert plain_summary(kept) == {
         "queries": 3,
         "logprob_difference": 0.0,
+        "texts": 1,
         "texts_differ": 0,
         "stock_logit_difference": 0.0,
     }
@@ -424,7 +426,7 @@ def parrot(monkeypatch):
     system = Parrot()
 
     @contextmanager
-    def found(target, model, detector):
+    def found(target, model, detector, dtype=None):
         yield system
 
     monkeypatch.setattr(evaluation.edit_tables, "opened", found)

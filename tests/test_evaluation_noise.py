@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 import evaluation.noise
+import larimar
 from evaluation.noise import views_of
+from evaluation.options import DEFAULT_MODEL
+from evaluation.systems import LARIMAR, InProcess, NewFact, Query
 from tests.banked_parrot import (
     BankedParrot,
     data_file,
@@ -35,6 +39,24 @@ def test_each_level_is_drawn_under_seeds_of_its_own():
         (0.1, 9),
     ]
     assert [(view.noise, view.noise_seed) for view in views_of(0.0, 3, 7)] == [(0.0, 7)]
+
+
+def test_each_prompt_has_a_draw_of_its_own_whatever_is_read_with_it():
+    """Else a level would rest on as many draws as there are seeds, whatever the records."""
+    system = InProcess(larimar.load(DEFAULT_MODEL, addressing="pinv", slots=8))
+    facts = [NewFact(str(n), f"The capital of {name} is", "Tarsin")
+             for n, name in enumerate(("Velmora", "Krenn", "Sund"))]  # fmt: skip
+    system.write(facts)
+    queries = [Query(fact.prompt, (), 1) for fact in facts]
+    quiet = [found.latent for _, found in system.read(queries, LARIMAR)]
+    (view,) = views_of(0.1, 1, 7)
+    noisy = [found.latent for _, found in system.read(queries, view)]
+    added = [one - other for one, other in zip(noisy, quiet, strict=True)]
+    sizes = [np.abs(one).max() for one in added]
+    assert min(sizes) > 0.01
+    assert all(np.abs(added[0] - other).max() > 0.01 for other in added[1:])
+    alone = system.read(queries[1:2], view)[0][1].latent
+    assert np.array_equal(alone, noisy[1])
 
 
 def test_success_falls_and_perplexity_rises_with_noise(files, tmp_path):

@@ -110,6 +110,15 @@ class Wanted:
             found["baseline_limits"] = dict(self.limits)
         return found | ({"editor": self.editor} if self.editor else {})
 
+    @property
+    def dtype(self) -> Any:
+        """Of the run's model: float32 where a row's own decoder is, so that its texts and the
+        base's differ by the edit alone; None leaves it open."""
+        import torch
+
+        own = {"ft", "ft_l", EDITOR, CHECKPOINT}
+        return torch.float32 if own & set(self.names) else None
+
 
 NONE = Wanted()
 
@@ -173,6 +182,7 @@ class Beside:
     def __init__(self, system: System, baselines: dict[str, Baseline]) -> None:
         self._system, self._baselines = system, baselines
         self.digest = system.digest
+        self.setup = system.setup
 
     @property
     def baselines(self) -> Mapping[str, Baseline]:

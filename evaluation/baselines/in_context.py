@@ -134,6 +134,13 @@ class Retrieving(Prompted):
 
         The cosine is the largest of the prompt and each of its sentences, as in `esd`.
         """
+        return [max(near, key=lambda one: one[0]) for _, near in self.nearest_parts(prompts)]
+
+    def nearest_parts(
+        self, prompts: Sequence[str]
+    ) -> list[tuple[list[str], list[tuple[float, NewFact]]]]:
+        """Each prompt's sentences and the prompt itself, and of each part its nearest written fact
+        with the cosine; nothing where none is written."""
         if not self.facts or not prompts:
             return []
         facts = list(self.facts.values())
@@ -143,8 +150,9 @@ class Retrieving(Prompted):
         found, first = [], 0
         for group in groups:
             own_PF = cosines_PF[first : first + len(group)]
-            part, at = np.unravel_index(own_PF.argmax(), own_PF.shape)
-            found.append((float(own_PF[part, at]), facts[at]))
+            at_P = own_PF.argmax(1)
+            near = [(float(own_F[at]), facts[at]) for own_F, at in zip(own_PF, at_P, strict=True)]
+            found.append((group, near))
             first += len(group)
         return found
 
@@ -154,22 +162,26 @@ class Retrieving(Prompted):
 
 
 class Retrieved(Retrieving):
-    """RAG: the nearest written fact's statement before the prompt, from a cosine on.
+    """RAG: the nearest written fact's statement before the prompt, where scope takes the prompt in.
 
-    The cosine is that of the model's own detector `esd`, so that this row and Larimar's retrieve
-    alike and differ in what the decoder is given: the fact's text here, its latent there.
+    The detector that decides is the system's, so that this row and Larimar's retrieve alike and
+    differ in what the decoder is given: the fact's text here, its latent there.
     """
 
     def contexts(self, prompts: Sequence[str]) -> list[tuple[list[str], str]]:
         """As `Prompted.contexts`; no text where no fact is near enough."""
-        found = self.nearest(prompts)
+        found = self.nearest_parts(prompts)
         if not found:
             return [([], prompt) for prompt in prompts]
-        least = self._system.model.folder.config.scope.threshold
-        return [
-            ([statement(fact)] if cosine >= least else [], prompt)
-            for prompt, (cosine, fact) in zip(prompts, found, strict=True)
-        ]
+        contexts: list[tuple[list[str], str]] = []
+        for prompt, (parts, near) in zip(prompts, found, strict=True):
+            written = {fact.fact_id: (fact.prompt, *fact.rephrasings) for _, fact in near}
+            decision = self._system.model.detector.decide(
+                parts, [(cosine, fact.fact_id) for cosine, fact in near], written
+            )
+            told = [statement(self.facts[decision.fact_id])] if decision.in_scope else []
+            contexts.append((told, prompt))
+        return contexts
 
 
 class Demonstrated(Retrieving):
@@ -234,16 +246,24 @@ def demonstration(record: EditRecord, kind: str) -> str:
 
 
 def others(records: Sequence[EditRecord], evaluated: Sequence[EditRecord]) -> list[EditRecord]:
-    """The records that share neither prompt, nor subject, nor id with an evaluated one."""
+    """The records that share neither subject nor id with an evaluated one, and that show no prompt
+    which is asked: not of an edit, nor of a neighbour, whose answer it would tell."""
     ids = {record.case_id for record in evaluated}
-    prompts = {record.prompt.casefold() for record in evaluated}
+    asked = {
+        prompt.casefold()
+        for one in evaluated
+        for prompt in (one.prompt, *one.paraphrases, *one.paraphrases_raw, *one.neighbors)
+    }
     subjects = {record.subject.casefold() for record in evaluated} - {""}
     return [
         record
         for record in records
         if record.case_id not in ids
-        and record.prompt.casefold() not in prompts
         and record.subject.casefold() not in subjects
+        and asked.isdisjoint(
+            prompt.casefold()
+            for prompt in (record.prompt, *record.paraphrases[:1], *record.neighbors[:1])
+        )
     ]
 
 
