@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ from tests.training_runs import (
 from training.batches import RowTokenizer
 from training.bpe import open_tokenizer, train_bpe
 from training.crossentropy import weighted_cross_entropy
-from training.data import Sentences, read_lines, sentences, training_shards
+from training.data import Sentences, read_lines, sentences, training_shards, validation_file
 from training.objective import TrainingMemory, running_text_loss
 from training.recipes import (
     RECIPES,
@@ -52,7 +54,7 @@ from training.recipes import (
 from training.rows import Row, RowMaker
 from training.run import Sources, build_loop
 from training.schedule import beta, learning_rate
-from training.tokens import open_tokens, prepare_tokens
+from training.tokens import MANIFEST, open_tokens, prepare_tokens
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +323,51 @@ def test_a_state_of_another_recipe_is_refused_and_nothing_is_changed(
         loop(recipe, corpus, tmp_path, prepared=prepared)
     assert {path: path.read_bytes() for path in kept} == kept
     assert loop(recipe, corpus, tmp_path, prepared=prepared, start=base_model).step == 1
+
+
+def test_a_state_of_another_text_is_refused(warm_start, corpus, prepared, tmp_path) -> None:
+    run = loop(tiny_episodic(warm_start), corpus, tmp_path / "run", prepared=prepared)
+    run.options.out.mkdir()
+    run.train_step()
+    run.save()
+    longer = tmp_path / "longer"
+    shutil.copytree(corpus, longer)
+    with validation_file(longer).open("a") as file:
+        file.write("The end.\n")
+    with pytest.raises(InvalidArgument, match=r"the text of --corpus or --prepared differ"):
+        loop(tiny_episodic(warm_start), longer, tmp_path / "run", prepared=prepared)
+    shorter = tmp_path / "shorter"
+    shutil.copytree(prepared, shorter)
+    manifest = json.loads((shorter / MANIFEST).read_text())
+    (shorter / MANIFEST).write_text(json.dumps(manifest | {"limit": 7}))
+    with pytest.raises(InvalidArgument, match=r"the text of --corpus or --prepared differ"):
+        loop(tiny_episodic(warm_start), corpus, tmp_path / "run", prepared=shorter)
+
+
+def test_a_run_killed_in_its_last_save_makes_its_model_when_it_goes_on(
+    warm_start, corpus, prepared, tmp_path, monkeypatch
+) -> None:
+    recipe = dataclasses.replace(tiny_episodic(warm_start), steps=2)
+    run = loop(recipe, corpus, tmp_path, prepared=prepared, save_every=1)
+    saved = []
+
+    def killed(path: Path, target: Path) -> Path:
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    monkeypatch.undo()
+    again = loop(recipe, corpus, tmp_path, prepared=prepared, save_every=1)
+    assert again.step == 1, "the state of the last step was not there yet"
+    again.run()
+    wanted = again.stage.parts.networks.decoder.state_dict()
+    found = ModelFolder.open(tmp_path / "model").networks().decoder.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 def test_a_state_that_does_not_say_of_which_recipe_it_is_is_taken_with_a_note(

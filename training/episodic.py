@@ -103,6 +103,7 @@ class EpisodicStage:
             batch = self._batch(rng, self.held_rows, indices, self.held_blocks)
             for name, value in self.losses(self.module, batch, number).items():
                 sums[name] = sums.get(name, 0.0) + value.item() / batches
+        del sums["total"]  # its KL term has the weight of a step, and this is of none
         return sums
 
     def servers(self) -> tuple[Encoder, Decoder]:

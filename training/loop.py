@@ -85,14 +85,17 @@ class Loop:
         say: Callable[[str], None] = print,
         looks: Sequence[Look] = (),
         start: Start | None = None,
+        text: str = "",
     ) -> None:
         """A loop at step 0.
 
         Args:
             looks: called on the first worker as it goes, to show what the model does.
             start: the model that the stage's first weights are of.
+            text: digest of what the stage reads; a saved state of another text is refused.
         """
         self.stage, self.options, self.workers, self.start = stage, options, workers, start
+        self.text = text
         self.recipe: Recipe = stage.recipe
         self.say, self.looks = say, looks
         self.module = stage.module.train()
@@ -174,23 +177,25 @@ class Loop:
             "module": gathered(self.module.state_dict()),
             "optimizers": [gathered(each.state_dict()) for each in self.optimizers],
             "recipe": to_json(self.recipe, self.start),
+            "text": self.text,
         }
         if self.workers.first:
             out, parts = self.options.out, self.stage.parts
-            torch.save(state, out / (STATE + ".tmp"))
-            (out / (STATE + ".tmp")).replace(out / STATE)
-            (out / "recipe.json").write_text(state["recipe"])
             networks = parts.networks
             if self.workers.shard:
                 networks = whole_networks(networks.config, state["module"])
+            # The model first: a run that ends in between makes these steps again, and it anew.
             parts.save(out / "model", networks, torch.float32)
+            (out / "recipe.json").write_text(state["recipe"])
+            torch.save(state, out / (STATE + ".tmp"))
+            (out / (STATE + ".tmp")).replace(out / STATE)
         self.workers.wait()
 
     def resume(self) -> bool:
         """Continues from the saved state of the run's folder, if there is one.
 
         Raises:
-            InvalidArgument: the state is of another recipe, or started from another model.
+            InvalidArgument: the state is of another recipe or text, or started from another model.
         """
         path = self.options.out / STATE
         if not path.exists():
@@ -219,6 +224,8 @@ class Loop:
         ]
         if _digest(start_in(state["recipe"])) != _digest(self.start):
             changed.append("--start")
+        if state.get("text", self.text) != self.text:
+            changed.append("the text of --corpus or --prepared")
         if changed or type(saved) is not type(self.recipe):
             raise InvalidArgument(
                 f"{path} is of another run ({', '.join(changed or ['stage'])} differ): give --out "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,14 @@ from training.loop import PRECISIONS, Look, Loop, Options
 from training.parts import Parts, build_parts
 from training.pretraining import PretrainingStage
 from training.recipes import Episodic, Pretraining, Recipe, Start
-from training.tokens import MANIFEST, TOKENIZER, TokenBlocks, open_tokens, prepare_tokens
+from training.tokens import (
+    MANIFEST,
+    TOKENIZER,
+    TokenBlocks,
+    open_tokens,
+    prepare_tokens,
+    read_manifest,
+)
 from training.workers import Workers
 
 _HELD_SENTENCES = 4000
@@ -60,7 +69,8 @@ def build_loop(
     parts = build_parts(recipe, sources.start, options.device, own)
     text = _text(recipe, sources, options, parts, workers, tell)
     stage = _stage(recipe, sources, options, parts, text, tell)
-    loop = Loop(stage, options, workers, tell, looks, start)
+    digest = _text_digest(recipe, sources, sources.prepared or options.out / _TEXT)
+    loop = Loop(stage, options, workers, tell, looks, start, digest)
     if loop.resume():
         tell(f"resumed at step {loop.step}")
     return loop
@@ -123,7 +133,25 @@ def _text(
         )
         say(f"{manifest['train_tokens']} tokens of running text")
     workers.wait()
+    limit = read_manifest(folder)["limit"]
+    if limit != recipe.corpus_tokens:
+        say(
+            f"{folder} was prepared with a limit of {limit} tokens (0: none), the recipe's is "
+            f"{recipe.corpus_tokens}: to repeat this run give --prepared {folder} again"
+        )
     return open_tokens(folder, parts.decoder_tokenizer)
+
+
+def _text_digest(recipe: Recipe, sources: Sources, folder: Path) -> str:
+    """Of what a run reads: the prepared text, and the sentences' shards by name and size."""
+    manifest = read_manifest(folder)
+    read: dict[str, Any] = {
+        name: manifest[name] for name in ("sources_sha256", "limit", "vocabulary_sha256")
+    }
+    if isinstance(recipe, Episodic):
+        shards = [*training_shards(sources.corpus), validation_file(sources.corpus)]
+        read["sentences"] = {path.name: path.stat().st_size for path in shards}
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def _stage(

@@ -121,15 +121,7 @@ def open_tokens(folder: Path, tokenizer: Any) -> tuple[TokenBlocks, TokenBlocks]
         NotFound: the folder was not prepared, or not finished.
         InvalidArgument: it was prepared with another vocabulary.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"no {MANIFEST} in {folder}: make it with "
-            "`larimar prepare --corpus FOLDER --out FOLDER`"
-        ) from error
-    if manifest.get("format") != _FORMAT:
-        raise InvalidArgument(f"{folder}/{MANIFEST} is not of {_FORMAT}: prepare it again")
+    manifest = read_manifest(folder)
     if manifest["vocabulary_sha256"] != vocabulary_digest(tokenizer):
         raise InvalidArgument(
             f"{folder} was prepared with another vocabulary than the decoder's: prepare it again"
@@ -139,6 +131,25 @@ def open_tokens(folder: Path, tokenizer: Any) -> tuple[TokenBlocks, TokenBlocks]
         TokenBlocks(folder / TRAIN, start, dtype),
         TokenBlocks(folder / VALIDATION, start, dtype),
     )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder.
+
+    Raises:
+        NotFound: the folder was not prepared, or not finished.
+        InvalidArgument: its manifest is of another version.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"no {MANIFEST} in {folder}: make it with "
+            "`larimar prepare --corpus FOLDER --out FOLDER`"
+        ) from error
+    if manifest.get("format") != _FORMAT:
+        raise InvalidArgument(f"{folder}/{MANIFEST} is not of {_FORMAT}: prepare it again")
+    return manifest
 
 
 def vocabulary_digest(tokenizer: Any) -> str:
