@@ -9,10 +9,14 @@ import torch
 from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.errors import InvalidArgument
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it tokens are chosen greedily: two logits that differ by a thousandth are e**100 apart
+already, and a quotient by a much smaller number is infinite, of which there is no softmax."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: greedy unless a temperature is set."""
+    """How tokens are chosen: greedy unless a temperature of LEAST_TEMPERATURE or more is set."""
 
     max_tokens: int = 32
     temperature: float = 0.0
@@ -50,7 +54,7 @@ class Chooser:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self.greedy = sampling.temperature == 0.0
+        self.greedy = sampling.temperature < LEAST_TEMPERATURE
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
     def choose(self, logits_V: torch.Tensor) -> int:

@@ -351,6 +351,12 @@ def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder) -> None:
     assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=1e-6)) == greedy
 
 
+@pytest.mark.parametrize("temperature", [1e-38, 1e-6])
+def test_a_tiny_temperature_is_greedy(decoder, temperature: float) -> None:
+    greedy = whole(decoder, PROMPTS[1], Sampling(5))
+    assert whole(decoder, PROMPTS[1], Sampling(5, temperature=temperature)) == greedy
+
+
 @pytest.mark.parametrize(
     ("rows", "positions", "adds"), [(2, 64, False), (16, 64, True), (4, 128, False), (2, 64, True)]
 )
