@@ -92,14 +92,20 @@ class Tail:
         self.finish_reason = ""
 
     def push(self, token: int) -> None:
-        """Adds a token, which may be the last."""
+        """Adds a token, which may be the last.
+
+        A stop string counts after the blanks that the text begins with, which an answer is shown
+        without.
+        """
         if token == self.stop_id:
             self._finish(self._decoded(), "stop")
             return
         self.ids.append(token)
         if self._sampling.stop:
             text = self._decoded()
-            cuts = [text.find(stop) for stop in self._sampling.stop if stop in text]
+            blanks = len(text) - len(text.lstrip())
+            found = [text.find(stop, blanks) for stop in self._sampling.stop]
+            cuts = [cut for cut in found if cut >= 0]
             if cuts:
                 self._finish(text[: min(cuts)], "stop")
                 return

@@ -141,6 +141,7 @@ def test_seed_stop_and_length_mean_what_they_say(client, bank) -> None:
     stopped = said(stop=[word])
     assert word not in stopped.text and stopped.finish_reason == "stop"
     assert said(stop=word).text == stopped.text
+    assert said(stop=" ").text == greedy.text.split()[0]
 
 
 def test_banks_are_models(client, bank) -> None:
