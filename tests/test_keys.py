@@ -406,45 +406,46 @@ async def test_a_revoked_key_reads_no_more_on_an_open_watch(tenants, monkeypatch
 
 @pytest.mark.parametrize("method", ["ExportBank", "ReencodeBank", "ImportBank"])
 async def test_a_long_call_ends_when_its_key_is_revoked(pipeline, monkeypatch, method) -> None:
+    """It is revoked when the call's first part is on its way."""
     monkeypatch.setattr(auth, "CACHE_S", 0.0)
-    keys = MemoryKeys()
+    monkeypatch.setattr("services.gateway.banks.MAX_LOAD_BYTES", 1)
+    keys, revoked = MemoryKeys(), list[str]()
 
     async def dumped(request, dump):
         async for reply in dump(request):
-            if revoked:
-                await keys.revoke(revoked[0])
+            await asyncio.gather(*map(keys.revoke, revoked))
             yield reply
 
-    revoked: list[str] = []
-    doors = {"memory": Door(pipeline.doors["memory"], DumpBank=dumped)}
-    async with guarded_gateway(pipeline, keys, **doors) as tenants:
+    async def loaded(request, load):
+        await asyncio.gather(*map(keys.revoke, revoked))
+        return await load(request)
+
+    memory = Door(pipeline.doors["memory"], DumpBank=dumped, LoadBank=loaded)
+    async with guarded_gateway(pipeline, keys, memory=memory) as tenants:
         shown, other = [await tenants.key(f"long-{method}") for _ in range(2)]
         async with called(tenants, shown) as call, called(tenants, other) as call_of_other:
-            write = larimar_pb2.WriteRequest(prompt="The capital of Velmora is", answer="Tarsin")
-            await call_of_other("Write", write)
-            exported = call_of_other("ExportBank", larimar_pb2.ExportBankRequest())
-            archive = [reply async for reply in exported]
-            if method == "ImportBank":
-                long = call(method)
-                for part in archive:
-                    part.header.config.bank = part.header.config.bank and "new"
-                    await long.write(
-                        larimar_pb2.ImportBankRequest(
-                            header=part.header if part.HasField("header") else None,
-                            records=part.records,
-                        )
-                    )
-                await keys.revoke(split_key(shown)[0])
-                await long.done_writing()
-                assert await refused(long) == BAD_KEY
-            else:
-                revoked.append(split_key(shown)[0])
-                request = {"ExportBank": larimar_pb2.ExportBankRequest(),
-                           "ReencodeBank": larimar_pb2.ReencodeBankRequest(
-                               bank="default", new_bank="new")}[method]  # fmt: skip
-                assert await refused(call(method, request)) == BAD_KEY
+            for number in range(2):
+                await call_of_other("Write", fact_of("WriteMany", number).write)
+            export = larimar_pb2.ExportBankRequest()
+            archive = [reply async for reply in call_of_other("ExportBank", export)]
+            requests = {
+                "ExportBank": export,
+                "ReencodeBank": larimar_pb2.ReencodeBankRequest(bank="default", new_bank="new"),
+                "ImportBank": iter([imported(part, "new") for part in archive]),
+            }
+            revoked.append(split_key(shown)[0])
+            assert await refused(call(method, requests[method])) == BAD_KEY
             listed = await call_of_other("ListBanks", larimar_pb2.ListBanksRequest())
             assert [one.config.bank for one in listed.banks] == ["default"]
+
+
+def imported(part: larimar_pb2.ExportBankResponse, bank: str) -> larimar_pb2.ImportBankRequest:
+    """A part of an export as one of an import under another name."""
+    request = larimar_pb2.ImportBankRequest(records=part.records)
+    if part.HasField("header"):
+        request.header.CopyFrom(part.header)
+        request.header.config.bank = bank
+    return request
 
 
 async def test_an_open_stream_outlives_the_store_as_long_as_a_new_call(
