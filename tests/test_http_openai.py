@@ -160,6 +160,7 @@ def test_banks_are_models(client, bank) -> None:
         ({"n": 2}, "n"),
         ({"best_of": 3}, "best_of"),
         ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": 0}, "logprobs"),
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
@@ -177,6 +178,13 @@ def test_what_this_model_lacks_is_refused_by_name(client, bank, changed, param) 
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(**{"model": f"larimar/{bank}", "prompt": PROMPT, **changed})
     assert (caught.value.param, caught.value.code) == (param, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize("value", [True, 0, 1])
+def test_a_chat_has_no_log_probabilities_either(client, bank, value) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=f"larimar/{bank}", messages=[USER], logprobs=value)
+    assert (caught.value.param, caught.value.code) == ("logprobs", "BAD_REQUEST")
 
 
 def test_what_asks_for_nothing_is_taken(client, bank) -> None:

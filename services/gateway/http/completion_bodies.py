@@ -66,7 +66,6 @@ class Completing(BaseModel):
         "frequency_penalty",
         "presence_penalty",
         "logit_bias",
-        "logprobs",
         "top_logprobs",
         "echo",
         "suffix",
@@ -79,6 +78,13 @@ class Completing(BaseModel):
     def _lacking(cls, value: Any, info: ValidationInfo) -> Any:
         if value:
             raise ValueError(f"this model has no {info.field_name}: leave it out")
+        return value
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _no_logprobs(cls, value: Any) -> Any:
+        if value is not None and value is not False:  # 0 asks for those of the tokens said
+            raise ValueError("this model has no logprobs: leave it out")
         return value
 
     @property
