@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
+from larimar.config import LEAST_TOP_P, MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.errors import InvalidArgument
 
 LEAST_TEMPERATURE = 1e-5
@@ -64,7 +64,7 @@ class Chooser:
         probs_V = (logits_V / self._sampling.temperature).softmax(-1)
         if self._sampling.top_p < 1.0:
             sorted_V, order_V = probs_V.sort(descending=True, stable=True)
-            keep_V = sorted_V.cumsum(-1) - sorted_V < self._sampling.top_p
+            keep_V = sorted_V.cumsum(-1) - sorted_V < max(self._sampling.top_p, LEAST_TOP_P)
             probs_V = torch.zeros_like(probs_V).scatter(0, order_V[keep_V], sorted_V[keep_V])
         return int(torch.multinomial(probs_V, 1, generator=self._generator))
 

@@ -346,9 +346,10 @@ def test_a_seed_gives_its_text_again_and_another_seed_another(decoder) -> None:
     assert len({first for first, _ in texts.values()}) == 3
 
 
-def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder) -> None:
+@pytest.mark.parametrize("top_p", [1e-6, 1e-50])
+def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder, top_p: float) -> None:
     greedy = whole(decoder, PROMPTS[1], Sampling(5))
-    assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=1e-6)) == greedy
+    assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=top_p)) == greedy
 
 
 @pytest.mark.parametrize("temperature", [1e-38, 1e-6])

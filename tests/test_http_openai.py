@@ -137,6 +137,7 @@ def test_seed_stop_and_length_mean_what_they_say(client, bank) -> None:
     texts = {said(seed=number, **warm).text for number in range(-2, 2)}
     assert len(texts) > 1
     assert len({said(**warm).text for _ in range(4)}) > 1  # without a seed, another one each time
+    assert said(temperature=2.0, top_p=1e-50).text == greedy.text  # and not as if none were given
     word = greedy.text.split()[1]
     stopped = said(stop=[word])
     assert word not in stopped.text and stopped.finish_reason == "stop"
