@@ -17,6 +17,9 @@ MOST_STOP_STRINGS = 4
 """Stop strings of one request: each is looked for at every token."""
 MAX_TEMPERATURE = 10.0
 """Past it every token is about as likely as any other."""
+LEAST_TOP_P = 1e-30
+"""A smaller top-p is taken as this, of which the one most probable token is left: in the float32
+of the contract 1e-50 would be 0, which means the default, all tokens."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,7 @@ class Row:
     Attributes:
         z_1C: the latent, or None for the plain decoder.
         used: positions of its cache that are filled, slots included.
+        error: what ended it before its text did.
     """
 
     prompt_ids: list[int]
@@ -46,11 +47,12 @@ class Row:
     used: int = 0
     slots: int = 0
     added_11E: torch.Tensor | None = None
+    error: Exception | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether its text has ended."""
-        return bool(self.tail.finish_reason)
+        """Whether its text has ended, or an error has ended it."""
+        return bool(self.tail.finish_reason) or self.error is not None
 
     @property
     def next_id(self) -> int:
@@ -63,8 +65,18 @@ class Row:
         can_end = self.tail.stop_id is not None
         return can_end and self.z_1C is not None and not self.tail.ids
 
+    def choose(self, logits_V: torch.Tensor, likeliest: int) -> None:
+        """Adds its next token; what goes wrong in that ends this row, and none beside it."""
+        try:
+            greedy = self.chooser.greedy
+            self.tail.push(likeliest if greedy else self.chooser.choose(logits_V.float().cpu()))
+        except Exception as error:
+            self.error = error
+
     def take(self) -> Piece:
-        """What its text gained since the last piece was taken."""
+        """What its text gained since the last piece was taken. Raises: what ended the row."""
+        if self.error is not None:
+            raise self.error
         return self.tail.take()
 
 
@@ -278,10 +290,7 @@ class Batch:
                     logits_RV[place, row.tail.stop_id] = -torch.inf
             greedy = logits_RV.argmax(-1).tolist()
             for row, logits_V, likeliest in zip(list(lane.rows), logits_RV, greedy, strict=True):
-                own = (
-                    likeliest if row.chooser.greedy else row.chooser.choose(logits_V.float().cpu())
-                )
-                row.tail.push(own)
+                row.choose(logits_V, likeliest)
                 stepped.append(row)
         for row in stepped:
             if row.finished:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from larimar import results
 from larimar.calls import MAX_MESSAGE_BYTES
+from larimar.config import LEAST_TOP_P
 from larimar.errors import InvalidArgument, LarimarError, NotFound
 from larimar.passages import PIECE_CHARS, Passage, pieces
 from larimar.v1 import common_pb2, decoder_pb2, larimar_pb2, memory_pb2
@@ -125,7 +126,7 @@ def sampling(
     max_tokens: int, temperature: float, top_p: float, seed: int, stop: Sequence[str]
 ) -> decoder_pb2.Sampling:
     """How to pick tokens; 0 and empty mean the service's defaults."""
-    return build(
+    made = build(
         decoder_pb2.Sampling,
         max_tokens=max_tokens,
         temperature=temperature,
@@ -133,6 +134,9 @@ def sampling(
         seed=seed,
         stop=stop,
     )
+    if top_p and not made.top_p:
+        made.top_p = LEAST_TOP_P
+    return made
 
 
 def ask_request(

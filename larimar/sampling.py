@@ -6,13 +6,17 @@ import dataclasses
 
 import torch
 
-from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
+from larimar.config import LEAST_TOP_P, MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.errors import InvalidArgument
+
+LEAST_TEMPERATURE = 1e-5
+"""Below it tokens are chosen greedily: two logits that differ by a thousandth are e**100 apart
+already, and a quotient by a much smaller number is infinite, of which there is no softmax."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: greedy unless a temperature is set."""
+    """How tokens are chosen: greedy unless a temperature of LEAST_TEMPERATURE or more is set."""
 
     max_tokens: int = 32
     temperature: float = 0.0
@@ -50,7 +54,7 @@ class Chooser:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self.greedy = sampling.temperature == 0.0
+        self.greedy = sampling.temperature < LEAST_TEMPERATURE
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
     def choose(self, logits_V: torch.Tensor) -> int:
@@ -60,7 +64,7 @@ class Chooser:
         probs_V = (logits_V / self._sampling.temperature).softmax(-1)
         if self._sampling.top_p < 1.0:
             sorted_V, order_V = probs_V.sort(descending=True, stable=True)
-            keep_V = sorted_V.cumsum(-1) - sorted_V < self._sampling.top_p
+            keep_V = sorted_V.cumsum(-1) - sorted_V < max(self._sampling.top_p, LEAST_TOP_P)
             probs_V = torch.zeros_like(probs_V).scatter(0, order_V[keep_V], sorted_V[keep_V])
         return int(torch.multinomial(probs_V, 1, generator=self._generator))
 
@@ -88,14 +92,20 @@ class Tail:
         self.finish_reason = ""
 
     def push(self, token: int) -> None:
-        """Adds a token, which may be the last."""
+        """Adds a token, which may be the last.
+
+        A stop string counts after the blanks that the text begins with, which an answer is shown
+        without.
+        """
         if token == self.stop_id:
             self._finish(self._decoded(), "stop")
             return
         self.ids.append(token)
         if self._sampling.stop:
             text = self._decoded()
-            cuts = [text.find(stop) for stop in self._sampling.stop if stop in text]
+            blanks = len(text) - len(text.lstrip())
+            found = [text.find(stop, blanks) for stop in self._sampling.stop]
+            cuts = [cut for cut in found if cut >= 0]
             if cuts:
                 self._finish(text[: min(cuts)], "stop")
                 return

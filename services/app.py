@@ -59,11 +59,14 @@ class HandleStub:
 
     async def _stream(self, method: str, request) -> AsyncIterator[Any]:
         with calling(self._name, method, request):
+            replies = getattr(self._streams, method).remote(request)
             try:
-                async for reply in getattr(self._streams, method).remote(request):
+                async for reply in replies:
                     yield reply
             except Exception as error:
                 raise handle_error(error, self._name) from None
+            finally:
+                replies.cancel()  # Ray lets one that is merely dropped work on to its end
 
 
 def handle_error(error: Exception, name: str) -> Exception:
@@ -101,8 +104,10 @@ def _method(name: str):
         return await getattr(self._service, name)(request, grpc_context)
 
     async def stream(self, request, grpc_context=None):
-        async for reply in getattr(self._service, name)(request, grpc_context):
-            yield reply
+        replies = getattr(self._service, name)(request, grpc_context)
+        async with contextlib.aclosing(replies):
+            async for reply in replies:
+                yield reply
 
     method = stream if name in STREAMING else call
     method.__name__ = name

@@ -266,6 +266,12 @@ def test_the_operator_reads_it_without_a_pipeline(tmp_path: Path) -> None:
     assert "create key" in table.stdout and f"key_id {key_id}" in table.stdout
 
 
+@pytest.mark.parametrize("since", ["yesterday", "0001-01-01T00:00:00+14:00", "999999999999d"])
+def test_what_is_no_time_of_this_calendar_is_a_usage_error(tmp_path, since: str) -> None:
+    done = command("audit", "--since", since, "--data-dir", str(tmp_path), text=True)
+    assert done.returncode == 2 and "is no time" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("wanted", "numbers"),
     [

@@ -97,10 +97,12 @@ def test_every_call_gives_its_result(client):
 def test_settings_of_an_answer_reach_the_gateway(client, gateway):
     client.ask("p", max_tokens=5, temperature=0.5, top_p=0.25, seed=2**63, stop=["."])
     client.ask("p", no_memory=True)
-    first, second = gateway.requests["Ask"]
+    client.ask("p", top_p=1e-50)
+    first, second, third = gateway.requests["Ask"]
     assert (first.sampling.max_tokens, first.sampling.temperature) == (5, 0.5)
     assert (first.sampling.top_p, first.sampling.seed) == (0.25, 2**63)
     assert (list(first.sampling.stop), first.no_memory, second.no_memory) == (["."], False, True)
+    assert second.sampling.top_p == 0 < third.sampling.top_p < 1e-6  # 0 would be the default
 
 
 def test_facts_and_events_come_page_by_page(client, gateway, monkeypatch):

@@ -172,6 +172,41 @@ def test_texts_are_shown_and_never_run(console: Tab, site: Site) -> None:
     assert page.locator("main img, main b").count() == 0
 
 
+def test_line_breaks_of_unicode_break_no_event(console: Tab, site: Site) -> None:
+    site.client.create_bank("breaks")
+    site.client.write(PROMPT, ANSWER, bank="breaks", fact_id="one\u2028two\u2029three")
+    page = console.go("b/breaks/log")
+    rows = page.get_by_role("list", name="Events, newest first").get_by_role("listitem")
+    expect(rows).to_contain_text(re.compile(r"one\stwo\sthree"))
+    page = console.go("b/breaks/ask")
+    ask(page)
+    expect(answer(page)).to_contain_text("Answered at v1")
+
+
+def test_events_are_read_whatever_their_texts_hold(console: Tab, site: Site) -> None:
+    """Also where something on the way writes characters out that the gateway escapes."""
+    written(site, "unescaped")
+    written_out = []
+
+    def unescape(route) -> None:
+        response = route.fetch()
+        body, count = re.subn(r'"text": ?"', '"text": "\u2028', response.text())
+        written_out.append(count)
+        route.fulfill(response=response, body=body)
+
+    console.page.route(re.compile(r"/ask$"), unescape)
+    page = console.go("b/unescaped/ask")
+    ask(page)
+    expect(answer(page)).to_contain_text("Answered at v1")
+    page.unroute_all(behavior="wait")
+    assert written_out and all(written_out)
+
+
+def test_an_address_that_nothing_encoded_is_taken_as_it_stands(console: Tab) -> None:
+    page = console.go("b/%/ask")
+    expect(page.get_by_role("alert")).to_contain_text("path bank")
+
+
 def test_a_fact_is_replaced_and_forgotten(console: Tab, site: Site) -> None:
     written(site, "forgetful")
     page = console.go("b/forgetful/facts")
@@ -194,6 +229,7 @@ def test_an_erasure_shows_its_receipt(console: Tab, site: Site) -> None:
     page.get_by_role("button", name=f"Erase: {PROMPT}").click()
     dialog(page).get_by_role("button", name="Erase for good").click()
     expect(dialog(page).locator("[aria-current=step]")).to_have_text("Searched and replayed")
+    expect(dialog(page).get_by_role("status")).to_have_text("The erasure is complete.")
     expect(dialog(page)).to_contain_text("Replay matches")
     expect(dialog(page).locator("dt", has_text="Found now").locator("+ dd")).to_have_text(
         "0 places"

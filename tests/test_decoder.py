@@ -346,9 +346,16 @@ def test_a_seed_gives_its_text_again_and_another_seed_another(decoder) -> None:
     assert len({first for first, _ in texts.values()}) == 3
 
 
-def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder) -> None:
+@pytest.mark.parametrize("top_p", [1e-6, 1e-50])
+def test_a_tiny_nucleus_is_greedy_at_any_temperature(decoder, top_p: float) -> None:
     greedy = whole(decoder, PROMPTS[1], Sampling(5))
-    assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=1e-6)) == greedy
+    assert whole(decoder, PROMPTS[1], Sampling(5, temperature=10.0, top_p=top_p)) == greedy
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-6])
+def test_a_tiny_temperature_is_greedy(decoder, temperature: float) -> None:
+    greedy = whole(decoder, PROMPTS[1], Sampling(5))
+    assert whole(decoder, PROMPTS[1], Sampling(5, temperature=temperature)) == greedy
 
 
 @pytest.mark.parametrize(
@@ -432,12 +439,13 @@ def test_pieces_of_a_stream_add_up_to_the_text(decoder, tokens, data) -> None:
     pieces = scripted(decoder, [*tokens, decoder.stop_id], Sampling(128, stop=tuple(stops)))
     for said in range(1, len(tokens) + 1):
         text = continuation(decoder, tokens[:said])
-        cuts = [text.find(stop) for stop in stops if stop in text]
+        blanks = len(text) - len(text.lstrip())
+        cuts = [text.find(stop, blanks) for stop in stops if stop in text[blanks:]]
         if cuts:  # the token that makes a stop string whole is the last
             text = text[: min(cuts)]
             break
     assert joined(pieces) == (text, "stop", said)
-    assert not any(stop in joined(pieces)[0] for stop in stops)
+    assert not any(stop in joined(pieces)[0].lstrip() for stop in stops)
 
 
 def test_a_stop_string_that_spans_tokens_ends_the_text_before_it(decoder) -> None:
@@ -478,6 +486,25 @@ def test_a_character_of_several_tokens_comes_whole(decoder, byte_tokenizer, text
 def test_the_earliest_of_several_stop_strings_counts(decoder) -> None:
     tokens = decoder.tokenizer("red green blue", add_special_tokens=False)["input_ids"]
     assert joined(scripted(decoder, tokens, Sampling(3, stop=("lue", "n b"))))[0] == " red gree"
+
+
+def test_a_blank_as_stop_string_ends_the_text_after_its_first_word(decoder) -> None:
+    """The blank before that word belongs to how the decoder writes, and to no answer."""
+    tokens = decoder.tokenizer("red green", add_special_tokens=False)["input_ids"]
+    pieces = scripted(decoder, tokens, Sampling(3, stop=(" ",)))
+    assert joined(pieces) == (" red", "stop", 2)
+    assert [piece.text for piece in pieces] == [" red", ""]
+
+
+def test_blanks_before_the_first_word_are_no_stop_however_they_come(
+    decoder, byte_tokenizer
+) -> None:
+    tokens = byte_tokenizer("  \n x \ny", add_special_tokens=False)["input_ids"]
+    network = Scripted(decoder.network, tokens, 257)
+    player = Decoder(network, byte_tokenizer, 384, 128)
+    sampling = Sampling(len(tokens), stop=(" \n",))
+    pieces = [pieces[0] for pieces in player.generate(["The end"], [sampling])]
+    assert joined(pieces) == ("  \n x", "stop", 7)
 
 
 def test_a_stop_string_works_on_what_is_sampled(decoder) -> None:

@@ -188,6 +188,27 @@ async def test_what_a_step_raises_reaches_its_callers_and_nobody_else(weights, n
     assert (await said(door, request_of("a")))[2] == 4
 
 
+async def test_a_row_of_which_no_token_can_be_chosen_ends_alone(
+    door, service, noted, decoder
+) -> None:
+    """Its latent is finite, and so large that what the network makes of it is not."""
+    huge = torch.full((decoder.value_size,), 3e38)
+    good = request_of("The", max_tokens=6)
+    broken = request_of("a", huge, max_tokens=6, temperature=1.0)
+    first = asyncio.create_task(completed(door, good))
+    await eventually(lambda: noted.steps)
+    others = [
+        asyncio.create_task(one)
+        for one in (said(door, good), said(door, broken), completed(door, broken))
+    ]
+    await eventually(lambda: queued(service) == len(others))
+    noted.gate.open()
+    streamed, *refused = await asyncio.gather(*others, return_exceptions=True)
+    assert await first == streamed == whole(decoder, "The", Sampling(6))
+    assert all(isinstance(one, LarimarError) for one in refused)
+    assert max(map(len, noted.steps)) == 4
+
+
 class Failing:
     """A gate at which steps break until it is mended."""
 

@@ -169,6 +169,13 @@ def test_an_erasure_has_a_receipt(http, bank) -> None:
     assert missing.status_code == 404
 
 
+def test_a_tiny_top_p_leaves_the_one_most_probable_token(http, bank) -> None:
+    def said(**more) -> str:
+        return http.post(f"{bank}/ask", json={"prompt": ELSEWHERE, "max_tokens": 8, **more}).text
+
+    assert said(temperature=10, top_p=1e-50) == said() != said(temperature=10)
+
+
 # Streams
 
 

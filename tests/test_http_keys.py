@@ -118,6 +118,21 @@ def test_a_revoked_key_is_refused_once_the_cache_is_over(served, monkeypatch) ->
         assert error_of(http.get("/v1/banks"))["code"] == "BAD_KEY"
 
 
+def test_a_revoked_key_reads_no_more_on_an_open_watch(served, monkeypatch) -> None:
+    monkeypatch.setattr(auth, "CACHE_S", 0.0)
+    key, name = shown("watched"), new_bank_name()
+    with client(served, key) as http, client(served, shown("watched")) as other:
+        other.post("/v1/banks", json={"bank": name})
+        other.post(f"/v1/banks/{name}/facts", json=FACT)
+        with http.stream("GET", f"/v1/banks/{name}/events/stream") as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "id: 1"
+            asyncio.run(KEYS.revoke(split_key(key)[0]))
+            other.post(f"/v1/banks/{name}/facts", json=FACT)
+            rest = [line for line in lines if line.startswith(("id", "event", "data"))]
+    assert rest[1] == "event: error" and "BAD_KEY" in rest[2] and len(rest) == 3
+
+
 def test_the_document_says_which_operations_need_a_key(served) -> None:
     with client(served) as http:
         paths = http.get("/openapi.json").json()["paths"]

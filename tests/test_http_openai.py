@@ -137,10 +137,12 @@ def test_seed_stop_and_length_mean_what_they_say(client, bank) -> None:
     texts = {said(seed=number, **warm).text for number in range(-2, 2)}
     assert len(texts) > 1
     assert len({said(**warm).text for _ in range(4)}) > 1  # without a seed, another one each time
+    assert said(temperature=2.0, top_p=1e-50).text == greedy.text  # and not as if none were given
     word = greedy.text.split()[1]
     stopped = said(stop=[word])
     assert word not in stopped.text and stopped.finish_reason == "stop"
     assert said(stop=word).text == stopped.text
+    assert said(stop=" ").text == greedy.text.split()[0]
 
 
 def test_banks_are_models(client, bank) -> None:
@@ -159,6 +161,7 @@ def test_banks_are_models(client, bank) -> None:
         ({"n": 2}, "n"),
         ({"best_of": 3}, "best_of"),
         ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": 0}, "logprobs"),
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
@@ -176,6 +179,13 @@ def test_what_this_model_lacks_is_refused_by_name(client, bank, changed, param) 
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(**{"model": f"larimar/{bank}", "prompt": PROMPT, **changed})
     assert (caught.value.param, caught.value.code) == (param, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize("value", [True, 0, 1])
+def test_a_chat_has_no_log_probabilities_either(client, bank, value) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=f"larimar/{bank}", messages=[USER], logprobs=value)
+    assert (caught.value.param, caught.value.code) == ("logprobs", "BAD_REQUEST")
 
 
 def test_what_asks_for_nothing_is_taken(client, bank) -> None:

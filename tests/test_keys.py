@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from larimar.aio import AsyncClient
+from larimar.edit_events import from_json
 from larimar.errors import (
     InvalidArgument,
     LarimarError,
@@ -36,6 +37,7 @@ from services.redis_keys import RedisKeys
 from services.rpc import start_server
 from services.store import EmbeddedStore
 from tests.command_line import command
+from tests.events import event_json
 from tests.in_process import Door
 
 
@@ -328,15 +330,141 @@ async def test_the_client_sends_its_key_and_raises_by_class(guarded) -> None:
 # Tenants behind the whole gateway
 
 
-@pytest.fixture
-async def tenants(pipeline) -> AsyncIterator[Guarded]:
-    keys = MemoryKeys()
-    gateway = pipeline.gateway()._servicer
+@contextlib.asynccontextmanager
+async def guarded_gateway(pipeline, keys: MemoryKeys, **doors) -> AsyncIterator[Guarded]:
+    gateway = pipeline.gateway(**doors)._servicer
     server, port = await start_server(
         "127.0.0.1:0", add_servicer("gateway", gateway), interceptors=[KeyInterceptor(keys)]
     )
     yield Guarded(f"127.0.0.1:{port}", keys)
     await server.stop(grace=0)
+
+
+@pytest.fixture
+async def tenants(pipeline) -> AsyncIterator[Guarded]:
+    async with guarded_gateway(pipeline, MemoryKeys()) as running:
+        yield running
+
+
+def fact_of(method: str, number: int):
+    """A fact to write, as a message of one of the streams that write."""
+    if method == "PublishMany":
+        raw = event_json(f"event-{number}", prompt=f"The number of box {number} is")
+        return larimar_pb2.PublishManyRequest(event=from_json(raw))
+    write = {"prompt": f"The number of box {number} is", "answer": "seven"}
+    return larimar_pb2.WriteManyRequest(write=write)
+
+
+@contextlib.asynccontextmanager
+async def called(guarded: Guarded, shown: str):
+    """Makes calls with a key: of a method, with a request or None for a stream of them."""
+    async with grpc.aio.insecure_channel(guarded.target) as channel:
+        stub, metadata = larimar_pb2_grpc.LarimarStub(channel), (("x-api-key", shown),)
+        yield lambda method, *request: getattr(stub, method)(*request, metadata=metadata)
+
+
+async def refused_read(call) -> tuple[grpc.StatusCode, str]:
+    """Why a stream has ended, instead of the message that is awaited."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call.read(), 120)
+    return caught.value.code(), dict(caught.value.trailing_metadata()).get("larimar-reason", "")
+
+
+BAD_KEY = (grpc.StatusCode.UNAUTHENTICATED, "BAD_KEY")
+
+
+@pytest.mark.parametrize("method", ["WriteMany", "PublishMany"])
+async def test_a_revoked_key_writes_no_more_on_an_open_stream(tenants, monkeypatch, method) -> None:
+    shown, other = await tenants.key("acme"), await tenants.key("acme")
+    async with called(tenants, shown) as call, called(tenants, other) as call_of_other:
+        stream = call(method)
+        await stream.write(fact_of(method, 1))
+        assert (await stream.read()).result.version == 1
+        await tenants.keys.revoke(split_key(shown)[0])
+        await stream.write(fact_of(method, 2))
+        assert (await stream.read()).result.version == 2, "for as long as the cache says"
+        monkeypatch.setattr(auth, "CACHE_S", 0.0)
+        await stream.write(fact_of(method, 3))
+        assert await refused_read(stream) == BAD_KEY
+        found = await call_of_other("GetBank", larimar_pb2.GetBankRequest())
+        assert found.info.version == 2
+        await call_of_other("DeleteBank", larimar_pb2.DeleteBankRequest(bank="default"))
+
+
+async def test_a_revoked_key_reads_no_more_on_an_open_watch(tenants, monkeypatch) -> None:
+    monkeypatch.setattr(auth, "CACHE_S", 0.0)
+    shown, other = await tenants.key("watched"), await tenants.key("watched")
+    write = larimar_pb2.WriteRequest(prompt="The capital of Velmora is", answer="Tarsin")
+    async with called(tenants, shown) as call, called(tenants, other) as call_of_other:
+        await call_of_other("Write", write)
+        watch = call("Watch", larimar_pb2.WatchRequest())
+        assert (await watch.read()).event.version == 1
+        await tenants.keys.revoke(split_key(shown)[0])
+        await call_of_other("Write", write)
+        assert await refused_read(watch) == BAD_KEY
+
+
+@pytest.mark.parametrize("method", ["ExportBank", "ReencodeBank", "ImportBank"])
+async def test_a_long_call_ends_when_its_key_is_revoked(pipeline, monkeypatch, method) -> None:
+    """It is revoked when the call's first part is on its way."""
+    monkeypatch.setattr(auth, "CACHE_S", 0.0)
+    monkeypatch.setattr("services.gateway.banks.MAX_LOAD_BYTES", 1)
+    keys, revoked = MemoryKeys(), list[str]()
+
+    async def dumped(request, dump):
+        async for reply in dump(request):
+            await asyncio.gather(*map(keys.revoke, revoked))
+            yield reply
+
+    async def loaded(request, load):
+        await asyncio.gather(*map(keys.revoke, revoked))
+        return await load(request)
+
+    memory = Door(pipeline.doors["memory"], DumpBank=dumped, LoadBank=loaded)
+    async with guarded_gateway(pipeline, keys, memory=memory) as tenants:
+        shown, other = [await tenants.key(f"long-{method}") for _ in range(2)]
+        async with called(tenants, shown) as call, called(tenants, other) as call_of_other:
+            for number in range(2):
+                await call_of_other("Write", fact_of("WriteMany", number).write)
+            export = larimar_pb2.ExportBankRequest()
+            archive = [reply async for reply in call_of_other("ExportBank", export)]
+            requests = {
+                "ExportBank": export,
+                "ReencodeBank": larimar_pb2.ReencodeBankRequest(bank="default", new_bank="new"),
+                "ImportBank": iter([imported(part, "new") for part in archive]),
+            }
+            revoked.append(split_key(shown)[0])
+            assert await refused(call(method, requests[method])) == BAD_KEY
+            listed = await call_of_other("ListBanks", larimar_pb2.ListBanksRequest())
+            assert [one.config.bank for one in listed.banks] == ["default"]
+
+
+def imported(part: larimar_pb2.ExportBankResponse, bank: str) -> larimar_pb2.ImportBankRequest:
+    """A part of an export as one of an import under another name."""
+    request = larimar_pb2.ImportBankRequest(records=part.records)
+    if part.HasField("header"):
+        request.header.CopyFrom(part.header)
+        request.header.config.bank = bank
+    return request
+
+
+async def test_an_open_stream_outlives_the_store_as_long_as_a_new_call(
+    tenants, monkeypatch
+) -> None:
+    async def down(key_id: str) -> ApiKey:
+        raise Unavailable("the store does not answer", "STORE_DOWN")
+
+    async with called(tenants, await tenants.key("outage")) as call:
+        stream = call("WriteMany")
+        monkeypatch.setattr(auth, "CACHE_S", 0.0)
+        await stream.write(fact_of("WriteMany", 1))
+        assert (await stream.read()).result.version == 1
+        monkeypatch.setattr(tenants.keys, "find", down)
+        await stream.write(fact_of("WriteMany", 2))
+        assert (await stream.read()).result.version == 2
+        monkeypatch.setattr(auth, "OUTAGE_S", 0.0)
+        await stream.write(fact_of("WriteMany", 3))
+        assert await refused_read(stream) == (grpc.StatusCode.UNAVAILABLE, "STORE_DOWN")
 
 
 async def test_a_tenant_neither_sees_nor_changes_anothers_banks(tenants) -> None:

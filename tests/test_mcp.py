@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -30,7 +31,7 @@ from services.rpc import start_server
 from services.settings import Settings, TenantLimits
 from tests.command_line import ROOT, command, environment
 from tests.gateway_calls import ANSWER, FACTS, PROMPT
-from tests.in_process import Pipeline, new_bank_name
+from tests.in_process import Door, Pipeline, new_bank_name
 
 
 @asynccontextmanager
@@ -235,6 +236,29 @@ async def test_a_subscription_which_has_no_end_is_refused(pipeline: Pipeline) ->
         with pytest.raises(MCPError, match=r"(?i)not found"):
             async with client.listen(tools_list_changed=True):
                 pass
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_call_ends_when_its_caller_goes_away(pipeline: Pipeline, bank, mode) -> None:
+    reached, left = asyncio.Event(), asyncio.Event()
+
+    async def held(request, complete):
+        reached.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    async def asking(url: str) -> None:
+        async with over_http(url, mode=mode) as client:
+            await call(client, "ask", prompt=PROMPT, bank=bank)
+
+    decoder = Door(pipeline.doors["decoder"], Complete=held)
+    async with http_port(pipeline.gateway(decoder=decoder)._servicer) as url:
+        caller = asyncio.create_task(asking(url))
+        await asyncio.wait_for(reached.wait(), 120)
+        caller.cancel()
+        await asyncio.wait_for(left.wait(), 20)  # before the call's own deadline of 30 s
 
 
 async def test_a_tenants_rate_holds_here_too(pipeline: Pipeline, bank: str) -> None:

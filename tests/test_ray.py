@@ -59,6 +59,23 @@ def test_through_ray_handles_as_through_objects(client, conversation_over_object
     assert conversation(client) == conversation_over_objects
 
 
+def test_the_decoder_leaves_streams_that_nobody_reads(running, client) -> None:
+    def decoded() -> float:
+        with urllib.request.urlopen(f"{running.http}/metrics", timeout=120) as answer:
+            lines = answer.read().decode().splitlines()
+        name = "larimar_decoded_tokens_total"
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    prompt, asked = "The capital of Velmora is", {"no_memory": True, "max_tokens": 128}
+    before = decoded()
+    for _ in range(4):
+        stream = client.ask_stream(prompt, **asked)
+        next(stream)
+        stream.close()
+    assert client.ask(prompt, **asked).tokens == 128  # the others have had time for as many
+    assert decoded() - before < 128 + 4 * 64
+
+
 def test_a_burst_is_refused_with_a_clear_error_and_nothing_is_lost(client) -> None:
     client.create_bank("burst")
 

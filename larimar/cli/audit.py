@@ -67,12 +67,12 @@ def _start(given: str) -> str:
             datetime.fromtimestamp(time.time() - int(ago[1]) * _SECONDS[ago[2]], UTC)
             if ago
             else datetime.fromisoformat(given)
-        )
+        ).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         raise typer.BadParameter(
             f"{given!r} is no time: 90m, 24h, 7d, or 2026-01-31T12:00:00Z", param_hint="--since"
         ) from None
-    return then.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return then.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _about(entry: dict[str, Any]) -> str:

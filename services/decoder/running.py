@@ -77,7 +77,12 @@ class DecodeJob(Job):
         self._first_s, self._last_s = self._first_s or now_s, now_s
         if not self.row.finished and not (self._streamed and now_s - self._sent_s >= PIECE_EVERY_S):
             return
-        piece = self.row.take()
+        try:
+            piece = self.row.take()
+        except Exception as error:  # of this row alone, which leaves the batch
+            self.abandoned = True
+            self.put(error)
+            return
         if piece.text or piece.finish_reason:
             self._sent_s = now_s
             self.put(piece)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
@@ -71,7 +72,8 @@ METHOD_SCOPES: dict[str, str] = {
 TENANT_KEY = "larimar-tenant"
 """Metadata that names whose call it is, on the private socket, which the operator alone reaches."""
 CACHE_S = 5.0
-"""How long a key is taken to be as it was: a revocation takes effect within it."""
+"""How long a key is taken to be as it was: a revocation takes effect within it, also for a stream
+that is open, before its next part."""
 OUTAGE_S = 60.0
 """How long a key that was good stays good while the store does not answer."""
 MAX_CACHED = 4096
@@ -105,10 +107,18 @@ class KeyGate:
         parts = split_key(shown)
         key = await self._find(parts[0]) if parts else None
         if parts is None or key is None or not key.opens(parts[1]):
-            raise Unauthenticated(
-                "the API key is unknown or revoked: ask the operator for one", "BAD_KEY"
-            )
+            raise _bad_key()
         return key
+
+    async def check_again(self, key_id: str) -> None:
+        """Looks, while a call goes on, whether its key still counts. Raises: as `caller`."""
+        key = await self._find(key_id)
+        if key is None or key.revoked_ms:
+            raise _bad_key()
+
+    def bind(self, key: ApiKey) -> None:
+        """Binds the call that runs to its key and the key's tenant."""
+        set_tenant(key.tenant, key.key_id, functools.partial(self.check_again, key.key_id))
 
     async def _find(self, key_id: str) -> ApiKey | None:
         now = time.monotonic()
@@ -129,6 +139,10 @@ class KeyGate:
         while len(self._cache) > MAX_CACHED:
             self._cache.popitem(last=False)
         return key
+
+
+def _bad_key() -> Unauthenticated:
+    return Unauthenticated("the API key is unknown or revoked: ask the operator for one", "BAD_KEY")
 
 
 def check_scope(key: ApiKey, method: str) -> None:
@@ -172,7 +186,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
             check_scope(key, method if service == SERVICE else "")
         except LarimarError as error:
             return _refusing(error)
-        set_tenant(key.tenant, key.key_id)
+        self._gate.bind(key)
         return await continuation(handler_call_details)
 
     def _opened(self, handler: Any) -> Any:

@@ -12,6 +12,7 @@ from larimar.defaults import DEFAULT_BANK
 from larimar.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2, scope_pb2
 from services.gateway.calls import LONG_DEADLINE_S, Calls, named_bank, together, unknown_bank
+from services.gateway.tenancy import check_key_again
 from services.limits import MAX_LOAD_BYTES, check_bank_name, check_id, check_version
 from services.rpc import until
 
@@ -166,6 +167,7 @@ class BankCalls(Calls):
         )
         page = await self._on_bank(bank, lambda: self._memory.EnumerateEvents(call), context)
         await self.admission.turn(context.tenant, "read", len(page.events))
+        await check_key_again()
         return page
 
     async def Digest(self, request, grpc_context):
@@ -362,6 +364,7 @@ class BankCalls(Calls):
                     if reply is None:
                         return
                     await self.admission.turn(context.tenant, "read", len(reply.records))
+                    await check_key_again()
                 header = reply.header if reply.HasField("header") else None
                 yield larimar_pb2.ExportBankResponse(header=header, records=reply.records)
 
@@ -430,4 +433,5 @@ class BankCalls(Calls):
         load: Callable = self._memory.LoadBank
         async with until(context.deadline_unix_s):
             await self.admission.turn(context.tenant, "import", len(records))
+            await check_key_again()
         return await self._call(lambda: load(call), context)

@@ -10,6 +10,7 @@ from larimar.defaults import DEFAULT_BANK
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2
 from services.gateway.requests import prepared_write, write_result
+from services.gateway.tenancy import check_key_again
 from services.limits import check_bank_name
 
 BATCH_FACTS = 128
@@ -51,6 +52,7 @@ class BulkWriter:
         broken: Exception | None = None
         try:
             async for batch in _batches(requests):
+                await check_key_again()
                 before = asyncio.create_task(self._write(batch, before))
                 await pending.put(before)
         except Exception as error:  # told when what came before it is written

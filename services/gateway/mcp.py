@@ -6,6 +6,7 @@ each is made with its own API key.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
@@ -17,11 +18,12 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import Receive, Scope, Send
 
 from larimar import messages
+from larimar.errors import Cancelled
 from larimar.mcp_server import build_server
 from larimar.results import Answer
 from larimar.v1 import larimar_pb2
 from services.gateway.auth import check_scope
-from services.gateway.http.routes import read_body
+from services.gateway.http.routes import gone, read_body
 from services.keys import ApiKey
 from services.rpc import MAX_MESSAGE_BYTES
 
@@ -96,18 +98,44 @@ class McpEndpoint:
             self._manager = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request. Raises: LarimarError, where its body does not come."""
+        """Answers a request, as long as its caller is there.
+
+        Raises:
+            LarimarError: its body does not come, or the caller goes away before the answer.
+        """
         assert self._manager is not None, "the application's lifespan runs the endpoint"
         _CALLER.set(scope.get(self._key))
         body = await read_body(receive)
-        await self._manager.handle_request(scope, _after(body, receive), send)
+        begun = False
+
+        async def sending(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        leaving = asyncio.create_task(gone(receive))
+        after = _after(body, leaving)
+        answering = asyncio.create_task(self._manager.handle_request(scope, after, sending))
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()
+            elif not begun:
+                raise Cancelled("the caller went away")
+        finally:
+            for task in (answering, leaving):
+                task.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
 
 
-def _after(body: bytes, receive: Receive) -> Receive:
-    """A body that was read, and then what else comes."""
+def _after(body: bytes, leaving: asyncio.Task[None]) -> Receive:
+    """A body that was read, and then that the caller leaves, for which something else looks out."""
     left = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def following() -> Any:
-        return left.pop() if left else await receive()
+        if left:
+            return left.pop()
+        await asyncio.wait({leaving})
+        return {"type": "http.disconnect"}
 
     return following

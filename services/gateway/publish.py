@@ -18,7 +18,7 @@ from services.gateway.applying import (
     is_transient,
 )
 from services.gateway.calls import Calls
-from services.gateway.tenancy import current_tenant
+from services.gateway.tenancy import check_key_again, current_tenant
 from services.inbox import MAX_PAGE, Inbox, Letter
 from services.observability.traces import consuming
 
@@ -65,6 +65,8 @@ class PublishCalls(Calls):
                     batch.append(queue.get_nowait())
                 ended = batch[-1] is None
                 events = batch[:-1] if ended else batch
+                if events:
+                    await check_key_again()
                 for response in await self._publish_batch(events, stopped):
                     yield response
             await reader

@@ -35,6 +35,7 @@ from services.gateway.reencode_entries import (
     texts_of_item,
     with_vectors,
 )
+from services.gateway.tenancy import check_key_again
 from services.limits import check_bank_name
 from services.rpc import until
 
@@ -252,10 +253,14 @@ class Reencoding:
             yield batch
 
     async def _turn(self, count: int) -> None:
-        """Waits until the tenant's rate of imports lets so many entries be re-encoded."""
+        """Waits until the tenant's rate of imports lets so many entries be re-encoded.
+
+        Raises: as `check_key_again`.
+        """
         context = self._context
         async with until(context.deadline_unix_s):
             await self._gateway.admission.turn(context.tenant, "import", count)
+            await check_key_again()
 
     async def _records(self, header: common_pb2.ArchiveHeader | None) -> AsyncIterator[Record]:
         call = memory_pb2.DumpBankRequest(

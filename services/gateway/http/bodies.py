@@ -8,7 +8,7 @@ from fastapi import Path, Query
 from google.protobuf.message import Message
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
+from larimar.config import LEAST_TOP_P, MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.memory import MAX_SLOTS
 from larimar.passages import DOCUMENT_NAME, MAX_OFFSET, MAX_PASSAGE_WORDS
 from larimar.v1 import common_pb2, decoder_pb2
@@ -124,7 +124,7 @@ class Sampled(Body):
 
     def sampling(self) -> decoder_pb2.Sampling:
         """The same for the decoder."""
-        return self.fill(decoder_pb2.Sampling)
+        return self.fill(decoder_pb2.Sampling, top_p=max(self.top_p, LEAST_TOP_P))
 
 
 class Question(Body):

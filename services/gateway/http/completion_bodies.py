@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from larimar.config import MAX_TEMPERATURE, MOST_STOP_STRINGS
+from larimar.config import LEAST_TOP_P, MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.v1 import decoder_pb2
 from services.gateway.http.bodies import LARGEST, LARGEST_COUNT, WHOLE, Flag, StopText, Text
 from services.gateway.http.errors import BadRequest
@@ -66,7 +66,6 @@ class Completing(BaseModel):
         "frequency_penalty",
         "presence_penalty",
         "logit_bias",
-        "logprobs",
         "top_logprobs",
         "echo",
         "suffix",
@@ -79,6 +78,13 @@ class Completing(BaseModel):
     def _lacking(cls, value: Any, info: ValidationInfo) -> Any:
         if value:
             raise ValueError(f"this model has no {info.field_name}: leave it out")
+        return value
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _no_logprobs(cls, value: Any) -> Any:
+        if value is not None and value is not False:  # 0 asks for those of the tokens said
+            raise ValueError("this model has no logprobs: leave it out")
         return value
 
     @property
@@ -98,7 +104,7 @@ class Completing(BaseModel):
         return decoder_pb2.Sampling(
             max_tokens=self.most_tokens or 0,
             temperature=self.temperature or 0.0,
-            top_p=self.top_p or 0.0,
+            top_p=max(self.top_p, LEAST_TOP_P) if self.top_p else 0.0,
             seed=seed,
             stop=stop or [],
         )

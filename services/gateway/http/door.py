@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from larimar.errors import InvalidArgument, PermissionDenied, ResourceExhausted
 from services.gateway.auth import KeyGate
 from services.gateway.http.errors import error_response, http_error
-from services.gateway.tenancy import set_tenant
 from services.rpc import MAX_CONCURRENT_RPCS, MAX_MESSAGE_BYTES, MAX_METADATA_BYTES
 from services.settings import Settings
 
@@ -74,7 +73,7 @@ class Door:
             return
         if self._gate is not None:
             scope[KEY] = await self._gate.caller(headers.items())
-            set_tenant(scope[KEY].tenant, scope[KEY].key_id)
+            self._gate.bind(scope[KEY])
         if self._calls >= MAX_HTTP_CALLS:
             raise ResourceExhausted(
                 f"{self._calls} calls are in progress, which is the limit: retry later",

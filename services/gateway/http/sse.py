@@ -39,10 +39,11 @@ STREAM = {
 
 
 def event(data: Any, event_id: str = "", name: str = "") -> str:
-    """One event; `data` is JSON, so that it has no line of its own."""
+    """One event; `data` is JSON in ASCII: other line breaks than our own, some readers' too, are
+    written as escapes."""
     head = f"event: {name}\n" if name else ""
     head += f"id: {event_id}\n" if event_id else ""
-    return head + raw_event(json.dumps(data, ensure_ascii=False))
+    return head + raw_event(json.dumps(data))
 
 
 def raw_event(text: str) -> str:

@@ -1,9 +1,7 @@
 /** How far an erasure is, and at its end what was found and removed. */
-import { useEffect } from "preact/hooks";
 import * as api from "./api";
 import { bytes, count, moment, plural } from "./format";
 import { useEvery, useLoad } from "./hooks";
-import { announce } from "./notices";
 import type { Receipt } from "./types";
 import { Badge, ErrorNote, Hash, Pairs, Version } from "./ui";
 
@@ -23,11 +21,10 @@ export function ReceiptView({ bank, eventId }: { bank: string; eventId: string }
   );
   const done = data?.step === "DONE";
   useEvery(LOOK_MS, () => done || reload());
-  useEffect(() => {
-    if (done) announce("The erasure is complete.");
-  }, [done]);
   return (
     <>
+      {/* Said here, for what is outside an open dialog is not read aloud. */}
+      <div class="unseen" role="status">{done && "The erasure is complete."}</div>
       <ErrorNote error={error} />
       {data && <Steps receipt={data} />}
       {data?.failure && <ErrorNote error={new Error(`It is tried again: ${data.failure}`)} />}

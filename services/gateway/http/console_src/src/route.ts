@@ -14,8 +14,17 @@ export type Route =
 
 export const bankLink = (bank: string, tab: Tab = "ask") => `#/b/${encodeURIComponent(bank)}/${tab}`;
 
+/** A part of the address; one that was not made by encoding is taken as it stands. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function parsed(hash: string): Route {
-  const [page, bank, tab] = hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [page, bank, tab] = hash.replace(/^#\/?/, "").split("/").map(decoded);
   if (page === "letters" || page === "pipeline") return { page };
   if (page !== "b" || !bank) return { page: "banks" };
   const known = TABS.find(([name]) => name === tab);

@@ -24,7 +24,7 @@ export async function* sentEvents(body: ReadableStream<Uint8Array>): AsyncGenera
           data = [];
           continue;
         }
-        const [, name, text] = /^([^:]*):? ?(.*)$/.exec(line)!;
+        const [name, text] = field(line);
         if (name === "data") data.push(text);
         else if (name === "event") event = text;
       }
@@ -32,4 +32,11 @@ export async function* sentEvents(body: ReadableStream<Uint8Array>): AsyncGenera
   } finally {
     reader.cancel().catch(() => undefined);
   }
+}
+
+/** Name and value of a line, which are parted by its first colon; a blank after that is of neither. */
+function field(line: string): [string, string] {
+  const colon = line.indexOf(":");
+  if (colon < 0) return [line, ""];
+  return [line.slice(0, colon), line.slice(colon + 1).replace(/^ /, "")];
 }
