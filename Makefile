@@ -42,7 +42,7 @@ asyncapi: setup ## generate docs/asyncapi.yaml from the code
 	$(BIN)/larimar asyncapi
 
 console: ## build the console's assets from their sources (needs Node)
-	cd services/gateway/http/console_src && npm ci --no-audit --no-fund && npm run build
+	cd services/gateway/http/console_src && npm install --no-save --no-audit --no-fund && npm run build
 
 bench: setup ## run every benchmark, JSON to out/
 	$(BIN)/python -m benchmarks all --out out
