@@ -207,14 +207,34 @@ def decoder_tokenizer_of(source: str) -> Any:
 
     A missing start or padding token is the end token, which leaves the model's table of tokens
     as it is; a missing end token is added.
+
+    Raises:
+        InvalidArgument: it puts a blank of its own before every text, also before one that goes on.
     """
     tokenizer = _tokenizer(source)
+    _check_seam(tokenizer, source)
     if tokenizer.sep_token is None:
         _complete(tokenizer, "eos_token", (), "<EOS>")
     if tokenizer.cls_token is None:
         _complete(tokenizer, "bos_token", (tokenizer.eos_token,), "<BOS>")
     _complete(tokenizer, "pad_token", (tokenizer.eos_token, tokenizer.sep_token), "<PAD>")
     return tokenizer
+
+
+def _check_seam(tokenizer: Any, source: str) -> None:
+    """An answer is tokens after those of its prompt: they must be as in the whole text."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    whole = ids("the river")
+    if whole != ids("the") + ids(" river") and whole == ids("the") + ids("river"):
+        raise InvalidArgument(
+            f"the tokenizer of {source} puts a blank before every text, so that an answer would "
+            "begin with one too many: where it is Llama's, name LlamaTokenizer as tokenizer_class "
+            "in its tokenizer_config.json",
+            "BAD_BACKBONE",
+        )
 
 
 def check_decoder(network: DecoderNetwork, source: str) -> None:

@@ -10,20 +10,23 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedTokenizerFast,
 )
 
 import larimar
 from larimar import backbones
-from larimar.backbones import BackboneParts, backbone_recipe_parts
+from larimar.backbones import BackboneParts, backbone_recipe_parts, decoder_tokenizer_of
 from larimar.checkpoint import ModelFolder, add_file, save
 from larimar.config import LatentLayout, ModelConfig
 from larimar.encoder import Text, TokenizedTexts
+from larimar.errors import InvalidArgument
 from larimar.packing import is_packed, pack
 from tests.backbone_folders import (
     DECODERS,
@@ -447,3 +450,29 @@ def test_a_pipeline_serves_and_edits_it_as_one_process_does(folders, weights: We
             assert (ours.text, ours.in_scope) == (theirs.text, theirs.in_scope)
         client.forget("capital")
         assert not client.ask(PROMPT, max_tokens=5).in_scope
+
+
+def test_a_tokenizer_that_puts_a_blank_before_every_text_is_refused(tmp_path) -> None:
+    """An answer would begin with a token that the decoder never says there."""
+    merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("▁", "r"), ("i", "v"), ("e", "r")]
+    merges += [("▁r", "iv"), ("▁riv", "er")]
+    words = ["<unk>", "<s>", "</s>", "▁", *"theriv", *(one + other for one, other in merges)]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **marks).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(InvalidArgument, match="name LlamaTokenizer"):
+        decoder_tokenizer_of(str(tmp_path))
+    path.write_text(json.dumps(config | {"tokenizer_class": "LlamaTokenizer"}))
+    tokenizer = decoder_tokenizer_of(str(tmp_path))
+    whole, begin, rest = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in ("the river", "the", " river")
+    )
+    assert whole == begin + rest and len(rest) == 1
