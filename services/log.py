@@ -287,6 +287,7 @@ class Log(Protocol):
 
         Raises:
             Conflict: BANK_EXISTS, the bank is there.
+            InvalidArgument: a fact id or event id that no log holds; nothing was loaded.
             DataLoss: an entry does not follow from the one before, or a payload is not its own.
         """
         ...

@@ -16,13 +16,15 @@ from larimar.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from larimar.memory import Kind, check_id
+from larimar.memory import MAX_ID_BYTES, Kind, check_id
 
 if TYPE_CHECKING:
-    from services.log import Append
+    from services.log import Append, Stored
 
 MAX_NAME_CHARS = 63
 """Longest tenant or bank name: it stands in every key of the bank."""
+MAX_ERASE_ID_BYTES = 2 * MAX_ID_BYTES
+"""Longest event id of an ERASE that is loaded: in a fork `@` and the fork's name may follow it."""
 MAX_BATCH = 1_000
 """Most items of one append: one script call, which holds the store for about 15 ms."""
 MAX_BATCH_BYTES = 32 * 2**20
@@ -46,6 +48,7 @@ SWITCHED = "BANK_SWITCHED"
 SALT_BYTES = 16
 """Random bytes before each payload: its digests say nothing once it is gone."""
 
+_DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")
 
 
@@ -105,6 +108,29 @@ def _item_error(item: Append, kinds: tuple[Kind, ...]) -> LarimarError | None:
             "stored: give fewer rephrasings or shorter texts"
         )
     return None
+
+
+def check_loaded(bank: str, entries: Sequence[Stored]) -> None:
+    """Refuses entries of an archive that no append could have made: the store holds and joins them.
+
+    Raises:
+        InvalidArgument: a fact id or event id that the log cannot hold.
+        DataLoss: a digest that is none.
+    """
+    for stored in entries:
+        event = stored.event
+        check_id("fact_id", event.fact_id)
+        if event.kind != Kind.ERASE:
+            check_id("event_id", event.event_id)
+        elif not 1 <= len(event.event_id.encode()) <= MAX_ERASE_ID_BYTES or "\0" in event.event_id:
+            raise InvalidArgument(
+                f"the event id of an ERASE must be 1 to {MAX_ERASE_ID_BYTES} bytes of UTF-8 "
+                "without NUL"
+            )
+        if not _DIGEST.fullmatch(event.payload_sha256) or not _DIGEST.fullmatch(
+            stored.request_hmac
+        ):
+            raise damaged(bank, event.version, "a digest is not 64 hexadecimal digits")
 
 
 def check_page(after: int, limit: int) -> int:

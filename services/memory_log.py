@@ -18,6 +18,7 @@ from services.log_rules import (
     bank_switched,
     check_checkpoint,
     check_items,
+    check_loaded,
     check_names,
     check_page,
     check_part,
@@ -155,12 +156,9 @@ class MemoryLog:
         if error is not None:
             return Appended(0, error=error)
         version = held.put(item, item.event_id)
-        for name, other in sorted(held.family.banks.items()):
+        for _, other in sorted(held.family.banks.items()):
             if other is not held and item.fact_id in other.facts:
-                event_id = item.event_id
-                while event_id in other.versions:
-                    event_id += f"@{name}"
-                other.put(item, event_id)
+                other.put(item, other.free_id(item.event_id))
         held.family.erased.add(item.fact_id)
         return Appended(version)
 
@@ -263,6 +261,8 @@ class MemoryLog:
         replaces: bool = False,
     ) -> tuple[int, str]:
         """See Log."""
+        check_names(tenant, bank)
+        check_loaded(bank, entries)
         held = self._loaded(tenant, bank, source, replaces)
         for stored in entries:
             event = stored.event

@@ -11,6 +11,7 @@ from services.log_rules import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     bank_edited,
+    check_loaded,
     check_names,
     damaged,
     has_forks,
@@ -35,6 +36,7 @@ class RedisArchives(RedisBanks):
     ) -> tuple[int, str]:
         """See Log."""
         check_names(tenant, bank)
+        check_loaded(bank, entries)
         for stored in entries:
             event = stored.event
             if stored.salted is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
+from larimar.memory import MAX_ID_BYTES
 from services.log_rules import SALT_BYTES
 
 NO_BANK = 0
@@ -91,7 +92,7 @@ end
 
 _WRITING = (
     f"""
-local SALT_BYTES = {SALT_BYTES}
+local SALT_BYTES, MAX_ID_BYTES = {SALT_BYTES}, {MAX_ID_BYTES}
 """
     + """
 local now = redis.call('TIME')
@@ -263,6 +264,9 @@ for i = 4 + others, #ARGV, 7 do
         if redis.call('HEXISTS', key('facts', to.name), fact_id) == 1 then
           local free_id = event_id
           while n > 1 and used(to.name, free_id) do
+            if #free_id > MAX_ID_BYTES then
+              free_id = redis.sha1hex(to.chain .. free_id)
+            end
             free_id = free_id .. '@' .. to.name
           end
           local previous = newest_of(fact_id, to.name)

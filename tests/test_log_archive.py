@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from larimar.errors import Conflict, DataLoss, InvalidArgument
-from larimar.memory import Kind
+from larimar.memory import Event, Kind, next_chain
 from services.log import Log, Stored
 from services.redis_log import RedisLog
 from tests.logs import (
@@ -141,6 +141,48 @@ class TestArchives:
         with pytest.raises(DataLoss, match="version 10: what is loaded must end at 22"):
             await log.publish(T, "new", CONFIG, [], 22)
         assert "new" not in await log.banks(T)
+
+    async def test_an_id_that_no_append_takes_is_not_loaded(self, log: Log) -> None:
+        fields = (1, Kind.WRITE, "f", "e", 1, "0" * 64)
+
+        def first(request_hmac: str = "", **changes) -> Stored:
+            event = dataclasses.replace(Event(*fields, "", 0), **changes)
+            values = (event.version, event.kind, event.fact_id, event.event_id, event.time_ms)
+            chain = next_chain("", *values, event.payload_sha256, 0)
+            return Stored(dataclasses.replace(event, chain=chain), None, request_hmac)
+
+        for bad in (
+            first(event_id="e" * 257),
+            first(event_id=""),
+            first(event_id="e\0"),
+            first(fact_id="f" * 257),
+            first(kind=Kind.ERASE, event_id="e" * 513),
+            first(kind=Kind.ERASE, event_id="e\0"),
+        ):
+            with pytest.raises(InvalidArgument, match="bytes of UTF-8 without NUL"):
+                await log.load(T, "new", [bad])
+        for bad in (first(payload_sha256="0" * 65), first(request_hmac="0" * 65)):
+            with pytest.raises(DataLoss, match="version 1: a digest is not"):
+                await log.load(T, "new", [bad])
+        assert await log.load(T, "new", []) == (0, "")
+
+    async def test_the_longest_ids_of_erasures_in_forks_come_back(self, log: Log) -> None:
+        event_id, fork = "e" * 256, "f" * 63
+        await log.append(T, B, [write(f"w{n}", f"f{n}") for n in range(3)])
+        await log.fork(T, B, fork, 3)
+        await log.fork(T, B, "other", 2)
+        await log.append(T, fork, [write(event_id, "own")])
+        assert await erased(log, erase(event_id, "f0")) == [(4, False, None)]
+        await log.drop_bank(T, "other")
+        await log.fork(T, B, "other", 3)
+        assert await erased(log, erase(event_id, "f1"), bank="other") == [(4, False, None)]
+        archive = await whole_archive(log, fork)
+        ids = [one.event.event_id for one in archive if one.event.kind == Kind.ERASE]
+        assert ids[0] == f"{event_id}@{fork}"
+        assert len(set(ids)) == 2 and max(map(len, ids)) == 320
+        await log.load(T, "new", archive)
+        await log.publish(T, "new", CONFIG, ["f0", "f1"], 6)
+        assert await whole_archive(log, "new") == archive
 
     async def test_a_bank_that_is_there_is_not_loaded_over(self, log: Log) -> None:
         archive = await fill(log)
