@@ -13,8 +13,8 @@ import contextlib
 import contextvars
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.memory import Kind, check_id, decide, request_body
@@ -28,6 +28,8 @@ from services.observability import metrics
 from services.observability.logs import get_logger
 
 log = get_logger("larimar.erasure")
+
+T = TypeVar("T")
 
 MAX_FACTS = 256
 """Facts of one erasure: one script call over the family."""
@@ -80,6 +82,8 @@ class Eraser:
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task | None = None
         self._restoring: asyncio.Task | None = None
+        self._shows: set[asyncio.Task] = set()
+        self._withheld: dict[tuple[str, str], asyncio.Task] = {}
         self._evidence = Evidence(log_port)
         self._needles: dict[tuple[str, str], list[bytes]] = {}
         self.unrestored: dict[tuple[str, str], LarimarError] = {}
@@ -184,6 +188,49 @@ class Eraser:
             await self.erase(tenant, bank, part, f"ledger:{uuid.uuid4().hex}")
         return len(ids)
 
+    async def shown(
+        self, tenant: str, bank: str, erased: Iterable[str], show: Callable[[], Awaitable[T]]
+    ) -> tuple[T, int]:
+        """Makes a bank visible that comes back, and erases from it again what the ledger names:
+        what `show` gave, and how many facts the bank still had.
+
+        Reads of this process wait for both where something may be due. Both come to their end
+        also when the caller goes away.
+
+        Args:
+            erased: fact ids that are erased in the bank that comes back.
+        """
+        gone = {hashed(fact_id) for fact_id in erased}
+        entries = await asyncio.to_thread(self._ledger.entries)
+        due = [one for one in entries if one.tenant == tenant and one.fact_id_sha256 not in gone]
+        key = (tenant, bank)
+        task = asyncio.create_task(self._shown(key, show, self._withheld.get(key)))
+        self._shows.add(task)
+        if any(not one.predecessor for one in due):
+            self._withheld[key] = task
+
+        def end(done: asyncio.Task) -> None:
+            self._shows.discard(done)
+            if self._withheld.get(key) is done:
+                del self._withheld[key]
+            if not done.cancelled():
+                done.exception()  # which nobody may be there to see
+
+        task.add_done_callback(end)
+        return await asyncio.shield(task)
+
+    async def _shown(
+        self, key: tuple[str, str], show: Callable[[], Awaitable[T]], before: asyncio.Task | None
+    ) -> tuple[T, int]:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            return await show(), await self.erase_again(*key)
+        except BaseException:
+            # If the bank is there nevertheless, the next read looks at it first.
+            self.unrestored[key] = Unavailable(f"bank {key[1]!r} is being looked at: read it again")
+            raise
+
     async def note_reencoded(
         self, tenant: str, bank: str, source: str, records: Sequence[common_pb2.ArchiveRecord]
     ) -> None:
@@ -214,6 +261,8 @@ class Eraser:
             task = self._restoring = asyncio.create_task(self._erase_restored())
         await asyncio.shield(task)
         for bank in banks:
+            if (showing := self._withheld.get((tenant, bank))) is not None:
+                await asyncio.wait([showing])
             if (tenant, bank) in self.unrestored:
                 error = await self._restore(tenant, bank)
                 if error is not None:
@@ -227,7 +276,7 @@ class Eraser:
 
     async def close(self) -> None:
         """Ends what runs; another worker, or the next start, takes it up."""
-        tasks = [self._keeper, self._restoring, *self._running.values()]
+        tasks = [self._keeper, self._restoring, *self._shows, *self._running.values()]
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
