@@ -39,6 +39,9 @@ MAX_EVENTS = 10_000_000
 """Most events of one bank: beside its payload an event takes 0.65 KB of the store's memory."""
 MAX_BANKS = 10_000
 """Most banks of one tenant: a list of them still fits one message."""
+MAX_FAMILY = 1_000
+"""Most banks of a family, a bank and its forks: one script erases a fact from all of them, which
+holds the store for about 100 ms."""
 MAX_CHECKPOINT_BYTES = 8 * 2**30
 """Most bytes of one checkpoint: it stays in the store's memory, twice."""
 KEEP_CHECKPOINTS = 2
@@ -242,6 +245,15 @@ def too_many_banks() -> ResourceExhausted:
     """What make_bank raises past the limit of a tenant's banks."""
     return ResourceExhausted(
         f"a tenant has at most {MAX_BANKS} banks: delete one first", "TOO_MANY_BANKS"
+    )
+
+
+def too_many_forks(bank: str) -> ResourceExhausted:
+    """What fork raises past the limit of a family's banks."""
+    return ResourceExhausted(
+        f"bank {bank!r} and its relatives are {MAX_FAMILY} banks, the most of a family: delete a "
+        "fork first, or export and import the bank under another name",
+        "TOO_MANY_FORKS",
     )
 
 

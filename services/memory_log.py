@@ -11,6 +11,7 @@ from services.log_rules import (
     KEEP_CHECKPOINTS,
     MAX_BANKS,
     MAX_EVENTS,
+    MAX_FAMILY,
     SALT_BYTES,
     bank_edited,
     bank_exists,
@@ -29,6 +30,7 @@ from services.log_rules import (
     not_erased,
     payload_erased,
     too_many_banks,
+    too_many_forks,
     unknown_bank,
     unknown_checkpoint,
     version_not_written,
@@ -238,6 +240,8 @@ class MemoryLog:
             if taken.family is held.family and taken.origin == origin:
                 return False
             raise name_taken(new)
+        if len(held.family.banks) >= MAX_FAMILY:
+            raise too_many_forks(source)
         self._check_room(tenant)
         self._loading.pop((tenant, new), None)
         segments = [point for point in owner.segments if point < version] + [version]

@@ -216,24 +216,53 @@ return results
 """,
 )
 
-ERASE = Script(
-    "erase",
-    """#!lua
--- Appends ERASE events to every bank of a family that has an event of the fact.
--- ARGV[3]: how many other banks the family has, their names, then seven for each item.
--- Returns -1 when the family has other members than these. Where an event id was used for another
--- request nothing is appended, and what is new gets `taken:<event id>`.
+_TAKEN = """
+-- The first event id of these items that was used for another request; nil for none.
+local function first_taken(from)
+  for i = from, #ARGV, 7 do
+    local version, hmac = used(bank, ARGV[i + 1])
+    if version and hmac ~= ARGV[i + 3] then
+      return ARGV[i + 1]
+    end
+  end
+end
+"""
+
+ERASE_CHECK = Script(
+    "erase_check",
+    """#!lua flags=no-writes
+-- ARGV[3..]: seven for each item, as of ERASE. Returns {the first event id that was used for
+-- another request}, {} when none was.
 """
     + BANK
     + LINEAGE
     + _WRITING
+    + _TAKEN
     + """
-local others = tonumber(ARGV[3])
+return {first_taken(3)}
+""",
+)
+
+ERASE = Script(
+    "erase",
+    """#!lua
+-- Appends ERASE events to every bank of a family that has an event of the fact.
+-- ARGV[3..4]: 1 to look first whether an event id was used for another request, how many other
+-- banks the family has; their names, then seven for each item.
+-- Returns -1 when the family has other members than these. Where an event id was found to be used
+-- nothing is appended, and what is new gets `taken:<event id>`.
+"""
+    + BANK
+    + LINEAGE
+    + _WRITING
+    + _TAKEN
+    + """
+local others = tonumber(ARGV[4])
 if math.max(redis.call('HLEN', family), 1) ~= others + 1 then
   return -1
 end
 local banks = {opened(bank)}
-for i = 4, 3 + others do
+for i = 5, 4 + others do
   if redis.call('HEXISTS', family, ARGV[i]) == 0 then
     return -1
   end
@@ -241,15 +270,9 @@ for i = 4, 3 + others do
     banks[#banks + 1] = opened(ARGV[i])
   end
 end
-local taken
-for i = 4 + others, #ARGV, 7 do
-  local version, hmac = used(bank, ARGV[i + 1])
-  if version and hmac ~= ARGV[i + 3] then
-    taken = taken or ARGV[i + 1]
-  end
-end
+local taken = ARGV[3] == '1' and first_taken(5 + others)
 local results = {}
-for i = 4 + others, #ARGV, 7 do
+for i = 5 + others, #ARGV, 7 do
   local event_id, fact_id, hmac = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local version, known_hmac, owner = used(bank, event_id)
   local result

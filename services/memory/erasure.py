@@ -32,7 +32,7 @@ log = get_logger("larimar.erasure")
 T = TypeVar("T")
 
 MAX_FACTS = 256
-"""Facts of one erasure: one script call over the family."""
+"""Facts of one erasure: its receipt names the digest of each."""
 PAUSE_S = 5.0
 """Between two looks for work that was left; also how often a worker says that it is at work."""
 STEP = "ERASE_STEP_"
@@ -471,13 +471,17 @@ class Eraser:
         key = (tenant, job.name)
         # Once ERASE is appended nobody reads any more what to search for.
         needles = await self._evidence.needles(tenant, bank, job.fact_ids)
-        job.needles = self._needles[key] = needles or self._needles.get(key, [])
+        known = self._needles.get(key)
+        job.needles = self._needles[key] = list(dict.fromkeys([*(known or []), *needles]))
         event_ids = _event_ids(event_id, len(job.fact_ids))
         items = [
             Append(Kind.ERASE, each, fact_id, request_body(Kind.ERASE, fact_id))
             for each, fact_id in zip(event_ids, job.fact_ids, strict=True)
         ]
         results = await self._log.erase(tenant, bank, items)
+        if known is None and any(result.duplicate for result in results):
+            # Another worker began: what it erased already is not among what to search for.
+            job.needles = self._needles[key] = []
         errors = [result.error for result in results if result.error is not None]
         for error in errors:
             if error.reason != "ERASED":
