@@ -11,7 +11,7 @@ the errors of both are in services/log_rules.py.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -290,6 +290,18 @@ class Log(Protocol):
             Conflict: BANK_EXISTS, the bank is there.
             InvalidArgument: a fact id or event id that no log holds; nothing was loaded.
             DataLoss: an entry does not follow from the one before, or a payload is not its own.
+        """
+        ...
+
+    async def sweep_loads(
+        self, tenant: str, chains: Collection[str] = (), older_s: float | None = None
+    ) -> list[str]:
+        """Removes what was loaded into a tenant's banks and not published: its next load begins
+        with nothing. Returns the chain values of the first entries, "" where there was none.
+
+        Args:
+            chains: of first entries; every load that begins with one of them goes.
+            older_s: every load goes to which nothing came for so long.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 
 from larimar.errors import InvalidArgument
 from larimar.memory import BankConfig, Event, Kind, check_id
@@ -58,6 +59,7 @@ class MemoryLog:
         self._banks: dict[tuple[str, str], Bank] = {}
         self._loading: dict[tuple[str, str], Bank] = {}
         self._sources: dict[tuple[str, str], str] = {}
+        self._loaded_s: dict[tuple[str, str], float] = {}
         self._jobs: set[tuple[str, str, str]] = set()
         self._max_events = max_events
 
@@ -278,6 +280,21 @@ class MemoryLog:
             held.add(Entry(event, stored.salted, stored.request_hmac))
         return len(held.entries), held.entries[-1].event.chain if held.entries else ""
 
+    async def sweep_loads(
+        self, tenant: str, chains: Collection[str] = (), older_s: float | None = None
+    ) -> list[str]:
+        """See Log."""
+        check_names(tenant)
+        swept = []
+        for key, held in list(self._loading.items()):
+            first = held.entries[0].event.chain if held.entries else ""
+            age_s = time.monotonic() - self._loaded_s[key]
+            given_up = first in chains or (older_s is not None and age_s > older_s)
+            if key[0] == tenant and given_up:
+                del self._loading[key]
+                swept.append(first)
+        return swept
+
     async def publish(
         self,
         tenant: str,
@@ -437,6 +454,7 @@ class MemoryLog:
         check_names(tenant, bank)
         if not replaces and (tenant, bank) in self._banks:
             raise name_taken(bank)
+        self._loaded_s[tenant, bank] = time.monotonic()
         held = self._loading.get((tenant, bank))
         if held is None or self._sources[tenant, bank] != source:
             self._check_room(tenant)

@@ -198,6 +198,32 @@ class TestArchives:
                 assert caught.value.reason == "BANK_EXISTS"
             assert await whole_tail(log, bank=bank) == before
 
+    async def test_what_was_loaded_and_never_shown_is_swept(self, log: Log) -> None:
+        archive = await fill(log)
+        await log.make_bank(T, "other", CONFIG)
+        await log.append(T, "other", [write("o", "f")])
+        other = await whole_archive(log, "other")
+        before = {bank: await whole_tail(log, bank=bank) for bank in (B, "fork", "other")}
+        chain = archive[0].event.chain
+        await log.load(T, "new", archive[:9], "a")
+        await log.load(T, B, archive[:9], "b", replaces=True)
+        await log.load(T, "third", other, "c")
+        await log.load(T, "fourth", [], "d")
+        assert await log.sweep_loads(T, ["0" * 40], older_s=3600) == []
+        assert await log.sweep_loads("else", [chain], older_s=-1) == []
+        assert await log.sweep_loads(T, [chain]) == [chain, chain]
+        assert await log.load(T, "new", [], "a") == (0, "")
+        assert await log.load(T, B, [], "b", replaces=True) == (0, "")
+        assert await log.load(T, "third", [], "c") == (1, other[0].event.chain)
+        assert sorted(await log.sweep_loads(T, older_s=-1)) == ["", "", "", other[0].event.chain]
+        assert await log.sweep_loads(T, older_s=-1) == []
+        for bank, entries in before.items():
+            assert await whole_tail(log, bank=bank) == entries
+        await log.load(T, "new", archive, "a")
+        await log.publish(T, "new", CONFIG, ["f1"], 22, "a")
+        assert await log.sweep_loads(T, [chain], older_s=-1) == []
+        assert await whole_archive(log, "new") == archive
+
     async def test_what_is_loaded_gives_way_to_other_banks_of_its_name(self, log: Log) -> None:
         archive = await fill(log)
         await log.load(T, "new", archive)
@@ -235,7 +261,10 @@ class TestFiles:
             assert paths and holds(paths, secret) and holds(paths, kept)
         found = await redis_bank.search(T, B, [secret, b"no such text"])
         assert found.found == 3
+        archive = await whole_archive(redis_bank)
+        await redis_bank.load(T, "cut-off", archive)
         await redis_bank.erase(T, "fork", [erase("x", "f")])
+        assert await redis_bank.sweep_loads(T, [archive[0].event.chain]) == [archive[0].event.chain]
         assert await redis_bank.remove_payloads(T, B, ["f"]) == 2
         assert await redis_bank.remove_checkpoints(T, "fork", 3) == 1
         assert (await redis_bank.search(T, B, [secret])).found == 0

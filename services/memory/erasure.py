@@ -37,6 +37,11 @@ PAUSE_S = 5.0
 """Between two looks for work that was left; also how often a worker says that it is at work."""
 STEP = "ERASE_STEP_"
 """What the names of the steps begin with."""
+ABANDONED_LOAD_S = 86_400.0
+"""After which an import or a re-encoding that was cut off is swept away; until then it goes on
+where it stopped."""
+SWEEP_S = 3_600.0
+"""Between two looks for such ones."""
 LEFT_S = 20.0
 """After which silence a worker counts as gone, and another takes its work up."""
 
@@ -84,6 +89,7 @@ class Eraser:
         self._restoring: asyncio.Task | None = None
         self._shows: set[asyncio.Task] = set()
         self._withheld: dict[tuple[str, str], asyncio.Task] = {}
+        self._sweep_at = 0.0
         self._evidence = Evidence(log_port)
         self._needles: dict[tuple[str, str], list[bytes]] = {}
         self.unrestored: dict[tuple[str, str], LarimarError] = {}
@@ -287,6 +293,9 @@ class Eraser:
             try:
                 await self.restored()
                 await self.take_up()
+                if time.monotonic() >= self._sweep_at:
+                    await self.sweep_abandoned()
+                    self._sweep_at = time.monotonic() + SWEEP_S
             except LarimarError as error:
                 log.warning("erasures wait: %s", error, reason=error.reason)
             await asyncio.sleep(PAUSE_S)
@@ -295,6 +304,19 @@ class Eraser:
         """Starts the work that other workers have left for `left_s`; how much there was."""
         async with self._starting:
             return await self._take_up(left_s)
+
+    async def sweep_abandoned(self) -> None:
+        """Sweeps what imports loaded that never came to an end; also out of the store's files
+        where the ledger names something of such a log."""
+        swept: set[tuple[str, str]] = set()
+        for tenant in await self._log.tenants():
+            chains = await self._log.sweep_loads(tenant, older_s=ABANDONED_LOAD_S)
+            swept |= {(tenant, chain) for chain in chains}
+        if swept:
+            log.info("%d imports that were cut off are swept away", len(swept))
+            entries = await asyncio.to_thread(self._ledger.entries)
+            if any((entry.tenant, entry.log) in swept for entry in entries):
+                await self._log.rewrite_files()
 
     async def _take_up(self, left_s: float) -> int:
         started = 0
@@ -543,10 +565,22 @@ class Eraser:
         queued = 0
         for affected in job.receipt.banks:
             queued += await self._queues.remove_facts(tenant, affected.bank, job.fact_ids)
+        # An import that was cut off may hold the facts, where no search of the family looks.
+        await self._log.sweep_loads(tenant, await self._logs(tenant, bank))
         removed = await self._log.remove_payloads(tenant, bank, job.fact_ids)
         job.receipt.queue_entries_removed += queued
         job.receipt.payloads_removed += removed
         await self._reached(job, common_pb2.ERASE_STEP_REMOVED)
+
+    async def _logs(self, tenant: str, bank: str) -> set[str]:
+        """The logs of a family, and those that they were re-encoded from, by their first entries'
+        chain values."""
+        ledger = await asyncio.to_thread(self._ledger.entries)
+        found: set[str] = set()
+        for name in await self._log.family(tenant, bank):
+            for event in await self._log.events(tenant, name, 0, 1):
+                found.update(lineage(ledger, tenant, event.chain))
+        return found
 
     async def _rewrite(self, job: Job) -> None:
         await self._log.rewrite_files()
