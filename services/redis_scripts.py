@@ -3,7 +3,7 @@
 KEYS[1] is the configuration of the bank, ARGV[1] the prefix of its family's keys and ARGV[2]
 its name. All other keys are named after these and lie in the same slot; what they hold is said
 in services/redis_log.py. The scripts that make and remove banks are in redis_bank_scripts.py,
-those of checkpoints, records and searches in redis_upkeep_scripts.py.
+those of checkpoints and records in redis_upkeep_scripts.py.
 """
 
 from __future__ import annotations
