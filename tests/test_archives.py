@@ -278,6 +278,7 @@ async def test_nobody_reads_what_an_import_brings_back_though_its_caller_goes_aw
     await filled(log)
     header, records = await dumped(log)
     await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())
     shown, gate = asyncio.Event(), asyncio.Event()
     erase_again = service._eraser.erase_again
 
@@ -305,6 +306,26 @@ async def test_nobody_reads_what_an_import_brings_back_though_its_caller_goes_aw
     await service._eraser.close()
 
 
+async def test_an_import_that_an_erasure_swept_away_is_told_to_begin_again() -> None:
+    log = MemoryLog()
+    service = service_over(log)
+    await filled(log)
+    header, records = await dumped(log)
+    calls = [
+        memory_pb2.LoadBankRequest(bank="copy", records=part, header=header, last=last)
+        for part, last in ((records[:4], False), (records[4:], True), ([], True), (records, True))
+    ]
+    await service.LoadBank(calls[0], None)
+    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())
+    for call in calls[1:3]:
+        with pytest.raises(FailedPrecondition, match="from the start") as caught:
+            await service.LoadBank(call, None)
+        assert caught.value.reason == "ERASED_MEANWHILE"
+    assert (await service.LoadBank(calls[3], None)).digest == header.digest
+    await service._eraser.close()
+
+
 async def test_a_bank_is_looked_at_again_where_an_import_could_not_erase_from_it(
     tmp_path: Path, monkeypatch
 ) -> None:
@@ -313,6 +334,7 @@ async def test_a_bank_is_looked_at_again_where_an_import_could_not_erase_from_it
     await filled(log)
     header, records = await dumped(log)
     await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())
     erase = log.erase
 
     async def down(*about) -> None:
