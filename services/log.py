@@ -11,7 +11,7 @@ the errors of both are in services/log_rules.py.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -197,7 +197,8 @@ class Log(Protocol):
         """Appends ERASE events: to this bank, and under the same event id to every other bank of
         its family that has an event of the fact. From then on no tail gives what the fact held.
 
-        Atomic over the family. A result for each item, the version being this bank's; an item is
+        Each item is atomic over the family. A call that failed may have done some: repeat it under
+        the same event ids. A result for each item, the version being this bank's; an item is
         refused with NotFound when this bank has no event of the fact, with FailedPrecondition
         ERASED when it was erased before under another event id. Where an event id was used for
         another request before this call, nothing is appended, and each item that is no duplicate
@@ -260,7 +261,7 @@ class Log(Protocol):
         Raises:
             FailedPrecondition: VERSION_NOT_WRITTEN.
             Conflict: BANK_EXISTS, the name is taken by anything but this very fork.
-            ResourceExhausted: TOO_MANY_BANKS.
+            ResourceExhausted: TOO_MANY_BANKS; TOO_MANY_FORKS, the family has MAX_FAMILY banks.
         """
         ...
 
@@ -287,7 +288,20 @@ class Log(Protocol):
 
         Raises:
             Conflict: BANK_EXISTS, the bank is there.
+            InvalidArgument: a fact id or event id that no log holds; nothing was loaded.
             DataLoss: an entry does not follow from the one before, or a payload is not its own.
+        """
+        ...
+
+    async def sweep_loads(
+        self, tenant: str, chains: Collection[str] = (), older_s: float | None = None
+    ) -> list[str]:
+        """Removes what was loaded into a tenant's banks and not published: its next load begins
+        with nothing. Returns the chain values of the first entries, "" where there was none.
+
+        Args:
+            chains: of first entries; every load that begins with one of them goes.
+            older_s: every load goes to which nothing came for so long.
         """
         ...
 

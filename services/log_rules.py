@@ -16,13 +16,15 @@ from larimar.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from larimar.memory import Kind, check_id
+from larimar.memory import MAX_ID_BYTES, Kind, check_id
 
 if TYPE_CHECKING:
-    from services.log import Append
+    from services.log import Append, Stored
 
 MAX_NAME_CHARS = 63
 """Longest tenant or bank name: it stands in every key of the bank."""
+MAX_ERASE_ID_BYTES = 2 * MAX_ID_BYTES
+"""Longest event id of an ERASE that is loaded: in a fork `@` and the fork's name may follow it."""
 MAX_BATCH = 1_000
 """Most items of one append: one script call, which holds the store for about 15 ms."""
 MAX_BATCH_BYTES = 32 * 2**20
@@ -37,6 +39,9 @@ MAX_EVENTS = 10_000_000
 """Most events of one bank: beside its payload an event takes 0.65 KB of the store's memory."""
 MAX_BANKS = 10_000
 """Most banks of one tenant: a list of them still fits one message."""
+MAX_FAMILY = 1_000
+"""Most banks of a family, a bank and its forks: one script erases a fact from all of them, which
+holds the store for about 100 ms."""
 MAX_CHECKPOINT_BYTES = 8 * 2**30
 """Most bytes of one checkpoint: it stays in the store's memory, twice."""
 KEEP_CHECKPOINTS = 2
@@ -46,6 +51,7 @@ SWITCHED = "BANK_SWITCHED"
 SALT_BYTES = 16
 """Random bytes before each payload: its digests say nothing once it is gone."""
 
+_DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARS - 1}}}")
 
 
@@ -105,6 +111,29 @@ def _item_error(item: Append, kinds: tuple[Kind, ...]) -> LarimarError | None:
             "stored: give fewer rephrasings or shorter texts"
         )
     return None
+
+
+def check_loaded(bank: str, entries: Sequence[Stored]) -> None:
+    """Refuses entries of an archive that no append could have made: the store holds and joins them.
+
+    Raises:
+        InvalidArgument: a fact id or event id that the log cannot hold.
+        DataLoss: a digest that is none.
+    """
+    for stored in entries:
+        event = stored.event
+        check_id("fact_id", event.fact_id)
+        if event.kind != Kind.ERASE:
+            check_id("event_id", event.event_id)
+        elif not 1 <= len(event.event_id.encode()) <= MAX_ERASE_ID_BYTES or "\0" in event.event_id:
+            raise InvalidArgument(
+                f"the event id of an ERASE must be 1 to {MAX_ERASE_ID_BYTES} bytes of UTF-8 "
+                "without NUL"
+            )
+        if not _DIGEST.fullmatch(event.payload_sha256) or not _DIGEST.fullmatch(
+            stored.request_hmac
+        ):
+            raise damaged(bank, event.version, "a digest is not 64 hexadecimal digits")
 
 
 def check_page(after: int, limit: int) -> int:
@@ -216,6 +245,15 @@ def too_many_banks() -> ResourceExhausted:
     """What make_bank raises past the limit of a tenant's banks."""
     return ResourceExhausted(
         f"a tenant has at most {MAX_BANKS} banks: delete one first", "TOO_MANY_BANKS"
+    )
+
+
+def too_many_forks(bank: str) -> ResourceExhausted:
+    """What fork raises past the limit of a family's banks."""
+    return ResourceExhausted(
+        f"bank {bank!r} and its relatives are {MAX_FAMILY} banks, the most of a family: delete a "
+        "fork first, or export and import the bank under another name",
+        "TOO_MANY_FORKS",
     )
 
 

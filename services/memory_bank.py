@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from bisect import bisect_right
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from larimar.errors import LarimarError
 from larimar.memory import (
+    MAX_ID_BYTES,
     BankConfig,
     Event,
     Kind,
@@ -81,6 +83,17 @@ class Bank:
         self.entries.append(entry)
         self.versions[event.event_id] = event.version
         self.facts[event.fact_id] = event.version if event.kind == Kind.WRITE else -event.version
+
+    def free_id(self, event_id: str) -> str:
+        """An event id that this bank has not yet, for an ERASE that began in another of its
+        family: the given one, or followed by the bank's name; of bounded length."""
+        while event_id in self.versions:
+            if len(event_id.encode()) > MAX_ID_BYTES:
+                event_id = hashlib.sha1(
+                    (self.head[1] + event_id).encode(), usedforsecurity=False
+                ).hexdigest()
+            event_id += f"@{self.name}"
+        return event_id
 
     def put(self, item: Append, event_id: str) -> int:
         """Appends an event; its version."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 
 from larimar.errors import InvalidArgument
 from larimar.memory import BankConfig, Event, Kind, check_id
@@ -11,6 +12,7 @@ from services.log_rules import (
     KEEP_CHECKPOINTS,
     MAX_BANKS,
     MAX_EVENTS,
+    MAX_FAMILY,
     SALT_BYTES,
     bank_edited,
     bank_exists,
@@ -18,6 +20,7 @@ from services.log_rules import (
     bank_switched,
     check_checkpoint,
     check_items,
+    check_loaded,
     check_names,
     check_page,
     check_part,
@@ -28,6 +31,7 @@ from services.log_rules import (
     not_erased,
     payload_erased,
     too_many_banks,
+    too_many_forks,
     unknown_bank,
     unknown_checkpoint,
     version_not_written,
@@ -55,6 +59,7 @@ class MemoryLog:
         self._banks: dict[tuple[str, str], Bank] = {}
         self._loading: dict[tuple[str, str], Bank] = {}
         self._sources: dict[tuple[str, str], str] = {}
+        self._loaded_s: dict[tuple[str, str], float] = {}
         self._jobs: set[tuple[str, str, str]] = set()
         self._max_events = max_events
 
@@ -155,12 +160,9 @@ class MemoryLog:
         if error is not None:
             return Appended(0, error=error)
         version = held.put(item, item.event_id)
-        for name, other in sorted(held.family.banks.items()):
+        for _, other in sorted(held.family.banks.items()):
             if other is not held and item.fact_id in other.facts:
-                event_id = item.event_id
-                while event_id in other.versions:
-                    event_id += f"@{name}"
-                other.put(item, event_id)
+                other.put(item, other.free_id(item.event_id))
         held.family.erased.add(item.fact_id)
         return Appended(version)
 
@@ -240,6 +242,8 @@ class MemoryLog:
             if taken.family is held.family and taken.origin == origin:
                 return False
             raise name_taken(new)
+        if len(held.family.banks) >= MAX_FAMILY:
+            raise too_many_forks(source)
         self._check_room(tenant)
         self._loading.pop((tenant, new), None)
         segments = [point for point in owner.segments if point < version] + [version]
@@ -263,6 +267,8 @@ class MemoryLog:
         replaces: bool = False,
     ) -> tuple[int, str]:
         """See Log."""
+        check_names(tenant, bank)
+        check_loaded(bank, entries)
         held = self._loaded(tenant, bank, source, replaces)
         for stored in entries:
             event = stored.event
@@ -273,6 +279,21 @@ class MemoryLog:
             check_stored(bank, held, stored)
             held.add(Entry(event, stored.salted, stored.request_hmac))
         return len(held.entries), held.entries[-1].event.chain if held.entries else ""
+
+    async def sweep_loads(
+        self, tenant: str, chains: Collection[str] = (), older_s: float | None = None
+    ) -> list[str]:
+        """See Log."""
+        check_names(tenant)
+        swept = []
+        for key, held in list(self._loading.items()):
+            first = held.entries[0].event.chain if held.entries else ""
+            age_s = time.monotonic() - self._loaded_s[key]
+            given_up = first in chains or (older_s is not None and age_s > older_s)
+            if key[0] == tenant and given_up:
+                del self._loading[key]
+                swept.append(first)
+        return swept
 
     async def publish(
         self,
@@ -433,6 +454,7 @@ class MemoryLog:
         check_names(tenant, bank)
         if not replaces and (tenant, bank) in self._banks:
             raise name_taken(bank)
+        self._loaded_s[tenant, bank] = time.monotonic()
         held = self._loading.get((tenant, bank))
         if held is None or self._sources[tenant, bank] != source:
             self._check_room(tenant)

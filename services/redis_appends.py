@@ -28,7 +28,7 @@ from services.log_rules import (
 )
 from services.observability.metrics import BATCH_SIZE
 from services.redis_entries import append_arguments, appended
-from services.redis_scripts import APPEND, ERASE
+from services.redis_scripts import APPEND, ERASE, ERASE_CHECK
 from services.redis_store import Keys, RedisStore
 
 
@@ -83,22 +83,34 @@ class RedisAppends(RedisStore):
         return self._results(bank, items, errors, await mine.answers)
 
     async def erase(self, tenant: str, bank: str, items: Sequence[Append]) -> list[Appended]:
-        """See Log. The limit on a bank's events does not apply: a full bank can be erased from."""
+        """See Log. The limit on a bank's events does not apply: a full bank can be erased from.
+
+        Cost: a call for every MAX_BATCH events in all banks of the family together.
+        """
         check_names(tenant, bank)
         errors = check_items(items, (Kind.ERASE,))
-        arguments = [
-            argument
+        sent = [
+            append_arguments(item)
             for item, error in zip(items, errors, strict=True)
             if error is None
-            for argument in append_arguments(item)
         ]
 
         async def everywhere(keys: Keys) -> list[Any]:
+            answers: list[Any] = []
+            look = True
             while True:
                 members = await self.call("HKEYS", keys.family)
                 others = sorted(name for name in members if name != bank.encode())
-                answers = await self._ask_at(keys, ERASE, len(others), *others, *arguments)
-                if answers != -1:
+                step = max(1, MAX_BATCH // (len(others) + 1))
+                if look and len(sent) > step:
+                    look = bool(await self._ask_at(keys, ERASE_CHECK, *_flat(sent)))
+                # Where an event id is taken, one call answers for all and appends nothing.
+                part = sent[len(answers) :][: len(sent) if look else step]
+                about = (int(look), len(others), *others, *_flat(part))
+                found = await self._ask_at(keys, ERASE, *about)
+                if found != -1:
+                    answers += found
+                if len(answers) == len(sent):
                     return answers
 
         answers = await self._on_bank(tenant, bank, everywhere)
@@ -130,7 +142,7 @@ class RedisAppends(RedisStore):
         try:
             while waiting:
                 group = _next_group(waiting)
-                arguments = [part for one in group for item in one.arguments for part in item]
+                arguments = _flat([item for one in group for item in one.arguments])
                 BATCH_SIZE.labels("append").observe(sum(len(one.arguments) for one in group))
                 try:
                     limits = (self._max_events, group[0].config)
@@ -149,6 +161,10 @@ class RedisAppends(RedisStore):
             del self._waiting[tenant, bank]
             left = Unavailable("the log was closed: retry under the same event ids", "STORE_DOWN")
             _fail([*group, *waiting], left)
+
+
+def _flat(items: Sequence[tuple[str | bytes, ...]]) -> list[str | bytes]:
+    return [argument for item in items for argument in item]
 
 
 def _next_group(waiting: deque[_Waiting]) -> list[_Waiting]:

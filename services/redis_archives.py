@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from larimar.memory import BankConfig, check_id
@@ -11,12 +11,13 @@ from services.log_rules import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     bank_edited,
+    check_loaded,
     check_names,
     damaged,
     has_forks,
     name_taken,
 )
-from services.redis_bank_scripts import LOAD, LOAD_ERASED, REPLACE, SHOW
+from services.redis_bank_scripts import ABANDON, LOAD, LOAD_ERASED, REPLACE, SHOW
 from services.redis_banks import RedisBanks
 from services.redis_entries import check_salted, load_arguments
 from services.redis_store import Keys, registry
@@ -35,6 +36,7 @@ class RedisArchives(RedisBanks):
     ) -> tuple[int, str]:
         """See Log."""
         check_names(tenant, bank)
+        check_loaded(bank, entries)
         for stored in entries:
             event = stored.event
             if stored.salted is not None:
@@ -67,6 +69,25 @@ class RedisArchives(RedisBanks):
             if state == 1:
                 return at[0], at[1].decode()
             await self._sweep(keys)
+
+    async def sweep_loads(
+        self, tenant: str, chains: Collection[str] = (), older_s: float | None = None
+    ) -> list[str]:
+        """See Log. Cost: a look at each bank of the tenant."""
+        check_names(tenant)
+        roots = await self.call("HGETALL", registry(tenant))
+        listed = [Keys(tenant, name.decode(), root.decode()) for name, root in roots.items()]
+        places = [place for keys in listed for place in (keys, keys.elsewhere())]
+        found = await self.calls([("GET", keys.building) for keys in places]) if places else []
+        age = "" if older_s is None else older_s
+        swept = []
+        for keys, building in zip(places, found, strict=True):
+            if building is not None and building.startswith(b"load:"):
+                chain = await self._run(ABANDON, keys, age, *chains)
+                if chain:
+                    await self._sweep(keys)
+                    swept.append(chain[0].decode())
+        return swept
 
     async def publish(
         self,

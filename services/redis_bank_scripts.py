@@ -9,7 +9,7 @@ from services.redis_scripts import BANK, KEYS, LINEAGE, Script
 
 # Names of all keys that a bank may have beside its configuration, and of its family's keys.
 _LEFTOVERS = """
-local own = {'log', 'facts', 'events', 'checkpoints', 'uploads', 'building'}
+local own = {'log', 'facts', 'events', 'checkpoints', 'uploads', 'building', 'loaded_s'}
 local shared = {'family', 'erased', 'records'}
 -- Whether an earlier bank of this name was removed or loaded half-way; roots own family keys.
 local function leftover(is_root)
@@ -230,6 +230,7 @@ if redis.call('GET', key('building')) ~= source then
   end
   redis.call('SET', key('building'), source)
 end
+redis.call('SET', key('loaded_s'), redis.call('TIME')[1])
 local version, chain = head_of(bank)
 for i = 4, #ARGV, 10 do
   local at, kind, event_id, fact_id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -257,6 +258,38 @@ for i = 4, #ARGV, 10 do
   end
 end
 return {1, version, chain}
+""",
+)
+
+ABANDON = Script(
+    "abandon",
+    """#!lua
+-- Gives up what is loaded and not shown, so that it can be swept and no load goes on with it.
+-- ARGV[3..]: seconds without a load after which it is given up ("" for never), chain values of
+-- first entries with which it is at once. Returns {chain value of its first entry}, {} if it stays.
+"""
+    + KEYS
+    + LINEAGE
+    + """
+local building = redis.call('GET', key('building')) or ''
+if redis.call('EXISTS', key('config')) == 1 or string.sub(building, 1, 5) ~= 'load:' then
+  return {}
+end
+local first = entry_of(bank, 1)
+local chain, given_up = first and first[2][12] or '', false
+for i = 4, #ARGV do
+  given_up = given_up or ARGV[i] == chain
+end
+if ARGV[3] ~= '' then
+  local since = tonumber(redis.call('GET', key('loaded_s')) or 0)
+  given_up = given_up or redis.call('TIME')[1] - since > tonumber(ARGV[3])
+end
+if not given_up then
+  return {}
+end
+redis.call('SET', key('building'), 'load:\\0given up')
+redis.call('UNLINK', key('loaded_s'))
+return {chain}
 """,
 )
 
@@ -296,7 +329,7 @@ local function shown()
     return {-1, version}
   end
   redis.call('SET', key('config'), ARGV[3])
-  redis.call('UNLINK', key('building'))
+  redis.call('UNLINK', key('building'), key('loaded_s'))
   return {1}
 end
 """

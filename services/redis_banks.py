@@ -16,6 +16,7 @@ from larimar.memory import BankConfig, Kind
 from services.log import Origin
 from services.log_rules import (
     MAX_BANKS,
+    MAX_FAMILY,
     MAX_PAGE,
     bank_edited,
     bank_exists,
@@ -26,6 +27,7 @@ from services.log_rules import (
     log_changed,
     name_taken,
     too_many_banks,
+    too_many_forks,
     unknown_bank,
     version_not_written,
 )
@@ -165,6 +167,7 @@ class RedisBanks(RedisReads):
             raise version_not_written(source.bank, head, version)
         origin = json.dumps(asdict(await self._origin_at(source, version)), sort_keys=True)
         target = source.of(new)
+        await self._check_family(source, new)
         for _ in range(FORK_ATTEMPTS):
             if await self._claim(source.tenant, new, source.root) is not None:
                 raise name_taken(new)
@@ -183,6 +186,14 @@ class RedisBanks(RedisReads):
             f"another call makes bank {new!r} at this moment: look what it made, then try again",
             "BANK_BUSY",
         )
+
+    async def _check_family(self, source: Keys, new: str) -> None:
+        """Refuses a fork of a family that is full; makers at the same moment may pass it."""
+        members = {name.decode() for name in await self.call("HKEYS", source.family)}
+        if new not in members and len(members) >= MAX_FAMILY:
+            await self._finish_drops(source)
+            if await self.call("HLEN", source.family) >= MAX_FAMILY:
+                raise too_many_forks(source.bank)
 
     async def _build(
         self, source: Keys, target: Keys, version: int, origin: str, config: bytes

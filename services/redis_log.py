@@ -17,6 +17,7 @@ one slot. Below ``{tenant:root}:`` are, of the family and of each of its banks,
 | <bank>:uploads | hash | upload -> "time:parts", published or not |
 | <bank>:part:<upload>:<n> | string | the bytes of a checkpoint |
 | <bank>:building | string | a fork's origin, or "load:source", while nobody can see the bank |
+| <bank>:loaded_s | string | when something was loaded last into a bank that nobody can see yet |
 
 A fork's stream, payloads and event ids are those behind its fork point; for what is before, its
 origin's serve, and its origin's origin's. Its facts are all of its own. In `prev` stands the

@@ -3,13 +3,14 @@
 KEYS[1] is the configuration of the bank, ARGV[1] the prefix of its family's keys and ARGV[2]
 its name. All other keys are named after these and lie in the same slot; what they hold is said
 in services/redis_log.py. The scripts that make and remove banks are in redis_bank_scripts.py,
-those of checkpoints, records and searches in redis_upkeep_scripts.py.
+those of checkpoints and records in redis_upkeep_scripts.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 
+from larimar.memory import MAX_ID_BYTES
 from services.log_rules import SALT_BYTES
 
 NO_BANK = 0
@@ -91,7 +92,7 @@ end
 
 _WRITING = (
     f"""
-local SALT_BYTES = {SALT_BYTES}
+local SALT_BYTES, MAX_ID_BYTES = {SALT_BYTES}, {MAX_ID_BYTES}
 """
     + """
 local now = redis.call('TIME')
@@ -215,24 +216,53 @@ return results
 """,
 )
 
-ERASE = Script(
-    "erase",
-    """#!lua
--- Appends ERASE events to every bank of a family that has an event of the fact.
--- ARGV[3]: how many other banks the family has, their names, then seven for each item.
--- Returns -1 when the family has other members than these. Where an event id was used for another
--- request nothing is appended, and what is new gets `taken:<event id>`.
+_TAKEN = """
+-- The first event id of these items that was used for another request; nil for none.
+local function first_taken(from)
+  for i = from, #ARGV, 7 do
+    local version, hmac = used(bank, ARGV[i + 1])
+    if version and hmac ~= ARGV[i + 3] then
+      return ARGV[i + 1]
+    end
+  end
+end
+"""
+
+ERASE_CHECK = Script(
+    "erase_check",
+    """#!lua flags=no-writes
+-- ARGV[3..]: seven for each item, as of ERASE. Returns {the first event id that was used for
+-- another request}, {} when none was.
 """
     + BANK
     + LINEAGE
     + _WRITING
+    + _TAKEN
     + """
-local others = tonumber(ARGV[3])
+return {first_taken(3)}
+""",
+)
+
+ERASE = Script(
+    "erase",
+    """#!lua
+-- Appends ERASE events to every bank of a family that has an event of the fact.
+-- ARGV[3..4]: 1 to look first whether an event id was used for another request, how many other
+-- banks the family has; their names, then seven for each item.
+-- Returns -1 when the family has other members than these. Where an event id was found to be used
+-- nothing is appended, and what is new gets `taken:<event id>`.
+"""
+    + BANK
+    + LINEAGE
+    + _WRITING
+    + _TAKEN
+    + """
+local others = tonumber(ARGV[4])
 if math.max(redis.call('HLEN', family), 1) ~= others + 1 then
   return -1
 end
 local banks = {opened(bank)}
-for i = 4, 3 + others do
+for i = 5, 4 + others do
   if redis.call('HEXISTS', family, ARGV[i]) == 0 then
     return -1
   end
@@ -240,15 +270,9 @@ for i = 4, 3 + others do
     banks[#banks + 1] = opened(ARGV[i])
   end
 end
-local taken
-for i = 4 + others, #ARGV, 7 do
-  local version, hmac = used(bank, ARGV[i + 1])
-  if version and hmac ~= ARGV[i + 3] then
-    taken = taken or ARGV[i + 1]
-  end
-end
+local taken = ARGV[3] == '1' and first_taken(5 + others)
 local results = {}
-for i = 4 + others, #ARGV, 7 do
+for i = 5 + others, #ARGV, 7 do
   local event_id, fact_id, hmac = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local version, known_hmac, owner = used(bank, event_id)
   local result
@@ -263,6 +287,9 @@ for i = 4 + others, #ARGV, 7 do
         if redis.call('HEXISTS', key('facts', to.name), fact_id) == 1 then
           local free_id = event_id
           while n > 1 and used(to.name, free_id) do
+            if #free_id > MAX_ID_BYTES then
+              free_id = redis.sha1hex(to.chain .. free_id)
+            end
             free_id = free_id .. '@' .. to.name
           end
           local previous = newest_of(fact_id, to.name)

@@ -39,6 +39,7 @@ class Keys:
         self.config = self._own + "config"
         self.checkpoints = self._own + "checkpoints"
         self.events = self._own + "events"
+        self.building = self._own + "building"
 
     def of(self, bank: str) -> Keys:
         """The keys of another bank of the family."""

@@ -11,26 +11,27 @@ from collections.abc import Sequence
 from larimar.errors import InvalidArgument, LarimarError, Unavailable
 from services.log import Found
 from services.log_rules import check_names, unknown_bank
+from services.needles import Needles
 from services.redis_store import Keys, RedisStore
 from services.redis_upkeep_scripts import (
     PUT_RECORD,
     RECORD,
     REMOVE_RECORD,
-    SEARCH_STEP,
-    SEARCH_STRINGS,
 )
 
 JOBS = "larimar:jobs"
 """The key of all unfinished work."""
 SCAN_KEYS = 500
 """Keys that one step of a search looks at: about 1 ms of the store's one thread, if small."""
-SEARCH_BYTES = 16 * 2**20
-"""Bytes of values, once for each needle, after which a step of a search ends: about 10 ms of the
-store's one thread."""
+SEARCH_BYTES = 8 * 2**20
+"""Bytes of values that one step of a search asks for, one value at least: 2 ms of the store's one
+thread."""
 SEARCH_ELEMENTS = 1_000
-"""Elements of a hash, set, list or stream, once for each needle, that one step looks at."""
-SEARCH_NEEDLES = 16
-"""Needles of one step: a part of a checkpoint, which is read whole, takes 80 ms with so many."""
+"""Elements of a hash, set, list or stream that one step asks for, where they are small."""
+FEW_ELEMENTS = 20
+"""The same where they are not."""
+SMALL_BYTES = 2**20
+"""Bytes of a step's elements from which on they are not small."""
 REWRITE_PAUSE_S = 0.02
 """Seconds between two looks at a rewrite."""
 REWRITE_TIMEOUT_S = 600.0
@@ -70,13 +71,14 @@ class RedisUpkeep(RedisStore):
         await self.call("HDEL", JOBS, json.dumps([tenant, bank, name]))
 
     async def search(self, tenant: str, bank: str, needles: Sequence[bytes]) -> Found:
-        """See Log. Cost: the store reads all of the family, in steps of some 10 ms."""
+        """See Log. Cost: all of the family is read out of the store, once for all needles."""
         if not needles or not all(needles):
             raise InvalidArgument("give at least one byte string to look for, none of them empty")
 
         async def everywhere(keys: Keys) -> Found:
             if not await self.call("EXISTS", keys.config):
                 raise unknown_bank(bank)
+            wanted = Needles(needles)
             seen: set[bytes] = set()
             found: set[bytes] = set()
             cursor = None
@@ -84,39 +86,76 @@ class RedisUpkeep(RedisStore):
                 cursor, names = await self.call(
                     "SCAN", cursor or 0, "MATCH", keys.base + "*", "COUNT", SCAN_KEYS
                 )
-                found |= await self._search(names, needles)
+                found |= await self._search(names, wanted)
                 seen |= set(names)
             for queue in ("inbox", "dead"):
                 name = f"{{{tenant}}}:{queue}".encode()
                 if await self.call("EXISTS", name):
-                    found |= await self._search([name], needles)
+                    found |= await self._search([name], wanted)
                     seen.add(name)
             return Found(len(seen), len(found))
 
         return await self._on_bank(tenant, bank, everywhere)
 
-    async def _search(self, names: list[bytes], needles: Sequence[bytes]) -> set[bytes]:
+    async def _search(self, names: list[bytes], wanted: Needles) -> set[bytes]:
         """Which of these keys hold a needle."""
+        kinds = await self.calls([("TYPE", name) for name in names]) if names else []
+        strings = [name for name, kind in zip(names, kinds, strict=True) if kind == b"string"]
+        sizes = await self.calls([("STRLEN", name) for name in strings]) if strings else []
         found: set[bytes] = set()
-        for start in range(0, len(needles), SEARCH_NEEDLES):
-            some = needles[start : start + SEARCH_NEEDLES]
-            left = [name for name in names if name not in found]
-            while left:
-                most = max(SEARCH_BYTES // len(some), 1)
-                states = await self.run(SEARCH_STRINGS, left, (most, *some))
-                for name, state in zip(left, states, strict=False):
-                    if state == 1 or (state < 0 and await self._search_large(name, some)):
-                        found.add(name)
-                left = left[len(states) :]
+        step: list[bytes] = []
+        bytes_left = SEARCH_BYTES
+        for name, size in zip(strings, sizes, strict=True):
+            if step and size > bytes_left:
+                found |= await self._search_strings(step, wanted)
+                step, bytes_left = [], SEARCH_BYTES
+            step.append(name)
+            bytes_left -= size
+        found |= await self._search_strings(step, wanted)
+        for name, kind in zip(names, kinds, strict=True):
+            if kind not in (b"string", b"none") and await self._search_large(name, kind, wanted):
+                found.add(name)
         return found
 
-    async def _search_large(self, name: bytes, needles: Sequence[bytes]) -> bool:
-        at = b"0"
+    async def _search_strings(self, names: list[bytes], wanted: Needles) -> set[bytes]:
+        if not names:
+            return set()
+        values = await self.calls([("GET", name) for name in names])
+        hits = await asyncio.to_thread(wanted.hits, [value or b"" for value in values])
+        return {names[hit] for hit in hits}
+
+    async def _search_large(self, name: bytes, kind: bytes, wanted: Needles) -> bool:
+        at, count = b"", FEW_ELEMENTS
         while True:
-            most = max(SEARCH_ELEMENTS // len(needles), 1)
-            at, hit = await self.run(SEARCH_STEP, (name,), (at, most, *needles))
-            if hit or at == b"0":
-                return bool(hit)
+            at, values = await self._elements(name, kind, at, count)
+            if await asyncio.to_thread(wanted.hits, values):
+                return True
+            if not at:
+                return False
+            small = sum(map(len, values)) < SMALL_BYTES
+            count = SEARCH_ELEMENTS if small else FEW_ELEMENTS
+
+    async def _elements(
+        self, name: bytes, kind: bytes, at: bytes, count: int
+    ) -> tuple[bytes, list[bytes]]:
+        """Some elements of a key, and where to go on; nowhere at the end."""
+        if kind == b"list":
+            start = int(at or 0)
+            values = await self.call("LRANGE", name, start, start + count - 1)
+            return (b"%d" % (start + count) if len(values) == count else b""), values
+        if kind == b"stream":
+            after = b"(" + at if at else b"-"
+            entries = await self.call("XRANGE", name, after, "+", "COUNT", count)
+            values = [b"\0".join((*fields, *fields.values())) for _, fields in entries]
+            return (entries[-1][0] if len(entries) == count else b""), values
+        scan = {b"hash": "HSCAN", b"set": "SSCAN", b"zset": "ZSCAN"}[kind]
+        cursor, found = await self.call(scan, name, at or 0, "COUNT", count)
+        values = list(found)
+        if kind == b"hash":
+            values += found.values()
+        elif kind == b"zset":
+            values = [member for member, _ in found]
+        return (b"%d" % cursor if cursor else b""), values
 
     async def rewrite_files(self) -> list[str] | None:
         """See Log. Cost: the server writes all that it holds; about 100 MB/s.

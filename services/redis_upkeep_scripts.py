@@ -1,6 +1,6 @@
-"""The scripts of checkpoints, records and searches in Redis. Each is atomic.
+"""The scripts of checkpoints and records in Redis. Each is atomic.
 
-Arguments are as in services/redis_scripts.py, but for the two of a search.
+Arguments are as in services/redis_scripts.py.
 """
 
 from __future__ import annotations
@@ -144,81 +144,5 @@ REMOVE_RECORD = Script(
     + """
 redis.call('HDEL', base .. 'records', ARGV[3])
 return 1
-""",
-)
-
-_NEEDLES = """
-local needles = {}
-for i = first_needle, #ARGV do
-  needles[#needles + 1] = ARGV[i]
-end
-local function found_in(value)
-  for _, needle in ipairs(needles) do
-    if string.find(value, needle, 1, true) then
-      return true
-    end
-  end
-  return false
-end
-"""
-
-SEARCH_STRINGS = Script(
-    "search_strings",
-    """#!lua flags=no-writes
--- KEYS: any keys of one slot. ARGV[1]: bytes that end a call; then needles. Returns for each key,
--- of the first ones at least, 1 when a needle is in it, 0 when none is, -1 when it is no string.
-local first_needle = 2
-"""
-    + _NEEDLES
-    + """
-local results, bytes_left = {}, tonumber(ARGV[1])
-for i, name in ipairs(KEYS) do
-  local kind = redis.call('TYPE', name).ok
-  if kind == 'string' then
-    local value = redis.call('GET', name)
-    results[i] = found_in(value) and 1 or 0
-    bytes_left = bytes_left - #value
-  else
-    results[i] = kind == 'none' and 0 or -1
-  end
-  if bytes_left <= 0 then
-    break
-  end
-end
-return results
-""",
-)
-
-SEARCH_STEP = Script(
-    "search_step",
-    """#!lua flags=no-writes
--- KEYS[1]: a key that is no string. ARGV: where to go on ("0" at first), elements, needles.
--- Returns {where to go on ("0" at the end), 1 when a needle was found}.
-local name, at, count, first_needle = KEYS[1], ARGV[1], ARGV[2], 3
-"""
-    + _NEEDLES
-    + """
-local scans = {hash = 'HSCAN', set = 'SSCAN', zset = 'ZSCAN'}
-local kind, values = redis.call('TYPE', name).ok, {}
-local next_at = '0'
-if scans[kind] then
-  next_at, values = unpack(redis.call(scans[kind], name, at, 'COUNT', count))
-elseif kind == 'list' then
-  values = redis.call('LRANGE', name, at, at + count - 1)
-  next_at = #values == tonumber(count) and string.format('%.0f', at + count) or '0'
-elseif kind == 'stream' then
-  local from = at == '0' and '-' or '(' .. at
-  local entries = redis.call('XRANGE', name, from, '+', 'COUNT', count)
-  for _, entry in ipairs(entries) do
-    values[#values + 1] = table.concat(entry[2], '\\0')
-  end
-  next_at = #entries == tonumber(count) and entries[#entries][1] or '0'
-end
-for _, value in ipairs(values) do
-  if found_in(value) then
-    return {'0', 1}
-  end
-end
-return {next_at, 0}
 """,
 )

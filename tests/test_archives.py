@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from larimar.errors import Conflict, DataLoss, FailedPrecondition, InvalidArgument
+from larimar.errors import Conflict, DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from larimar.v1 import common_pb2, memory_pb2
 from services.log import MemoryLog
 from services.memory import archives
@@ -266,6 +267,89 @@ async def test_an_archive_from_before_an_erasure_is_erased_again(tmp_path: Path)
     reply = await loaded(service, header, records, "copy")
     assert reply.erased_again == 1 and reply.digest == header.digest
     assert "fact 3" not in (await state_of(both(other), "copy"))[2]
+    await service._eraser.close()
+
+
+async def test_nobody_reads_what_an_import_brings_back_though_its_caller_goes_away(
+    tmp_path: Path, monkeypatch
+) -> None:
+    log = MemoryLog()
+    service = service_over(log, EraseLedger(tmp_path / "ledger.jsonl"))
+    await filled(log)
+    header, records = await dumped(log)
+    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())
+    shown, gate = asyncio.Event(), asyncio.Event()
+    erase_again = service._eraser.erase_again
+
+    async def held_up(tenant: str, bank: str) -> int:
+        if bank == "copy":
+            shown.set()
+            await gate.wait()
+        return await erase_again(tenant, bank)
+
+    monkeypatch.setattr(service._eraser, "erase_again", held_up)
+    load = memory_pb2.LoadBankRequest(bank="copy", records=records, header=header, last=True)
+    importing = asyncio.create_task(service.LoadBank(load, None))
+    await shown.wait()
+    assert "copy" in await log.banks(TENANT)
+    call = memory_pb2.EnumerateFactsRequest(bank="copy")
+    reading = asyncio.create_task(service.EnumerateFacts(call, None))
+    importing.cancel()
+    await asyncio.wait([importing, reading], timeout=0.2)
+    assert importing.cancelled() and not reading.done(), "it waits until the fact is erased again"
+    gate.set()
+    assert "fact 3" not in [fact.fact_id for fact in (await reading).facts]
+    assert "fact 3" in await log.erased(TENANT, "copy")
+    again = await service.LoadBank(load, None)
+    assert again.digest and not again.erased_again
+    await service._eraser.close()
+
+
+async def test_an_import_that_an_erasure_swept_away_is_told_to_begin_again() -> None:
+    log = MemoryLog()
+    service = service_over(log)
+    await filled(log)
+    header, records = await dumped(log)
+    calls = [
+        memory_pb2.LoadBankRequest(bank="copy", records=part, header=header, last=last)
+        for part, last in ((records[:4], False), (records[4:], True), ([], True), (records, True))
+    ]
+    await service.LoadBank(calls[0], None)
+    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())
+    for call in calls[1:3]:
+        with pytest.raises(FailedPrecondition, match="from the start") as caught:
+            await service.LoadBank(call, None)
+        assert caught.value.reason == "ERASED_MEANWHILE"
+    assert (await service.LoadBank(calls[3], None)).digest == header.digest
+    await service._eraser.close()
+
+
+async def test_a_bank_is_looked_at_again_where_an_import_could_not_erase_from_it(
+    tmp_path: Path, monkeypatch
+) -> None:
+    log = MemoryLog()
+    service = service_over(log, EraseLedger(tmp_path / "ledger.jsonl"))
+    await filled(log)
+    header, records = await dumped(log)
+    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())
+    erase = log.erase
+
+    async def down(*about) -> None:
+        raise Unavailable("the store is down", "STORE_DOWN")
+
+    monkeypatch.setattr(log, "erase", down)
+    load = memory_pb2.LoadBankRequest(bank="copy", records=records, header=header, last=True)
+    with pytest.raises(Unavailable):
+        await service.LoadBank(load, None)
+    call = memory_pb2.EnumerateFactsRequest(bank="copy")
+    with pytest.raises(Unavailable):
+        await service.EnumerateFacts(call, None)
+    monkeypatch.setattr(log, "erase", erase)
+    facts = (await service.EnumerateFacts(call, None)).facts
+    assert facts and "fact 3" not in [fact.fact_id for fact in facts]
     await service._eraser.close()
 
 

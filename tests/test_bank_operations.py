@@ -13,9 +13,11 @@ import larimar
 from larimar.archive import Archive
 from larimar.client import Client
 from larimar.errors import Conflict, DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from larimar.memory import Kind
 from larimar.results import DigestResult, Edit, FailedEdit
 from larimar.v1 import common_pb2
 from larimar.v1 import larimar_pb2 as pb
+from services.log import Append
 from services.memory.ledger import EraseLedger
 from services.memory.service import MemoryService
 from services.rpc import ObjectStub
@@ -404,3 +406,51 @@ async def test_what_was_erased_after_an_export_is_erased_from_the_import_again(
     ]
     assert (ours.digest, ours.erase_count) == (theirs.digest, theirs.erase_count)
     await service._eraser.close()
+
+
+async def test_another_archive_of_a_bank_begins_anew_where_one_was_cut_off(
+    weights: Weights, monkeypatch
+) -> None:
+    """Neither an erased fact of an older archive stays, nor do the events of a newer one."""
+    monkeypatch.setattr("services.gateway.banks.MAX_LOAD_BYTES", 1)  # a record a call
+    pipeline = Pipeline(weights)
+    gateway = pipeline.gateway(memory=ObjectStub(MemoryService(pipeline.log, pipeline.follower)))
+    await gateway.CreateBank(pb.CreateBankRequest(bank="kept"))
+    for fact_id, (prompt, answer) in FACTS.items():
+        await write(gateway, "kept", prompt, answer, fact_id=fact_id)
+
+    async def exported() -> list[pb.ExportBankResponse]:
+        return [one async for one in gateway.ExportBank(pb.ExportBankRequest(bank="kept"))]
+
+    async def sent(archive: list[pb.ExportBankResponse], bank: str, most: int, whole: bool):
+        header = common_pb2.ArchiveHeader.FromString(archive[0].header.SerializeToString())
+        header.config.bank = bank
+        records = [record for one in archive for record in one.records]
+        yield pb.ImportBankRequest(header=header, records=records[:most])
+        if not whole:
+            raise ConnectionError("cut off")
+
+    older = await exported()
+    await pipeline.log.erase("default", "kept", [Append(Kind.ERASE, "x", "keeper", b"")])
+    await pipeline.log.remove_payloads("default", "kept", ["keeper"])
+    newer = await exported()
+    for first, then, bank in ((older, newer, "one"), (newer, older, "two")):
+        with pytest.raises(ConnectionError):
+            await gateway.ImportBank(sent(first, bank, 4, False))
+        reply = await gateway.ImportBank(sent(then, bank, 4, True))
+        assert reply.digest == then[0].header.digest
+    secret = FACTS["keeper"][1].encode()
+    assert (await pipeline.log.search("default", "one", [secret])).found == 0
+    assert (await pipeline.log.search("default", "two", [secret])).found == 1
+    loads = []
+    load = pipeline.log.load
+
+    async def counted(tenant, bank, entries, *about):
+        loads.append(await load(tenant, bank, (), *about))
+        return await load(tenant, bank, entries, *about)
+
+    monkeypatch.setattr(pipeline.log, "load", counted)
+    with pytest.raises(ConnectionError):
+        await gateway.ImportBank(sent(newer, "three", 3, False))
+    await gateway.ImportBank(sent(newer, "three", 4, True))
+    assert [version for version, _ in loads][2] == 2, "the same archive goes on where it stopped"

@@ -413,6 +413,44 @@ async def test_a_keeper_erases_again_in_every_restored_bank(tmp_path: Path, monk
     assert await backup.erased(TENANT, "b") == {"fact 3"}
 
 
+async def test_an_import_that_was_cut_off_keeps_nothing_of_an_erased_fact(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Neither one from before the erasure, which no search of the family finds, nor a later one."""
+    log, ledger = MemoryLog(), EraseLedger(tmp_path / "ledger.jsonl")
+    await filled(log)
+    stored = await log.stored(TENANT, "b", 0, 1000)
+    await log.load(TENANT, "copy", stored[:6])
+    await log.make_bank(TENANT, "other", CONFIG)
+    await log.append(TENANT, "other", [write_of(CONFIG, "fact 1", 1)])
+    others = await log.stored(TENANT, "other", 0, 1000)
+    await log.load(TENANT, "goes-on", others)
+    receipt = await erased(log, "b", ["fact 3"], ledger=ledger)
+    assert receipt.step == DONE
+    assert await log.load(TENANT, "copy", []) == (0, "")
+    assert (await log.load(TENANT, "goes-on", []))[0] == 1
+    await log.load(TENANT, "copy", stored[:6])
+    rewrites = []
+
+    async def rewrite_files() -> list[str]:
+        rewrites.append(True)
+        return []
+
+    monkeypatch.setattr(log, "rewrite_files", rewrite_files)
+    async with eraser(log, ledger=ledger) as worker:
+        await worker.sweep_abandoned()
+        assert (await log.load(TENANT, "copy", []))[0] == 6 and not rewrites
+        monkeypatch.setattr(erasure_module, "ABANDONED_LOAD_S", -1.0)
+        worker.keep()
+
+        async def swept() -> bool:
+            return bool(rewrites)
+
+        await eventually(swept)
+    assert await log.load(TENANT, "copy", []) == (0, "")
+    assert await log.load(TENANT, "goes-on", []) == (0, "")
+
+
 class Damaged(MemoryLog):
     """A log of which one bank cannot be read while `is_damaged`."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from larimar.errors import Conflict, DataLoss, InvalidArgument
-from larimar.memory import Kind
+from larimar.memory import Event, Kind, next_chain
 from services.log import Log, Stored
 from services.redis_log import RedisLog
 from tests.logs import (
@@ -142,6 +142,48 @@ class TestArchives:
             await log.publish(T, "new", CONFIG, [], 22)
         assert "new" not in await log.banks(T)
 
+    async def test_an_id_that_no_append_takes_is_not_loaded(self, log: Log) -> None:
+        fields = (1, Kind.WRITE, "f", "e", 1, "0" * 64)
+
+        def first(request_hmac: str = "", **changes) -> Stored:
+            event = dataclasses.replace(Event(*fields, "", 0), **changes)
+            values = (event.version, event.kind, event.fact_id, event.event_id, event.time_ms)
+            chain = next_chain("", *values, event.payload_sha256, 0)
+            return Stored(dataclasses.replace(event, chain=chain), None, request_hmac)
+
+        for bad in (
+            first(event_id="e" * 257),
+            first(event_id=""),
+            first(event_id="e\0"),
+            first(fact_id="f" * 257),
+            first(kind=Kind.ERASE, event_id="e" * 513),
+            first(kind=Kind.ERASE, event_id="e\0"),
+        ):
+            with pytest.raises(InvalidArgument, match="bytes of UTF-8 without NUL"):
+                await log.load(T, "new", [bad])
+        for bad in (first(payload_sha256="0" * 65), first(request_hmac="0" * 65)):
+            with pytest.raises(DataLoss, match="version 1: a digest is not"):
+                await log.load(T, "new", [bad])
+        assert await log.load(T, "new", []) == (0, "")
+
+    async def test_the_longest_ids_of_erasures_in_forks_come_back(self, log: Log) -> None:
+        event_id, fork = "e" * 256, "f" * 63
+        await log.append(T, B, [write(f"w{n}", f"f{n}") for n in range(3)])
+        await log.fork(T, B, fork, 3)
+        await log.fork(T, B, "other", 2)
+        await log.append(T, fork, [write(event_id, "own")])
+        assert await erased(log, erase(event_id, "f0")) == [(4, False, None)]
+        await log.drop_bank(T, "other")
+        await log.fork(T, B, "other", 3)
+        assert await erased(log, erase(event_id, "f1"), bank="other") == [(4, False, None)]
+        archive = await whole_archive(log, fork)
+        ids = [one.event.event_id for one in archive if one.event.kind == Kind.ERASE]
+        assert ids[0] == f"{event_id}@{fork}"
+        assert len(set(ids)) == 2 and max(map(len, ids)) == 320
+        await log.load(T, "new", archive)
+        await log.publish(T, "new", CONFIG, ["f0", "f1"], 6)
+        assert await whole_archive(log, "new") == archive
+
     async def test_a_bank_that_is_there_is_not_loaded_over(self, log: Log) -> None:
         archive = await fill(log)
         for bank in (B, "fork"):
@@ -155,6 +197,32 @@ class TestArchives:
                     await call
                 assert caught.value.reason == "BANK_EXISTS"
             assert await whole_tail(log, bank=bank) == before
+
+    async def test_what_was_loaded_and_never_shown_is_swept(self, log: Log) -> None:
+        archive = await fill(log)
+        await log.make_bank(T, "other", CONFIG)
+        await log.append(T, "other", [write("o", "f")])
+        other = await whole_archive(log, "other")
+        before = {bank: await whole_tail(log, bank=bank) for bank in (B, "fork", "other")}
+        chain = archive[0].event.chain
+        await log.load(T, "new", archive[:9], "a")
+        await log.load(T, B, archive[:9], "b", replaces=True)
+        await log.load(T, "third", other, "c")
+        await log.load(T, "fourth", [], "d")
+        assert await log.sweep_loads(T, ["0" * 40], older_s=3600) == []
+        assert await log.sweep_loads("else", [chain], older_s=-1) == []
+        assert await log.sweep_loads(T, [chain]) == [chain, chain]
+        assert await log.load(T, "new", [], "a") == (0, "")
+        assert await log.load(T, B, [], "b", replaces=True) == (0, "")
+        assert await log.load(T, "third", [], "c") == (1, other[0].event.chain)
+        assert sorted(await log.sweep_loads(T, older_s=-1)) == ["", "", "", other[0].event.chain]
+        assert await log.sweep_loads(T, older_s=-1) == []
+        for bank, entries in before.items():
+            assert await whole_tail(log, bank=bank) == entries
+        await log.load(T, "new", archive, "a")
+        await log.publish(T, "new", CONFIG, ["f1"], 22, "a")
+        assert await log.sweep_loads(T, [chain], older_s=-1) == []
+        assert await whole_archive(log, "new") == archive
 
     async def test_what_is_loaded_gives_way_to_other_banks_of_its_name(self, log: Log) -> None:
         archive = await fill(log)
@@ -193,7 +261,10 @@ class TestFiles:
             assert paths and holds(paths, secret) and holds(paths, kept)
         found = await redis_bank.search(T, B, [secret, b"no such text"])
         assert found.found == 3
+        archive = await whole_archive(redis_bank)
+        await redis_bank.load(T, "cut-off", archive)
         await redis_bank.erase(T, "fork", [erase("x", "f")])
+        assert await redis_bank.sweep_loads(T, [archive[0].event.chain]) == [archive[0].event.chain]
         assert await redis_bank.remove_payloads(T, B, ["f"]) == 2
         assert await redis_bank.remove_checkpoints(T, "fork", 3) == 1
         assert (await redis_bank.search(T, B, [secret])).found == 0

@@ -191,6 +191,18 @@ class TestForks:
         with pytest.raises(ResourceExhausted, match="delete one first"):
             await log.fork(T, B, "one-more", 3)
 
+    async def test_a_family_has_a_limit(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("memory_log", "redis_banks", "log_rules"):
+            monkeypatch.setattr(f"services.{module}.MAX_FAMILY", 3)
+        for n in range(2):
+            assert await log.fork(T, B, f"fork{n}", 0) is True
+        with pytest.raises(ResourceExhausted, match="3 banks, the most of a family") as caught:
+            await log.fork(T, "fork0", "one-more", 0)
+        assert caught.value.reason == "TOO_MANY_FORKS" and "one-more" not in await log.banks(T)
+        assert await log.fork(T, B, "fork1", 0) is False
+        await log.drop_bank(T, "fork0")
+        assert await log.fork(T, B, "one-more", 0) is True
+
     async def test_a_name_may_change_its_family(self, log: Log) -> None:
         await log.append(T, B, ITEMS)
         await log.fork(T, B, "x", 3)
@@ -315,6 +327,36 @@ class TestErase:
             (5, False, None),
             (6, False, None),
         ]
+
+    async def test_erasing_many_facts_from_many_forks_is_the_same_in_steps(
+        self, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No script call does more than its share, and a refused one does nothing."""
+        monkeypatch.setattr("services.redis_appends.MAX_BATCH", 8)
+        calls: list[str] = []
+        run = getattr(log, "run", None)
+
+        async def counted(script, keys, args=()):
+            calls.append(script.name)
+            return await run(script, keys, args)
+
+        if run is not None:
+            monkeypatch.setattr(log, "run", counted)
+        await log.append(T, B, [write(f"e{n}", f"f{n}") for n in range(7)])
+        for n in range(3):
+            await log.fork(T, B, f"fork{n}", 7)
+        head = await log.head(T, B)
+        items = [erase(f"x{n}", f"f{n}") for n in range(7)]
+        assert await erased(log, *items[:6], erase("e1", "f6")) == [(0, False, "CONFLICT")] * 7
+        assert await log.head(T, B) == head and not await log.erased(T, B)
+        calls.clear()
+        assert await erased(log, *items) == [(8 + n, False, None) for n in range(7)]
+        assert run is None or calls == ["erase_check", *["erase"] * 4]
+        assert await log.erased(T, B) == {f"f{n}" for n in range(7)}
+        for bank in await log.family(T, B):
+            check_chain(await whole_tail(log, bank=bank))
+            assert (await log.head(T, bank))[0] == 14
+        assert await erased(log, *items) == [(8 + n, True, None) for n in range(7)]
 
     async def test_a_full_bank_can_be_erased_from(self, log: Log) -> None:
         log._max_events = 2

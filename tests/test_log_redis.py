@@ -332,6 +332,7 @@ class TestRedisLog:
         self, redis_bank: RedisLog, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(redis_upkeep, "SEARCH_ELEMENTS", 10)
+        monkeypatch.setattr(redis_upkeep, "FEW_ELEMENTS", 7)
         monkeypatch.setattr(redis_upkeep, "SEARCH_BYTES", 100)
         monkeypatch.setattr(redis_upkeep, "SCAN_KEYS", 3)
         needle, base = b"\x00needle\xff", BANK_KEYS.removesuffix(f"{B}:")
@@ -402,21 +403,18 @@ class TestRedisLog:
             raw.set(f"{base}plain{n}", b"." * 900 + needles[n])
         raw.hset(base + "hash", mapping={"field": needles[8_098]})
         raw.set(base + "none", b"." * 900)
-        steps, run = [], redis_bank.run
+        steps, calls = [], redis_bank.calls
 
-        async def noted(script, keys, arguments):
-            answer = await run(script, keys, arguments)
-            if script.name == "search_strings":
-                steps.append(
-                    sum(raw.strlen(key) for key in keys[: len(answer) - 1] if b"hash" not in key)
-                    * (len(arguments) - 1)
-                )
-            return answer
+        async def noted(commands):
+            steps.append(sum(raw.strlen(name) for what, name in commands if what == "GET"))
+            return await calls(commands)
 
-        monkeypatch.setattr(redis_bank, "run", noted)
-        monkeypatch.setattr(redis_upkeep, "SEARCH_BYTES", 16 * 1_000)
+        monkeypatch.setattr(redis_bank, "calls", noted)
+        monkeypatch.setattr(redis_upkeep, "SEARCH_BYTES", 2_000)
         assert (await redis_bank.search(T, B, needles)).found == 4
-        assert max(steps) <= 16 * 1_000
+        assert 900 < max(steps) <= 2_000
+        assert (await redis_bank.search(T, B, needles[:4_000:2])).found == 1
+        assert (await redis_bank.search(T, B, [b"0,needle 4", b"none"])).found == 0
 
     async def test_a_rewrite_that_runs_already_is_not_the_one_asked_for(
         self, redis_bank: RedisLog, raw: redis.Redis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -382,7 +383,7 @@ class BankCalls(Calls):
         live: set[str] | None = set() if self._counts_facts(context) else None
         header: common_pb2.ArchiveHeader | None = None
         chunk: list[common_pb2.ArchiveRecord] = []
-        size, bank, sent, replaces = 0, "", False, None
+        size, bank, source, sent, replaces = 0, "", "", False, None
         async for request in request_iterator:
             if header is None:
                 if not request.HasField("header"):
@@ -391,6 +392,7 @@ class BankCalls(Calls):
                 bank = check_bank_name(request.header.config.bank)
                 if request.HasField("replaces_version"):
                     replaces = request.replaces_version
+                source = _source(request.header, replaces)
                 self.admission.imports(context.tenant)
                 await places.enter_async_context(self._room_for(bank, context))
             for record in request.records:
@@ -399,7 +401,7 @@ class BankCalls(Calls):
                     (live.add if is_write else live.discard)(record.event.fact_id)
                 if chunk and size + record.ByteSize() > MAX_LOAD_BYTES:
                     told = None if sent and replaces is None else header
-                    await self._load(bank, told, chunk, False, replaces, context)
+                    await self._load(bank, told, chunk, False, source, replaces, context)
                     chunk, size, sent = [], 0, True
                 chunk.append(record)
                 size += record.ByteSize()
@@ -409,7 +411,7 @@ class BankCalls(Calls):
             facts = len(live.difference(header.erased_fact_ids))
             await places.enter_async_context(self._room_for(bank, context, facts))
         async with self.auditor.recorded(context.tenant, "import", bank=bank) as entry:
-            loaded = await self._load(bank, header, chunk, True, replaces, context)
+            loaded = await self._load(bank, header, chunk, True, source, replaces, context)
             entry |= {"version": loaded.info.version, "erased_again": loaded.erased_again}
             entry |= {} if replaces is None else {"replaces_version": replaces}
         return larimar_pb2.ImportBankResponse(
@@ -417,10 +419,8 @@ class BankCalls(Calls):
         )
 
     async def _load(
-        self, bank: str, header, records, last: bool, replaces: int | None, context
+        self, bank: str, header, records, last: bool, source: str, replaces: int | None, context
     ) -> memory_pb2.LoadBankResponse:
-        # What was loaded before an erasure still has the payload that is gone: it is made anew.
-        source = "" if replaces is None else f"replaces after {header.erase_count} erasures"
         call = memory_pb2.LoadBankRequest(
             bank=bank,
             header=header,
@@ -435,3 +435,12 @@ class BankCalls(Calls):
             await self.admission.turn(context.tenant, "import", len(records))
             await check_key_again()
         return await self._call(lambda: load(call), context)
+
+
+def _source(header: common_pb2.ArchiveHeader, replaces: int | None) -> str:
+    """By what the loaded part of an archive is known: only the same one goes on where it stopped.
+
+    An older archive of the log would keep what was erased since, a newer one end too late.
+    """
+    digest = hashlib.sha256(header.SerializeToString(deterministic=True)).hexdigest()
+    return digest if replaces is None else f"replaces {digest}"

@@ -77,10 +77,29 @@ class Archivist:
 
         Raises:
             Conflict: BANK_EXISTS.
+            FailedPrecondition: ERASED_MEANWHILE, what was loaded before is gone: begin again.
             DataLoss: a record is not what was dumped.
         """
         entries = [_stored(one) for one in records]
-        return await self._log.load(tenant, bank, entries, source, replaces)
+        goes_on = bool(entries) and entries[0].event.version > 1
+        async with self._unless_swept(tenant, bank, source, replaces, goes_on):
+            return await self._log.load(tenant, bank, entries, source, replaces)
+
+    @contextlib.asynccontextmanager
+    async def _unless_swept(
+        self, tenant: str, bank: str, source: str, replaces: bool, goes_on: bool
+    ) -> AsyncIterator[None]:
+        """Says of what goes on with something that is not loaded any more why that is so."""
+        try:
+            yield
+        except DataLoss as error:
+            if goes_on and await self._log.load(tenant, bank, (), source, replaces) == (0, ""):
+                raise FailedPrecondition(
+                    "what was loaded of the archive is gone: facts were erased from its log "
+                    "meanwhile, or it was left for a day; import it again from the start",
+                    "ERASED_MEANWHILE",
+                ) from error
+            raise
 
     async def finish(
         self,
@@ -113,7 +132,9 @@ class Archivist:
             head = None if replaces is None else await self._head_at(tenant, bank, replaces)
             if head is not None:
                 await self._check_chain(tenant, bank, header, source)
-            await self._log.publish(tenant, bank, config, erased, header.version, source, head)
+            over, goes_on = replaces is not None, header.version > 0
+            async with self._unless_swept(tenant, bank, source, over, goes_on):
+                await self._log.publish(tenant, bank, config, erased, header.version, source, head)
         try:
             compared = header if made or replaces is not None else None
             found = await self._found(tenant, bank, compared)

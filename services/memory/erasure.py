@@ -13,8 +13,8 @@ import contextlib
 import contextvars
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.memory import Kind, check_id, decide, request_body
@@ -29,12 +29,19 @@ from services.observability.logs import get_logger
 
 log = get_logger("larimar.erasure")
 
+T = TypeVar("T")
+
 MAX_FACTS = 256
-"""Facts of one erasure: one script call over the family."""
+"""Facts of one erasure: its receipt names the digest of each."""
 PAUSE_S = 5.0
 """Between two looks for work that was left; also how often a worker says that it is at work."""
 STEP = "ERASE_STEP_"
 """What the names of the steps begin with."""
+ABANDONED_LOAD_S = 86_400.0
+"""After which an import or a re-encoding that was cut off is swept away; until then it goes on
+where it stopped."""
+SWEEP_S = 3_600.0
+"""Between two looks for such ones."""
 LEFT_S = 20.0
 """After which silence a worker counts as gone, and another takes its work up."""
 
@@ -80,6 +87,9 @@ class Eraser:
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task | None = None
         self._restoring: asyncio.Task | None = None
+        self._shows: set[asyncio.Task] = set()
+        self._withheld: dict[tuple[str, str], asyncio.Task] = {}
+        self._sweep_at = 0.0
         self._evidence = Evidence(log_port)
         self._needles: dict[tuple[str, str], list[bytes]] = {}
         self.unrestored: dict[tuple[str, str], LarimarError] = {}
@@ -184,6 +194,49 @@ class Eraser:
             await self.erase(tenant, bank, part, f"ledger:{uuid.uuid4().hex}")
         return len(ids)
 
+    async def shown(
+        self, tenant: str, bank: str, erased: Iterable[str], show: Callable[[], Awaitable[T]]
+    ) -> tuple[T, int]:
+        """Makes a bank visible that comes back, and erases from it again what the ledger names:
+        what `show` gave, and how many facts the bank still had.
+
+        Reads of this process wait for both where something may be due. Both come to their end
+        also when the caller goes away.
+
+        Args:
+            erased: fact ids that are erased in the bank that comes back.
+        """
+        gone = {hashed(fact_id) for fact_id in erased}
+        entries = await asyncio.to_thread(self._ledger.entries)
+        due = [one for one in entries if one.tenant == tenant and one.fact_id_sha256 not in gone]
+        key = (tenant, bank)
+        task = asyncio.create_task(self._shown(key, show, self._withheld.get(key)))
+        self._shows.add(task)
+        if any(not one.predecessor for one in due):
+            self._withheld[key] = task
+
+        def end(done: asyncio.Task) -> None:
+            self._shows.discard(done)
+            if self._withheld.get(key) is done:
+                del self._withheld[key]
+            if not done.cancelled():
+                done.exception()  # which nobody may be there to see
+
+        task.add_done_callback(end)
+        return await asyncio.shield(task)
+
+    async def _shown(
+        self, key: tuple[str, str], show: Callable[[], Awaitable[T]], before: asyncio.Task | None
+    ) -> tuple[T, int]:
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            return await show(), await self.erase_again(*key)
+        except BaseException:
+            # If the bank is there nevertheless, the next read looks at it first.
+            self.unrestored[key] = Unavailable(f"bank {key[1]!r} is being looked at: read it again")
+            raise
+
     async def note_reencoded(
         self, tenant: str, bank: str, source: str, records: Sequence[common_pb2.ArchiveRecord]
     ) -> None:
@@ -214,6 +267,8 @@ class Eraser:
             task = self._restoring = asyncio.create_task(self._erase_restored())
         await asyncio.shield(task)
         for bank in banks:
+            if (showing := self._withheld.get((tenant, bank))) is not None:
+                await asyncio.wait([showing])
             if (tenant, bank) in self.unrestored:
                 error = await self._restore(tenant, bank)
                 if error is not None:
@@ -227,7 +282,7 @@ class Eraser:
 
     async def close(self) -> None:
         """Ends what runs; another worker, or the next start, takes it up."""
-        tasks = [self._keeper, self._restoring, *self._running.values()]
+        tasks = [self._keeper, self._restoring, *self._shows, *self._running.values()]
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()
@@ -238,6 +293,9 @@ class Eraser:
             try:
                 await self.restored()
                 await self.take_up()
+                if time.monotonic() >= self._sweep_at:
+                    await self.sweep_abandoned()
+                    self._sweep_at = time.monotonic() + SWEEP_S
             except LarimarError as error:
                 log.warning("erasures wait: %s", error, reason=error.reason)
             await asyncio.sleep(PAUSE_S)
@@ -246,6 +304,19 @@ class Eraser:
         """Starts the work that other workers have left for `left_s`; how much there was."""
         async with self._starting:
             return await self._take_up(left_s)
+
+    async def sweep_abandoned(self) -> None:
+        """Sweeps what imports loaded that never came to an end; also out of the store's files
+        where the ledger names something of such a log."""
+        swept: set[tuple[str, str]] = set()
+        for tenant in await self._log.tenants():
+            chains = await self._log.sweep_loads(tenant, older_s=ABANDONED_LOAD_S)
+            swept |= {(tenant, chain) for chain in chains}
+        if swept:
+            log.info("%d imports that were cut off are swept away", len(swept))
+            entries = await asyncio.to_thread(self._ledger.entries)
+            if any((entry.tenant, entry.log) in swept for entry in entries):
+                await self._log.rewrite_files()
 
     async def _take_up(self, left_s: float) -> int:
         started = 0
@@ -422,13 +493,17 @@ class Eraser:
         key = (tenant, job.name)
         # Once ERASE is appended nobody reads any more what to search for.
         needles = await self._evidence.needles(tenant, bank, job.fact_ids)
-        job.needles = self._needles[key] = needles or self._needles.get(key, [])
+        known = self._needles.get(key)
+        job.needles = self._needles[key] = list(dict.fromkeys([*(known or []), *needles]))
         event_ids = _event_ids(event_id, len(job.fact_ids))
         items = [
             Append(Kind.ERASE, each, fact_id, request_body(Kind.ERASE, fact_id))
             for each, fact_id in zip(event_ids, job.fact_ids, strict=True)
         ]
         results = await self._log.erase(tenant, bank, items)
+        if known is None and any(result.duplicate for result in results):
+            # Another worker began: what it erased already is not among what to search for.
+            job.needles = self._needles[key] = []
         errors = [result.error for result in results if result.error is not None]
         for error in errors:
             if error.reason != "ERASED":
@@ -490,10 +565,22 @@ class Eraser:
         queued = 0
         for affected in job.receipt.banks:
             queued += await self._queues.remove_facts(tenant, affected.bank, job.fact_ids)
+        # An import that was cut off may hold the facts, where no search of the family looks.
+        await self._log.sweep_loads(tenant, await self._logs(tenant, bank))
         removed = await self._log.remove_payloads(tenant, bank, job.fact_ids)
         job.receipt.queue_entries_removed += queued
         job.receipt.payloads_removed += removed
         await self._reached(job, common_pb2.ERASE_STEP_REMOVED)
+
+    async def _logs(self, tenant: str, bank: str) -> set[str]:
+        """The logs of a family, and those that they were re-encoded from, by their first entries'
+        chain values."""
+        ledger = await asyncio.to_thread(self._ledger.entries)
+        found: set[str] = set()
+        for name in await self._log.family(tenant, bank):
+            for event in await self._log.events(tenant, name, 0, 1):
+                found.update(lineage(ledger, tenant, event.chain))
+        return found
 
     async def _rewrite(self, job: Job) -> None:
         await self._log.rewrite_files()

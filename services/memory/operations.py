@@ -195,8 +195,12 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             return memory_pb2.LoadBankResponse(version=version, chain=chain)
         if header is None:
             raise InvalidArgument("the last call of a load carries the archive's header")
-        digest, _ = await self._archivist.finish(tenant, bank, header, request.source, replaces)
-        again = await self._eraser.erase_again(tenant, bank)
+        (digest, _), again = await self._eraser.shown(
+            tenant,
+            bank,
+            header.erased_fact_ids,
+            lambda: self._archivist.finish(tenant, bank, header, request.source, replaces),
+        )
         return memory_pb2.LoadBankResponse(
             info=await self._info(tenant, bank),
             digest=digest,
