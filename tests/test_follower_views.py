@@ -155,6 +155,24 @@ async def test_no_more_past_states_are_held_than_the_limit(log, monkeypatch) -> 
     assert follower.banks_held == 1, "past versions do not drive out what is served"
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_reads_of_the_past_that_fail_hold_no_more_than_the_others(
+    log, monkeypatch, refused
+) -> None:
+    monkeypatch.setattr(follower_module, "MAX_PAST_STATES", 3)
+    await filled(log)
+    async with both(log).state(TENANT, "b") as state:
+        size = state.bytes_held
+    follower = both(log, state_budget_bytes=2 * size)
+    for version in range(1, 11):
+        with pytest.raises(FailedPrecondition if refused else ValueError):
+            async with follower.view(
+                TENANT, "b", at_version=version, min_version=11 if refused else 0
+            ):
+                raise ValueError("the caller's own")
+        assert len(follower._held) <= 3 and follower.bytes_held <= 2 * size
+
+
 async def test_past_states_count_against_the_budget(log) -> None:
     await filled(log)
     async with both(log).state(TENANT, "b") as state:
