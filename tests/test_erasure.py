@@ -393,6 +393,33 @@ async def test_the_ledger_takes_out_of_a_restored_bank_what_was_erased(tmp_path:
     assert await backup.remove_payloads(TENANT, "another-name", ["fact 3"]) == 0
 
 
+async def test_two_tenants_with_one_archive_have_a_ledger_line_each(tmp_path: Path) -> None:
+    ledger = EraseLedger(tmp_path / "ledger.jsonl")
+    origin = MemoryLog()
+    await filled(origin)
+    stored = await origin.stored(TENANT, "b", 0, 1000)
+    tenants = ("one", "other")
+
+    async def imported() -> MemoryLog:
+        log = MemoryLog()
+        for tenant in tenants:
+            await log.load(tenant, "b", stored)
+            await log.publish(tenant, "b", CONFIG, [], 10)
+        return log
+
+    async with eraser(await imported(), ledger=ledger) as worker:
+        for tenant in tenants:
+            await worker.erase(tenant, "b", ["fact 3"], "x")
+        await finished_all(worker)
+    assert [line.tenant for line in ledger.entries()] == list(tenants)
+    backup = await imported()
+    async with eraser(backup, ledger=ledger) as worker:
+        await worker.restored()
+        await finished_all(worker)
+    for tenant in tenants:
+        assert await backup.erased(tenant, "b") == {"fact 3"}, "back after a restore"
+
+
 async def finished_all(worker: Eraser) -> None:
     await asyncio.gather(*worker._running.values())
 
