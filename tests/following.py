@@ -8,6 +8,8 @@ from larimar.errors import Unavailable
 from larimar.memory import BankConfig, BankState, Kind, request_body
 from services.follower import Follower
 from services.log import Append, MemoryLog
+from services.observability import metrics
+from services.observability.followers import OUTCOMES
 from tests.banks import config_of, payload_of, reads_of
 
 TENANT = "default"
@@ -65,6 +67,12 @@ def frozen(state: BankState) -> tuple:
 async def state_of(follower: Follower, bank: str = "b", min_version: int = 0) -> tuple:
     async with follower.state(TENANT, bank, min_version) as state:
         return frozen(state)
+
+
+def checkpoint_counts() -> dict[str, float]:
+    """What alerts look at: checkpoints of memory by outcome, and those that are damaged."""
+    counts = {one: metrics.CHECKPOINTS.labels("memory", one)._value.get() for one in OUTCOMES}
+    return counts | {"damaged": metrics.DIGEST_MISMATCHES.labels("checkpoint")._value.get()}
 
 
 def both(log: MemoryLog, **settings) -> Follower:

@@ -22,6 +22,7 @@ from tests.following import (
     TENANT,
     NotedLog,
     both,
+    checkpoint_counts,
     filled,
     forget_of,
     frozen,
@@ -257,10 +258,14 @@ async def test_a_damaged_checkpoint_is_skipped_for_an_older_one_or_none(
         key = ("memory", version)
         checkpoints[key] = DAMAGE[damage](*checkpoints[key])
     log.tails.clear()
-    follower = both(log)
+    follower, before, skipped = both(log), checkpoint_counts(), 1 if older else 2
     assert await state_of(follower) == frozen(await saver.rebuilt(TENANT, "b"))
     assert log.tails[0] == (10 if older else 0)
     assert follower.banks_held == 1
+    assert checkpoint_counts() == before | {
+        "skipped": before["skipped"] + skipped,
+        "damaged": before["damaged"] + skipped,
+    }
 
 
 async def test_a_checkpoint_of_another_history_is_skipped(log) -> None:
@@ -273,9 +278,10 @@ async def test_a_checkpoint_of_another_history_is_skipped(log) -> None:
     await log.make_bank(TENANT, "b", CONFIG)
     await log.append(TENANT, "b", [write_of(CONFIG, f"anew {v}", v) for v in range(12)])
     log._banks[TENANT, "b"].checkpoints.update(checkpoints)
-    follower = both(log)
+    follower, before = both(log), checkpoint_counts()
     async with follower.state(TENANT, "b") as state:
         assert state.facts.keys() == {f"anew {v}" for v in range(12)}
+    assert checkpoint_counts() == before | {"outdated": before["outdated"] + 1}
 
 
 async def test_a_checkpoint_of_another_configuration_is_skipped(log) -> None:
@@ -284,8 +290,10 @@ async def test_a_checkpoint_of_another_configuration_is_skipped(log) -> None:
         await log.make_bank(TENANT, bank, config)
     await both(log).save_checkpoint(TENANT, "other")
     log._banks[TENANT, "b"].checkpoints.update(log._banks[TENANT, "other"].checkpoints)
+    before = checkpoint_counts()
     async with both(log).state(TENANT, "b") as state:
         assert state.config == CONFIG
+    assert checkpoint_counts() == before | {"outdated": before["outdated"] + 1}
 
 
 async def test_a_follower_saves_a_checkpoint_when_one_is_due(log, monkeypatch) -> None:

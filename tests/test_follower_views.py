@@ -23,6 +23,7 @@ from tests.following import (
     TENANT,
     NotedLog,
     both,
+    checkpoint_counts,
     erase_of,
     filled,
     forget_of,
@@ -278,8 +279,10 @@ async def test_a_checkpoint_that_holds_an_erased_fact_is_skipped(log, addressing
     await log.erase(TENANT, "b", [erase_of("fact 3")])
     log.tails.clear()
     follower = both(log)
+    before = checkpoint_counts()
     version, _, facts = await view_of(follower)
     assert (version, "fact 3" in facts, min(log.tails)) == (11, False, 0)
+    assert checkpoint_counts() == before | {"outdated": before["outdated"] + 1}, "and no alert"
     await follower.save_checkpoint(TENANT, "b")
     log.tails.clear()
     assert await state_of(both(log)) == await state_of(follower)
