@@ -31,7 +31,17 @@ from services.memory.ledger import EraseLedger, hashed
 from services.memory.scan import needles_of, search_files, without_shared
 from tests.banks import ADDRESSINGS, config_of, payload_of
 from tests.events import eventually
-from tests.following import BUDGET, CONFIG, TENANT, both, filled, forget_of, state_of, write_of
+from tests.following import (
+    BUDGET,
+    CONFIG,
+    TENANT,
+    both,
+    erase_of,
+    filled,
+    forget_of,
+    state_of,
+    write_of,
+)
 
 DONE = common_pb2.ERASE_STEP_DONE
 STEPS = range(common_pb2.ERASE_STEP_APPENDED, DONE)
@@ -149,7 +159,7 @@ async def test_the_same_event_id_is_the_same_erasure() -> None:
     assert (await log.head(TENANT, "b"))[0] == 12
 
 
-@pytest.mark.parametrize("used", ["x:0", "x:1"])
+@pytest.mark.parametrize("used", ["x", "x:1"])
 @pytest.mark.parametrize("addressing", ADDRESSINGS)
 async def test_an_erasure_under_an_event_id_of_another_request_erases_nothing(
     addressing, used
@@ -168,6 +178,33 @@ async def test_an_erasure_under_an_event_id_of_another_request_erases_nothing(
             await worker.erase(TENANT, "b", ["fact 3", "fact 4"], "x" * MAX_ID_BYTES)
     assert await state_of(both(log)) == before
     assert (await erased(log, "b", ["fact 3", "fact 4"], "y")).step == DONE
+
+
+@pytest.mark.parametrize("facts", [["fact 3"], ["fact 3", "fact 4"]])
+async def test_the_event_id_of_an_erasure_is_no_other_request_s(facts) -> None:
+    log = MemoryLog()
+    await filled(log)
+    await erased(log, "b", facts, "x")
+    for edit in (write_of(CONFIG, "fresh", 7, "x"), forget_of("fact 1", "x")):
+        (refused,) = await log.append(TENANT, "b", [edit])
+        assert refused.error is not None and refused.error.reason == "CONFLICT"
+
+
+async def test_an_erasure_that_was_appended_under_older_event_ids_is_gone_on_with() -> None:
+    """Of a release that numbered the events of an erasure of several facts from 0."""
+    log, ids = MemoryLog(), ["fact 3", "fact 4"]
+    await filled(log)
+    hashes = [hashed(fact_id) for fact_id in ids]
+    receipt = common_pb2.EraseReceipt(event_id="x", bank="b", fact_id_sha256=hashes, started_ms=1)
+    job = Job(TENANT, ids, receipt)
+    await log.put_record(TENANT, "b", job.name, job.text("gone"), new=True)
+    await log.put_job(TENANT, "b", job.name)
+    await log.erase(TENANT, "b", [erase_of(ids[0], "x:0"), erase_of(ids[1], "x:1")])
+    async with eraser(log) as worker:
+        assert await worker.take_up(left_s=-1.0) == 1
+        receipt = await finished(worker, "b", "x")
+    assert (receipt.step, receipt.failure, list(receipt.banks[0].versions)) == (DONE, "", [11, 12])
+    assert (await log.head(TENANT, "b"))[0] == 12 and not await log.jobs()
 
 
 @pytest.mark.parametrize("addressing", ADDRESSINGS)

@@ -590,5 +590,6 @@ class Eraser:
 
 
 def _event_ids(event_id: str, facts: int) -> list[str]:
-    """The event ids of an erasure's ERASE events."""
-    return [event_id] if facts == 1 else [f"{event_id}:{n}" for n in range(facts)]
+    """The event ids of an erasure's ERASE events: its own first, so that no other request has it,
+    before or after; the longest last."""
+    return [event_id, *(f"{event_id}:{n}" for n in range(1, facts))]
