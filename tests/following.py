@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
 
 from larimar.errors import Unavailable
 from larimar.memory import BankConfig, BankState, Kind, request_body
@@ -15,6 +18,17 @@ from tests.banks import config_of, payload_of, reads_of
 TENANT = "default"
 BUDGET = 1 << 30
 CONFIG = config_of("slots")
+
+
+def noting_threads(function: Callable[..., Any]) -> tuple[Callable[..., Any], list[bool]]:
+    """The function, and of each of its calls whether it was made beside the event loop."""
+    calls: list[bool] = []
+
+    def noted(*args: Any) -> Any:
+        calls.append(threading.current_thread() is not threading.main_thread())
+        return function(*args)
+
+    return noted, calls
 
 
 class NotedLog(MemoryLog):
