@@ -248,6 +248,7 @@ class MemoryService(Operations):
         return memory_pb2.EnumerateEventsResponse(
             events=[event_to_proto(event, event.fact_id in erased) for event in events],
             version=version,
+            erased=request.fact_id in erased,
         )
 
     async def _awaited_events(self, request, size: int) -> list:
