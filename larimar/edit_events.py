@@ -267,16 +267,23 @@ def concerns(raw: bytes, bank: str, fact_ids: frozenset[str]) -> bool:
     Every event about them counts, also one that would be refused for another fault; so does
     one that cannot be read, as it may hold anything.
     """
+    named = named_fact(raw)
+    return named is None or (named[0] == bank and named[1] in fact_ids)
+
+
+def named_fact(raw: bytes) -> tuple[str, str] | None:
+    """The bank and the fact that an event in JSON format is about, whatever else is wrong with it;
+    None where it cannot be read."""
     try:
         fields = _object(raw, "the event")
         data = _object(_data_bytes(fields), "data")
     except InvalidArgument:
-        return True
+        return None
     subject = fields.get("subject") or DEFAULT_BANK
     fact_id, prompt = data.get("fact_id", ""), data.get("prompt", "")
-    if not all(isinstance(value, str) for value in (subject, fact_id, prompt)):
-        return True
-    return subject == bank and (fact_id or default_fact_id(prompt)) in fact_ids
+    if not (isinstance(subject, str) and isinstance(fact_id, str) and isinstance(prompt, str)):
+        return None
+    return subject, fact_id or default_fact_id(prompt)
 
 
 def concerned_fact(event: EditEvent) -> str:

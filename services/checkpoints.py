@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from safetensors.numpy import load as load_tensors
 
-from larimar.errors import Unavailable
+from larimar.errors import NotFound, Unavailable
 from larimar.memory import BankState
-from services.folding import fold_tail
-from services.log import Log
+from services.folding import Outdated, fold_tail
+from services.log import ChainBroken, Log
 from services.observability import metrics
 from services.observability.logs import get_logger
 
@@ -25,7 +25,8 @@ async def from_checkpoint(
     """A state brought up to date from a checkpoint, and the checkpoint's version; None without one.
 
     A checkpoint that is damaged, of another log or configuration, or that holds what was erased
-    since, is skipped for an older one, and said so in the log.
+    since, is skipped for an older one, and said so in the log. Only the damaged one is counted as
+    such: the others are sound, and outdated.
 
     Args:
         part: whose checkpoints are looked at; `parts` are what is kept of the state.
@@ -49,22 +50,25 @@ async def from_checkpoint(
             if (state.version, state.chain) != (version, meta.get("chain")):
                 raise ValueError("version or chain does not match")
             if state.config != config:
-                raise ValueError("it is of another configuration")
+                raise Outdated("it is of another configuration")
             erased = await log_port.erased(tenant, bank)
             if not erased.isdisjoint(state.facts):
-                raise ValueError("it holds facts that were erased since")
+                raise Outdated("it holds facts that were erased since")
             state.erase(erased, {})
             state.keep_only(parts)
             await fold_tail(log_port, state, tenant, bank, at_version)
         except Unavailable:
             raise
         except Exception as error:
+            # NotFound: a newer one has replaced it since they were listed.
+            damaged = not isinstance(error, Outdated | ChainBroken | NotFound)
             log.warning(
                 "checkpoint %d of bank %s is skipped: %s", version, bank, error,
                 tenant=tenant, bank=bank, version=version,
             )  # fmt: skip
-            metrics.CHECKPOINTS.labels(part, "skipped").inc()
-            metrics.DIGEST_MISMATCHES.labels("checkpoint").inc()
+            metrics.CHECKPOINTS.labels(part, "skipped" if damaged else "outdated").inc()
+            if damaged:
+                metrics.DIGEST_MISMATCHES.labels("checkpoint").inc()
             continue
         return state, version
     return None

@@ -162,20 +162,22 @@ class Follower:
             self._past_keys[key] = None
             self._past_keys.move_to_end(key)
         started_s = time.monotonic()
-        async with held.lock:
-            try:
-                view = await self._view(held, key, min_version if allow_stale else None)
-            finally:
-                self._count(key, held)
-            passed(f"{self.part}_catch_up", started_s, time.monotonic())
-            if view.state.version < min_version:
-                raise FailedPrecondition(
-                    f"bank {bank!r} is at version {view.state.version}, not yet at {min_version}: "
-                    "ask for a version that a write has returned",
-                    "VERSION_NOT_WRITTEN",
-                )
-            yield view
-        self._shrink(key)
+        try:
+            async with held.lock:
+                try:
+                    view = await self._view(held, key, min_version if allow_stale else None)
+                finally:
+                    self._count(key, held)
+                passed(f"{self.part}_catch_up", started_s, time.monotonic())
+                if view.state.version < min_version:
+                    raise FailedPrecondition(
+                        f"bank {bank!r} is at version {view.state.version}, not yet at "
+                        f"{min_version}: ask for a version that a write has returned",
+                        "VERSION_NOT_WRITTEN",
+                    )
+                yield view
+        finally:
+            self._shrink(key)
 
     async def rebuilt(
         self,

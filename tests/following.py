@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
 
 from larimar.errors import Unavailable
 from larimar.memory import BankConfig, BankState, Kind, request_body
 from services.follower import Follower
 from services.log import Append, MemoryLog
+from services.observability import metrics
+from services.observability.followers import OUTCOMES
 from tests.banks import config_of, payload_of, reads_of
 
 TENANT = "default"
 BUDGET = 1 << 30
 CONFIG = config_of("slots")
+
+
+def noting_threads(function: Callable[..., Any]) -> tuple[Callable[..., Any], list[bool]]:
+    """The function, and of each of its calls whether it was made beside the event loop."""
+    calls: list[bool] = []
+
+    def noted(*args: Any) -> Any:
+        calls.append(threading.current_thread() is not threading.main_thread())
+        return function(*args)
+
+    return noted, calls
 
 
 class NotedLog(MemoryLog):
@@ -65,6 +81,12 @@ def frozen(state: BankState) -> tuple:
 async def state_of(follower: Follower, bank: str = "b", min_version: int = 0) -> tuple:
     async with follower.state(TENANT, bank, min_version) as state:
         return frozen(state)
+
+
+def checkpoint_counts() -> dict[str, float]:
+    """What alerts look at: checkpoints of memory by outcome, and those that are damaged."""
+    counts = {one: metrics.CHECKPOINTS.labels("memory", one)._value.get() for one in OUTCOMES}
+    return counts | {"damaged": metrics.DIGEST_MISMATCHES.labels("checkpoint")._value.get()}
 
 
 def both(log: MemoryLog, **settings) -> Follower:

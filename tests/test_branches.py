@@ -25,7 +25,16 @@ from services.memory import branches, capacity
 from services.memory.branches import Brancher, Live, changes, lineage, three_way
 from services.memory.capacity import Capacity
 from tests.banks import ADDRESSINGS, config_of
-from tests.following import CONFIG, TENANT, both, erase_of, forget_of, state_of, write_of
+from tests.following import (
+    CONFIG,
+    TENANT,
+    both,
+    erase_of,
+    forget_of,
+    noting_threads,
+    state_of,
+    write_of,
+)
 
 SIDES = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2))
 
@@ -105,6 +114,19 @@ class Banks:
             (raw,) = await self.log.payloads(TENANT, bank, [version])
             found[fact] = int(raw.split(b'"answer":"answer ')[1].split(b'"')[0])
         return found
+
+
+async def test_facts_are_listed_and_compared_beside_the_event_loop(monkeypatch) -> None:
+    banks = Banks()
+    await banks.make(kept=1, both=2)
+    await banks.fork("root", "fork")
+    await banks.write("fork", both=3)
+    listing, listed = noting_threads(branches._facts_in)
+    comparing, compared = noting_threads(three_way)
+    monkeypatch.setattr(branches, "_facts_in", listing)
+    monkeypatch.setattr(branches, "three_way", comparing)
+    assert (await banks.merge("fork", "root")).written == 1
+    assert listed == [True] * 3 and compared == [True]
 
 
 @pytest.mark.parametrize("addressing", ADDRESSINGS)

@@ -31,7 +31,17 @@ from services.memory.ledger import EraseLedger, hashed
 from services.memory.scan import needles_of, search_files, without_shared
 from tests.banks import ADDRESSINGS, config_of, payload_of
 from tests.events import eventually
-from tests.following import BUDGET, CONFIG, TENANT, both, filled, forget_of, state_of, write_of
+from tests.following import (
+    BUDGET,
+    CONFIG,
+    TENANT,
+    both,
+    erase_of,
+    filled,
+    forget_of,
+    state_of,
+    write_of,
+)
 
 DONE = common_pb2.ERASE_STEP_DONE
 STEPS = range(common_pb2.ERASE_STEP_APPENDED, DONE)
@@ -149,7 +159,7 @@ async def test_the_same_event_id_is_the_same_erasure() -> None:
     assert (await log.head(TENANT, "b"))[0] == 12
 
 
-@pytest.mark.parametrize("used", ["x:0", "x:1"])
+@pytest.mark.parametrize("used", ["x", "x:1"])
 @pytest.mark.parametrize("addressing", ADDRESSINGS)
 async def test_an_erasure_under_an_event_id_of_another_request_erases_nothing(
     addressing, used
@@ -168,6 +178,33 @@ async def test_an_erasure_under_an_event_id_of_another_request_erases_nothing(
             await worker.erase(TENANT, "b", ["fact 3", "fact 4"], "x" * MAX_ID_BYTES)
     assert await state_of(both(log)) == before
     assert (await erased(log, "b", ["fact 3", "fact 4"], "y")).step == DONE
+
+
+@pytest.mark.parametrize("facts", [["fact 3"], ["fact 3", "fact 4"]])
+async def test_the_event_id_of_an_erasure_is_no_other_request_s(facts) -> None:
+    log = MemoryLog()
+    await filled(log)
+    await erased(log, "b", facts, "x")
+    for edit in (write_of(CONFIG, "fresh", 7, "x"), forget_of("fact 1", "x")):
+        (refused,) = await log.append(TENANT, "b", [edit])
+        assert refused.error is not None and refused.error.reason == "CONFLICT"
+
+
+async def test_an_erasure_that_was_appended_under_older_event_ids_is_gone_on_with() -> None:
+    """Of a release that numbered the events of an erasure of several facts from 0."""
+    log, ids = MemoryLog(), ["fact 3", "fact 4"]
+    await filled(log)
+    hashes = [hashed(fact_id) for fact_id in ids]
+    receipt = common_pb2.EraseReceipt(event_id="x", bank="b", fact_id_sha256=hashes, started_ms=1)
+    job = Job(TENANT, ids, receipt)
+    await log.put_record(TENANT, "b", job.name, job.text("gone"), new=True)
+    await log.put_job(TENANT, "b", job.name)
+    await log.erase(TENANT, "b", [erase_of(ids[0], "x:0"), erase_of(ids[1], "x:1")])
+    async with eraser(log) as worker:
+        assert await worker.take_up(left_s=-1.0) == 1
+        receipt = await finished(worker, "b", "x")
+    assert (receipt.step, receipt.failure, list(receipt.banks[0].versions)) == (DONE, "", [11, 12])
+    assert (await log.head(TENANT, "b"))[0] == 12 and not await log.jobs()
 
 
 @pytest.mark.parametrize("addressing", ADDRESSINGS)
@@ -248,6 +285,136 @@ async def test_an_erasure_ends_though_a_fork_was_deleted_on_the_way(step, begun_
     assert [one.bank for one in receipt.banks] == ["b", "never"]
     assert all(one.replay_matches for one in receipt.banks)
     assert not (await log.search(TENANT, "b", [b"prompt 40", b"prompt 3"])).found
+
+
+class Noted:
+    """Queues that note what they are asked to remove."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def remove_facts(self, tenant, bank, fact_ids):
+        """As Queues.remove_facts."""
+        self.asked.append(bank)
+        return 0
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_bank_made_anew_during_an_erasure_keeps_its_facts_and_its_queue(step) -> None:
+    log, queues = MemoryLog(), Noted()
+    await filled(log)
+
+    async def anew(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == step:
+            await log.drop_bank(TENANT, "b")
+            await filled(log)
+            queues.asked.clear()
+
+    async with eraser(log, queues=queues, on_step=anew) as worker:
+        await worker.erase(TENANT, "b", ["fact 3"], "x")
+        with pytest.raises(NotFound):
+            await finished(worker, "b", "x")
+        assert await worker.take_up(left_s=-1.0) == 0
+    assert not queues.asked and not await log.jobs()
+    assert await log.record(TENANT, "b", record_name("b", "x")) is None
+    assert "fact 3" in (await state_of(both(log)))[2] and not await log.erased(TENANT, "b")
+
+
+async def test_a_worker_at_a_long_step_sees_that_its_bank_was_made_anew(monkeypatch) -> None:
+    monkeypatch.setattr(erasure_module, "PAUSE_S", 0.01)
+    log, reached = MemoryLog(), asyncio.Event()
+    await filled(log)
+
+    async def hold(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == common_pb2.ERASE_STEP_CHECKPOINTED:
+            await log.drop_bank(TENANT, "b")
+            await filled(log)
+            reached.set()
+            await asyncio.Event().wait()
+
+    async def is_over() -> bool:
+        return not await log.jobs()
+
+    async with eraser(log, on_step=hold) as worker:
+        await worker.erase(TENANT, "b", ["fact 3"], "x")
+        await reached.wait()
+        await eventually(is_over)
+    assert await log.record(TENANT, "b", record_name("b", "x")) is None
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_another_erasure_under_the_name_is_not_taken_for_this_one(step) -> None:
+    log = MemoryLog()
+    await filled(log)
+    later: list[str] = []
+
+    async def anew(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == step:
+            await log.drop_bank(TENANT, "b")
+            await filled(log)
+            await asyncio.sleep(0.002)  # or both would have begun in one millisecond
+            await left_after(log, "b", common_pb2.ERASE_STEP_CHECKPOINTED)
+            text = await log.record(TENANT, "b", record_name("b", "x"))
+            later.append(text or "")
+
+    async with eraser(log, on_step=anew) as worker:
+        with contextlib.suppress(NotFound):
+            await worker.erase(TENANT, "b", ["fact 3"], "x")
+        await finished(worker, "b", "x")
+        assert [await log.record(TENANT, "b", record_name("b", "x"))] == later
+        assert await log.jobs() == [(TENANT, "b", record_name("b", "x"))]
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_erasure_goes_on_in_the_bank_that_took_its_place(step) -> None:
+    log, queues = MemoryLog(), Noted()
+    await filled(log)
+
+    async def switched(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == step:
+            version, chain, _ = await log.head(TENANT, "b")
+            stored = await log.stored(TENANT, "b", 0, 1000)
+            await log.load(TENANT, "b", stored, "new", True)
+            gone = sorted(await log.erased(TENANT, "b"))
+            await log.publish(TENANT, "b", CONFIG, gone, version, "new", (version, chain))
+            queues.asked.clear()
+
+    receipt = await erased(log, "b", ["fact 3"], queues=queues, on_step=switched)
+    assert (receipt.step, receipt.failure) == (DONE, "") and not await log.jobs()
+    assert [one.replay_matches for one in receipt.banks] == [True]
+    assert queues.asked == (["b"] if step < common_pb2.ERASE_STEP_REMOVED else [])
+
+
+@pytest.mark.parametrize("taken_up", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_erasure_ends_in_its_family_though_its_fork_was_made_anew(step, taken_up) -> None:
+    log, queues = MemoryLog(), Noted()
+    await family_of(log, "pinv")
+
+    async def anew(receipt: common_pb2.EraseReceipt) -> None:
+        if receipt.step == step:
+            await log.drop_bank(TENANT, "holds")
+            await filled(log, "holds", config_of("pinv"))
+            if taken_up:
+                raise Died
+
+    async with eraser(log, queues=queues, on_step=anew) as worker:
+        with contextlib.suppress(Died):
+            await worker.erase(TENANT, "holds", ["fact 3"], "x")
+        while worker._running:
+            await asyncio.gather(*worker._running.values(), return_exceptions=True)
+            await asyncio.sleep(0)
+        assert await worker.take_up(left_s=-1.0) == taken_up
+        await finished_all(worker)
+    text = await log.record(TENANT, "b", record_name("holds", "x"))
+    assert text is not None
+    receipt = Job.parse(TENANT, text)[0].receipt
+    assert (receipt.step, receipt.failure) == (DONE, "") and not await log.jobs()
+    assert [one.bank for one in receipt.banks] == ["b", "never"]
+    if step < common_pb2.ERASE_STEP_REMOVED:
+        assert queues.asked == ["b", "never"], "and not those of the bank made anew"
+    assert "fact 3" in (await state_of(both(log), "holds"))[2]
+    assert await log.remove_payloads(TENANT, "b", ["fact 3"]) == 0
 
 
 @pytest.mark.parametrize("method", ["family", "search", "rewrite_files", "remove_payloads"])
@@ -391,6 +558,33 @@ async def test_the_ledger_takes_out_of_a_restored_bank_what_was_erased(tmp_path:
         await finished_all(worker)
     assert "fact 3" not in (await state_of(both(backup), "another-name"))[2]
     assert await backup.remove_payloads(TENANT, "another-name", ["fact 3"]) == 0
+
+
+async def test_two_tenants_with_one_archive_have_a_ledger_line_each(tmp_path: Path) -> None:
+    ledger = EraseLedger(tmp_path / "ledger.jsonl")
+    origin = MemoryLog()
+    await filled(origin)
+    stored = await origin.stored(TENANT, "b", 0, 1000)
+    tenants = ("one", "other")
+
+    async def imported() -> MemoryLog:
+        log = MemoryLog()
+        for tenant in tenants:
+            await log.load(tenant, "b", stored)
+            await log.publish(tenant, "b", CONFIG, [], 10)
+        return log
+
+    async with eraser(await imported(), ledger=ledger) as worker:
+        for tenant in tenants:
+            await worker.erase(tenant, "b", ["fact 3"], "x")
+        await finished_all(worker)
+    assert [line.tenant for line in ledger.entries()] == list(tenants)
+    backup = await imported()
+    async with eraser(backup, ledger=ledger) as worker:
+        await worker.restored()
+        await finished_all(worker)
+    for tenant in tenants:
+        assert await backup.erased(tenant, "b") == {"fact 3"}, "back after a restore"
 
 
 async def finished_all(worker: Eraser) -> None:

@@ -6,15 +6,18 @@ import asyncio
 import dataclasses
 import threading
 
+import numpy as np
 import pytest
 
 from larimar.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from larimar.facts import Facts
+from larimar.memory import BankState
 from larimar.v1 import common_pb2, memory_pb2
+from larimar.wire import vector_to_bytes
 from services import folding
 from services import follower as follower_module
 from services.follower import Follower
-from services.memory.service import MemoryService
+from services.memory.service import INLINE_READS, MemoryService
 from tests.banks import ADDRESSINGS, config_of
 from tests.following import (
     BUDGET,
@@ -22,9 +25,11 @@ from tests.following import (
     TENANT,
     NotedLog,
     both,
+    checkpoint_counts,
     filled,
     forget_of,
     frozen,
+    noting_threads,
     state_of,
     write_of,
 )
@@ -149,6 +154,32 @@ async def test_a_digest_that_is_cancelled_is_not_that_of_a_later_state(log, monk
     assert answer.digest == (await follower.rebuilt(TENANT, "b")).digest()
 
 
+@pytest.mark.parametrize("queries", [1, INLINE_READS + 1])
+@pytest.mark.parametrize("addressing", ADDRESSINGS)
+async def test_what_takes_long_to_read_is_read_beside_the_event_loop(
+    log, monkeypatch, addressing, queries
+) -> None:
+    config = config_of(addressing)
+    await filled(log, config=config)
+    latent = vector_to_bytes(np.ones(config.prompt_size, np.float32))
+    request = memory_pb2.ReadRequest(bank="b", prompt_latents=[latent] * queries)
+    reading, read = noting_threads(BankState.read)
+    monkeypatch.setattr(BankState, "read", lambda *args: reading(*args))
+    answer = await MemoryService(log, both(log)).Read(request, None)
+    assert len(answer.readouts) == queries
+    assert read == [addressing != "slots" or queries > INLINE_READS]
+
+
+async def test_facts_are_put_in_order_beside_the_event_loop(log, monkeypatch) -> None:
+    await filled(log)
+    listing, listed = noting_threads(Facts.__iter__)
+    monkeypatch.setattr(Facts, "__iter__", lambda *args: listing(*args))
+    service = MemoryService(log, both(log))
+    page = await service.EnumerateFacts(memory_pb2.EnumerateFactsRequest(bank="b"), None)
+    assert [fact.fact_id for fact in page.facts] == [f"fact {n}" for n in range(1, 7)]
+    assert listed and all(listed)
+
+
 async def test_a_version_that_is_not_written_yet_is_refused(log) -> None:
     await filled(log)
     follower = both(log)
@@ -257,10 +288,14 @@ async def test_a_damaged_checkpoint_is_skipped_for_an_older_one_or_none(
         key = ("memory", version)
         checkpoints[key] = DAMAGE[damage](*checkpoints[key])
     log.tails.clear()
-    follower = both(log)
+    follower, before, skipped = both(log), checkpoint_counts(), 1 if older else 2
     assert await state_of(follower) == frozen(await saver.rebuilt(TENANT, "b"))
     assert log.tails[0] == (10 if older else 0)
     assert follower.banks_held == 1
+    assert checkpoint_counts() == before | {
+        "skipped": before["skipped"] + skipped,
+        "damaged": before["damaged"] + skipped,
+    }
 
 
 async def test_a_checkpoint_of_another_history_is_skipped(log) -> None:
@@ -273,9 +308,10 @@ async def test_a_checkpoint_of_another_history_is_skipped(log) -> None:
     await log.make_bank(TENANT, "b", CONFIG)
     await log.append(TENANT, "b", [write_of(CONFIG, f"anew {v}", v) for v in range(12)])
     log._banks[TENANT, "b"].checkpoints.update(checkpoints)
-    follower = both(log)
+    follower, before = both(log), checkpoint_counts()
     async with follower.state(TENANT, "b") as state:
         assert state.facts.keys() == {f"anew {v}" for v in range(12)}
+    assert checkpoint_counts() == before | {"outdated": before["outdated"] + 1}
 
 
 async def test_a_checkpoint_of_another_configuration_is_skipped(log) -> None:
@@ -284,8 +320,10 @@ async def test_a_checkpoint_of_another_configuration_is_skipped(log) -> None:
         await log.make_bank(TENANT, bank, config)
     await both(log).save_checkpoint(TENANT, "other")
     log._banks[TENANT, "b"].checkpoints.update(log._banks[TENANT, "other"].checkpoints)
+    before = checkpoint_counts()
     async with both(log).state(TENANT, "b") as state:
         assert state.config == CONFIG
+    assert checkpoint_counts() == before | {"outdated": before["outdated"] + 1}
 
 
 async def test_a_follower_saves_a_checkpoint_when_one_is_due(log, monkeypatch) -> None:

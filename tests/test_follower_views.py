@@ -23,6 +23,7 @@ from tests.following import (
     TENANT,
     NotedLog,
     both,
+    checkpoint_counts,
     erase_of,
     filled,
     forget_of,
@@ -155,6 +156,24 @@ async def test_no_more_past_states_are_held_than_the_limit(log, monkeypatch) -> 
     assert follower.banks_held == 1, "past versions do not drive out what is served"
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_reads_of_the_past_that_fail_hold_no_more_than_the_others(
+    log, monkeypatch, refused
+) -> None:
+    monkeypatch.setattr(follower_module, "MAX_PAST_STATES", 3)
+    await filled(log)
+    async with both(log).state(TENANT, "b") as state:
+        size = state.bytes_held
+    follower = both(log, state_budget_bytes=2 * size)
+    for version in range(1, 11):
+        with pytest.raises(FailedPrecondition if refused else ValueError):
+            async with follower.view(
+                TENANT, "b", at_version=version, min_version=11 if refused else 0
+            ):
+                raise ValueError("the caller's own")
+        assert len(follower._held) <= 3 and follower.bytes_held <= 2 * size
+
+
 async def test_past_states_count_against_the_budget(log) -> None:
     await filled(log)
     async with both(log).state(TENANT, "b") as state:
@@ -260,8 +279,10 @@ async def test_a_checkpoint_that_holds_an_erased_fact_is_skipped(log, addressing
     await log.erase(TENANT, "b", [erase_of("fact 3")])
     log.tails.clear()
     follower = both(log)
+    before = checkpoint_counts()
     version, _, facts = await view_of(follower)
     assert (version, "fact 3" in facts, min(log.tails)) == (11, False, 0)
+    assert checkpoint_counts() == before | {"outdated": before["outdated"] + 1}, "and no alert"
     await follower.save_checkpoint(TENANT, "b")
     log.tails.clear()
     assert await state_of(both(log)) == await state_of(follower)

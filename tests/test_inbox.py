@@ -20,6 +20,7 @@ from larimar.defaults import default_fact_id
 from larimar.edit_events import MAX_EVENT_BYTES
 from larimar.errors import (
     Conflict,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     LarimarError,
@@ -203,6 +204,13 @@ class Bank:
         self.faults: dict[str, Exception] = {}
         self.down: set[str] = set()
         self.gate: asyncio.Event | None = None
+        self.erased: set[tuple[str, str]] = set()
+        self.untold: list[Exception] = []
+
+    async def is_erased(self, bank, fact_id, context):
+        if self.untold:
+            raise self.untold.pop()
+        return (bank, fact_id) in self.erased
 
     async def write_prepared(self, bank, items, context, admitted=False):
         if bank in self.down:
@@ -404,6 +412,61 @@ async def test_an_event_of_an_erased_fact_leaves_no_text(durable, raw, quick) ->
     (letter,), _ = await durable.letters(T, "", 9)
     assert (letter.reason, letter.event) == ("ERASED", b"")
     assert await durable.requeue(T, [letter.letter_id]) == 0, "there is nothing to requeue"
+
+
+async def test_an_event_of_an_erased_fact_that_is_refused_for_another_reason_leaves_none(
+    durable, quick
+) -> None:
+    bank = Bank()
+    bank.faults = {
+        "conflict": Conflict("the event id is taken"),
+        "long": InvalidArgument("too many tokens", "TEXT_TOO_LONG"),
+        "full": ResourceExhausted("the bank is full", "BANK_FULL"),
+    }
+    bank.erased = {("default", "gone"), ("default", default_fact_id("the secret"))}
+    for fact_id in ("gone", "other"):
+        for name in (*bank.faults, "bad"):
+            more = {"extra": 1} if name == "bad" else {}
+            await durable.append(T, event_json(name, prompt="p", fact_id=fact_id, **more))
+    await durable.append(T, event_json("of its prompt", prompt="the secret", extra=1))
+    await durable.append(T, event_json("elsewhere", bank="b", prompt="p", fact_id="gone", extra=1))
+    await durable.append(T, b"unreadable")
+    async with consuming(bank, durable, max_tries=2):
+        await eventually(lambda: empty(durable))
+    letters, total = await durable.letters(T, "", 99)
+    assert total == 11
+    for letter in letters:
+        about = b'"gone"' in letter.event or b"secret" in letter.event
+        assert not about or b'"subject": "b"' in letter.event, letter.reason
+    assert sum(not letter.event for letter in letters) == 5
+    kept = {letter.reason for letter in letters if b'"other"' in letter.event}
+    assert kept == {"CONFLICT", "TEXT_TOO_LONG", "BANK_FULL", "BAD_EVENT"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "untold", "kept"),
+    [
+        (Conflict("taken"), [Unavailable("away", "SERVICE_DOWN")] * 3, True),
+        (Conflict("taken"), [NotFound("there is no such bank", "UNKNOWN_BANK")], True),
+        (Conflict("taken"), [DataLoss("an entry is not there", "GAP")], False),
+        (Conflict("taken"), [RuntimeError("a bug")], False),
+        (Unavailable("away", "SERVICE_DOWN"), [Unavailable("away", "SERVICE_DOWN")], True),
+    ],
+)
+async def test_whether_a_letter_keeps_its_text_where_memory_does_not_tell(
+    durable, quick, fault, untold, kept
+) -> None:
+    """One refused for its own sake waits for memory; where that cannot tell it keeps none."""
+    await fill(durable, 2)
+    bank = Bank()
+    bank.faults["e0"], bank.untold = fault, list(untold)
+    async with consuming(bank, durable, max_tries=1):
+        await eventually(lambda: empty(durable))
+    (letter,), _ = await durable.letters(T, "", 9)
+    assert bool(letter.event) is kept and not bank.untold
+    assert letter.message.startswith(fault.message)
+    assert ("text is not kept" in letter.message) is not kept
+    assert bank.of() == ["e1"]
 
 
 async def test_a_consumer_killed_between_append_and_ack_doubles_and_loses_nothing(

@@ -321,6 +321,34 @@ async def test_the_inbox_ends_where_publishing_ends(pipeline: Pipeline) -> None:
     assert (one.version, one.digest) == (two.version, two.digest)
 
 
+async def test_no_dead_letter_keeps_the_text_of_an_erased_fact(pipeline: Pipeline) -> None:
+    """Of a bank of its family, with an event of the fact or without, and whatever the reason."""
+    gateway = pipeline.gateway()
+    await gateway.CreateBank(pb.CreateBankRequest(bank="first"))
+    await gateway.ForkBank(pb.ForkBankRequest(bank="first", new_bank="second"))
+    write = pb.WriteRequest(bank="first", prompt="the secret is", answer="out", fact_id="gone")
+    await gateway.Write(write)
+    await gateway.Erase(pb.EraseRequest(bank="first", fact_ids=["gone"], event_id="x"))
+    inbox = MemoryInbox()
+    for bank in ("first", "second"):
+        for fact_id in ("gone", "other"):
+            event = event_json(fact_id, bank=bank, prompt="the secret", fact_id=fact_id, extra=1)
+            await inbox.append("default", event)
+    consumer = asyncio.create_task(InboxConsumer(gateway._servicer, inbox, "default").run())
+    try:
+
+        async def done() -> bool:
+            return await inbox.length("default") == 0
+
+        await eventually(done)
+    finally:
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
+    letters, _ = await inbox.letters("default", "", 9)
+    assert [bool(one.event) for one in letters] == [False, True, False, True]
+    assert {one.reason for one in letters} == {"BAD_EVENT"}
+
+
 async def test_dead_letters_are_listed_requeued_and_dropped(pipeline) -> None:
     gateway = pipeline.gateway()
     with pytest.raises(FailedPrecondition, match="no inbox"):

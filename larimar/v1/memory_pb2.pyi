@@ -228,12 +228,14 @@ class EnumerateEventsRequest(_message.Message):
     def __init__(self, bank: _Optional[str] = ..., after_version: _Optional[int] = ..., page_size: _Optional[int] = ..., wait_s: _Optional[float] = ..., fact_id: _Optional[str] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
 
 class EnumerateEventsResponse(_message.Message):
-    __slots__ = ("events", "version")
+    __slots__ = ("events", "version", "erased")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    ERASED_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[_common_pb2.Event]
     version: int
-    def __init__(self, events: _Optional[_Iterable[_Union[_common_pb2.Event, _Mapping]]] = ..., version: _Optional[int] = ...) -> None: ...
+    erased: bool
+    def __init__(self, events: _Optional[_Iterable[_Union[_common_pb2.Event, _Mapping]]] = ..., version: _Optional[int] = ..., erased: _Optional[bool] = ...) -> None: ...
 
 class ComputeDigestRequest(_message.Message):
     __slots__ = ("bank", "at_version", "context")

@@ -12,8 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from larimar.edit_events import EditEvent, bad_event, from_json, parse_edit
-from larimar.errors import InvalidArgument, LarimarError
+from larimar.edit_events import EditEvent, bad_event, from_json, named_fact, parse_edit
+from larimar.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    LarimarError,
+    NotFound,
+    Unavailable,
+)
 from larimar.v1 import common_pb2
 from services.gateway.admission import RATE_LIMITED
 from services.gateway.applying import (
@@ -79,7 +85,7 @@ class InboxConsumer:
     """Consumes one tenant's inbox for as long as it runs and holds the lease.
 
     Args:
-        gateway: applies the events.
+        gateway: applies the events (`apply_edits`), and tells of a fact whether it `is_erased`.
         max_tries: tries of an event that meets transient errors before it is dead.
         lease_s: how long a consumer that is silent keeps others out.
     """
@@ -199,7 +205,7 @@ class InboxConsumer:
                     raise bad_event("the entry has no field 'event'")
                 event = check_edit(parse_edit(from_json(entry.event)))
             except InvalidArgument as error:
-                dead.append(_dead(entry.entry_id, entry.event, error, entry.tries))
+                dead.append(await self._dead(entry.entry_id, entry.event, error, entry.tries))
                 continue
             lane = self._lanes.setdefault(event.bank, _Lane())
             held = _Held(entry.entry_id, max(0, entry.tries - 1), event, entry.event)
@@ -249,7 +255,7 @@ class InboxConsumer:
             if outcome.reason != RATE_LIMITED:  # which says nothing of the event
                 one.tries += 1
             if not is_transient(outcome) or one.tries >= self._max_tries:
-                settled.append(_dead(one.entry_id, one.raw or b"", outcome, one.tries))
+                settled.append(await self._dead(one.entry_id, one.raw or b"", outcome, one.tries))
                 continue
             again = True
             INBOX_EVENTS.labels("retried").inc()
@@ -302,8 +308,37 @@ class InboxConsumer:
                     reason=outcome.death.reason,
                 )
 
+    async def _dead(self, entry_id: str, event: bytes, error: LarimarError, tries: int) -> Settled:
+        """An entry that died. Of an erased fact the letter keeps no text, whatever else was wrong.
 
-def _dead(entry_id: str, event: bytes, error: LarimarError, tries: int) -> Settled:
-    """An entry that died. Of an erased fact the letter keeps no text."""
-    kept = b"" if error.reason == "ERASED" else event
-    return Settled(entry_id, Death(kept, error.reason, error.message, tries))
+        Where memory cannot tell, an event that died of a fault of the pipeline keeps its text, as
+        it may be applied later, and one that was refused for its own sake does not.
+        """
+        message = error.message
+        erased: bool | None = error.reason == "ERASED"
+        if not erased:
+            erased = await self._is_erased(event, is_transient(error))
+        if erased is None and not is_transient(error):
+            message += "; its text is not kept, as memory cannot tell whether its fact was erased"
+            erased = True
+        return Settled(entry_id, Death(b"" if erased else event, error.reason, message, tries))
+
+    async def _is_erased(self, event: bytes, at_once: bool) -> bool | None:
+        """Whether an event names an erased fact; None where memory cannot tell.
+
+        Args:
+            at_once: not to wait for a memory that does not answer.
+        """
+        named = named_fact(event)
+        if named is None:
+            return False
+        while True:
+            try:
+                return await self._gateway.is_erased(*named, self._context())
+            except Exception as error:
+                found = domain_error(error)
+            if isinstance(found, NotFound | InvalidArgument):  # no such bank, or none can have it
+                return False
+            if at_once or not isinstance(found, Unavailable | DeadlineExceeded):
+                return None
+            await asyncio.sleep(RETRY_S)

@@ -23,6 +23,13 @@ from services.observability.metrics import EDITS
 class EditCalls(Calls):
     """Write, WriteMany, Forget, Edit, Censor, Erase and GetErase."""
 
+    async def is_erased(self, bank: str, fact_id: str, context) -> bool:
+        """Whether a fact is erased from a bank's family. Raises: NotFound, without the bank."""
+        call = memory_pb2.EnumerateEventsRequest(
+            bank=bank, fact_id=fact_id, page_size=1, context=context
+        )
+        return (await self._call(lambda: self._memory.EnumerateEvents(call), context)).erased
+
     async def Write(self, request, grpc_context):
         """Writes a fact."""
         context = self._context(grpc_context)

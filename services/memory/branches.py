@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from larimar.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
-from larimar.memory import Kind, Payload, request_body
+from larimar.memory import BankState, Kind, Payload, request_body
 from larimar.payload import MAX_REPHRASINGS
 from services.follower import Follower
 from services.limits import MAX_MERGE_ID_BYTES
 from services.log import Append, Log, Origin
 from services.memory.capacity import Capacity
+from services.threads import finished
 
 MERGE_BATCH = 128
 """Events of a merge that are appended together."""
@@ -93,6 +94,10 @@ def three_way(base: Facts, ours: Facts, theirs: Facts) -> tuple[list[str], list[
     return taken, conflicts
 
 
+def _facts_in(state: BankState) -> Facts:
+    return {fact_id: Live(*held) for fact_id, held in state.facts.items()}
+
+
 def _content(facts: Facts, fact_id: str) -> bytes | None:
     live = facts.get(fact_id)
     return live.sha256 if live else None
@@ -114,8 +119,7 @@ class Brancher:
         if at_version < 0:
             raise InvalidArgument(f"version {at_version} is none: versions begin with 1")
         async with self._follower.view(tenant, bank, at_version=at_version) as view:
-            facts = {fact_id: Live(*held) for fact_id, held in view.state.facts.items()}
-            return facts, view.state.version
+            return await finished(_facts_in, view.state), view.state.version
 
     async def fork(self, tenant: str, source: str, new: str, at_version: int) -> bool:
         """Makes a bank that shares a bank's history up to a version (0: the newest).
@@ -155,7 +159,7 @@ class Brancher:
         base, _ = await self._facts_of(tenant, plan.base)
         ours, _ = await self._facts_of(tenant, plan.target)
         theirs, _ = await self._facts_of(tenant, plan.source)
-        taken, conflicts = three_way(base, ours, theirs)
+        taken, conflicts = await asyncio.to_thread(three_way, base, ours, theirs)
         merged = Merged(
             plan,
             conflicts=[

@@ -352,22 +352,37 @@ class Eraser:
             self._start(job)
         return left
 
-    async def _found(self, tenant: str, bank: str, name: str) -> tuple[Job, str, float] | None:
+    async def _found(
+        self, tenant: str, bank: str, name: str, started_ms: int = 0
+    ) -> tuple[Job, str, float] | None:
         """A job's record, its worker and when that was at work; of a bank that was deleted
-        meanwhile by way of what is left of its family, whose erasure goes on."""
+        meanwhile, or made anew, by way of what is left of its family, whose erasure goes on.
+
+        Args:
+            started_ms: when it began, as another family may have a job of its name; 0: whenever.
+        """
+        found = await self._found_in(tenant, bank, name, started_ms)
+        if found is not None:
+            return found
+        log.warning("bank %s was deleted while it was erased from", bank, tenant=tenant)
+        for other in await self._log.banks(tenant):
+            found = await self._found_in(tenant, other, name, started_ms)
+            if found is not None:
+                return found
+        return None
+
+    async def _found_in(
+        self, tenant: str, bank: str, name: str, started_ms: int
+    ) -> tuple[Job, str, float] | None:
         try:
             text = await self._log.record(tenant, bank, name)
-            return None if text is None else Job.parse(tenant, text)
         except NotFound:
-            log.warning("bank %s was deleted while it was erased from", bank, tenant=tenant)
-        for other in await self._log.banks(tenant):
-            with contextlib.suppress(NotFound):  # deleted at this moment
-                text = await self._log.record(tenant, other, name)
-                if text is not None:
-                    job, worker, seen = Job.parse(tenant, text)
-                    job.through = other
-                    return job, worker, seen
-        return None
+            return None
+        if text is None:
+            return None
+        job, worker, seen = Job.parse(tenant, text)
+        job.through = bank
+        return (job, worker, seen) if started_ms in (0, job.receipt.started_ms) else None
 
     async def _erase_restored(self) -> None:
         tenants = {entry.tenant for entry in await asyncio.to_thread(self._ledger.entries)}
@@ -403,9 +418,37 @@ class Eraser:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))
         return None if text is None else Job.parse(tenant, text)[0]
 
-    async def _kept(self, job: Job) -> Job | None:
-        text = await self._log.record(job.tenant, job.through, job.name)
-        return None if text is None else Job.parse(job.tenant, text)[0]
+    async def _kept(self, job: Job) -> Job:
+        """What is kept of an erasure in work.
+
+        A record is put before work begins, and only `_forget` removes it: without one the bank was
+        deleted. Where another has its place in which the facts are erased too, as a re-encoded one
+        has, the work goes on there.
+
+        Raises:
+            NotFound: UNKNOWN_BANK, there is none, or one that keeps its facts: the work is over.
+        """
+        tenant, bank = job.tenant, job.receipt.bank
+        found = await self._found(tenant, job.through, job.name, job.receipt.started_ms)
+        if found is None:
+            with contextlib.suppress(NotFound):
+                if (await self._log.erased(tenant, bank)).issuperset(job.fact_ids):
+                    text = job.text(self._worker)
+                    await self._log.put_record(tenant, bank, job.name, text, new=True)
+                    found = await self._found_in(tenant, bank, job.name, job.receipt.started_ms)
+        if found is None:
+            job.is_refused = True
+            self._needles.pop((tenant, job.name), None)
+            if await self._found(tenant, bank, job.name) is None:
+                await self._log.end_job(tenant, bank, job.name)
+            raise NotFound(
+                f"bank {bank!r} was deleted while it was erased from, and the erasure is over: "
+                "erase from a bank made anew under its name with a new event id",
+                "UNKNOWN_BANK",
+            )
+        kept, _, _ = found
+        job.through = kept.through
+        return kept
 
     async def _check(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> None:
         erased = await self._log.erased(tenant, bank)
@@ -434,6 +477,7 @@ class Eraser:
         }
         try:
             while job.receipt.step != common_pb2.ERASE_STEP_DONE:
+                await self._kept(job)  # and by way of which bank its family is reached now
                 await steps[job.receipt.step](job)
             await self._end(job)
         except Exception as error:
@@ -455,23 +499,24 @@ class Eraser:
         tenant, bank = job.tenant, job.receipt.bank
         await self._log.end_job(tenant, bank, job.name)
         self._needles.pop((tenant, job.name), None)
-        kept = await self._kept(job)
-        if kept is not None and kept.receipt.step != common_pb2.ERASE_STEP_DONE:
+        found = await self._found(tenant, bank, job.name)
+        if found is not None and found[0].receipt.step != common_pb2.ERASE_STEP_DONE:
             await self._log.put_job(tenant, bank, job.name)
 
     async def _beat(self, job: Job) -> None:
         while True:
             await asyncio.sleep(PAUSE_S)
+            if job.is_refused:
+                return
             with contextlib.suppress(LarimarError):
                 await self._keep_record(job)
 
     async def _keep_record(self, job: Job) -> None:
-        """Keeps how far the work has come, unless another worker has come further."""
+        """Keeps how far the work has come, unless another worker has come further. Raises: as
+        `_kept`."""
         tenant, bank = job.tenant, job.receipt.bank
-        kept = await self._kept(job)
-        if kept is not None and (
-            kept.receipt.step > job.receipt.step or kept.receipt.step == common_pb2.ERASE_STEP_DONE
-        ):
+        step = (await self._kept(job)).receipt.step
+        if step > job.receipt.step or step == common_pb2.ERASE_STEP_DONE:
             return
         text = job.text(self._worker)
         await self._log.put_record(tenant, job.through, job.name, text, new=False)
@@ -562,14 +607,15 @@ class Eraser:
 
     async def _remove(self, job: Job) -> None:
         tenant, bank = job.tenant, job.through
-        queued = 0
-        for affected in job.receipt.banks:
-            queued += await self._queues.remove_facts(tenant, affected.bank, job.fact_ids)
+        # Payloads first: a bank that was made anew, whose facts are not erased, refuses here.
+        removed = await self._log.remove_payloads(tenant, bank, job.fact_ids)
         # An import that was cut off may hold the facts, where no search of the family looks.
         await self._log.sweep_loads(tenant, await self._logs(tenant, bank))
-        removed = await self._log.remove_payloads(tenant, bank, job.fact_ids)
-        job.receipt.queue_entries_removed += queued
         job.receipt.payloads_removed += removed
+        await self._leave_out_deleted(job)
+        for affected in job.receipt.banks:
+            queued = await self._queues.remove_facts(tenant, affected.bank, job.fact_ids)
+            job.receipt.queue_entries_removed += queued
         await self._reached(job, common_pb2.ERASE_STEP_REMOVED)
 
     async def _logs(self, tenant: str, bank: str) -> set[str]:
@@ -631,5 +677,6 @@ class Eraser:
 
 
 def _event_ids(event_id: str, facts: int) -> list[str]:
-    """The event ids of an erasure's ERASE events."""
-    return [event_id] if facts == 1 else [f"{event_id}:{n}" for n in range(facts)]
+    """The event ids of an erasure's ERASE events: its own first, so that no other request has it,
+    before or after; the longest last."""
+    return [event_id, *(f"{event_id}:{n}" for n in range(1, facts))]

@@ -15,7 +15,7 @@ class Job:
 
     Attributes:
         needles: what to search for; known to the worker that appended ERASE alone.
-        is_refused: whether nothing of it was appended, and it is kept no longer.
+        is_refused: whether it is kept no longer: nothing of it was appended, or its bank is gone.
         through: the bank by which its family is reached: its own, unless that was deleted since.
     """
 

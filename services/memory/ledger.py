@@ -39,7 +39,7 @@ class Erasure:
     @property
     def key(self) -> tuple[str, ...]:
         """What no two lines have in common."""
-        return (self.log, self.fact_id_sha256, self.predecessor)
+        return (self.tenant, self.log, self.fact_id_sha256, self.predecessor)
 
 
 def reencoded(tenant: str, bank: str, log: str, predecessor: str) -> Erasure:

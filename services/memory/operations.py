@@ -237,7 +237,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             if request.encoder_digest:
                 check_digest("encoder", request.encoder_digest, config.encoder_digest, "read")
             query = bytes_to_vector(request.prompt_latent, config.prompt_size, "prompt latent")
-            items = state.items(request.fact_id_prefix)
+            items = await finished(state.items, request.fact_id_prefix)
         read = await asyncio.to_thread(_read_recursively, items, query, episode, config.alpha)
         ids = items.ids
         order = sorted(range(len(ids)), key=lambda i: (-read.weights_n[i], ids[i]))

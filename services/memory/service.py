@@ -7,6 +7,7 @@ import bisect
 import os
 import time
 import uuid
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -45,6 +46,10 @@ MAX_WAIT_S = 30.0
 """Longest wait for an event."""
 POLL_S = 0.1
 """How often a waiting call looks at the log: 0.15 ms of the store each time."""
+INLINE_READS = 4
+"""Queries up to which a slots bank is read in place, 3 ms each: threads may all be busy."""
+INLINE_FACTS = 50_000
+"""Facts up to which it is: past them the search is what takes time, a millisecond for 16,000."""
 NOISE_LIMIT = 1e3
 """Largest standard deviation of the noise on w: weights are at most about 1."""
 
@@ -170,7 +175,7 @@ class MemoryService(Operations):
                 bytes_to_vector(raw, state.config.prompt_size, "prompt latent")
                 for raw in request.prompt_latents
             ]
-            readouts = self._readouts(state, queries, request)
+            readouts = await self._readouts(state, queries, request)
             version = state.version
         return memory_pb2.ReadResponse(
             readouts=[
@@ -183,12 +188,22 @@ class MemoryService(Operations):
             stale=view.stale,
         )
 
-    def _readouts(self, state: BankState, queries: list[np.ndarray], request) -> list[ReadOut]:
-        """What is read at each query; what a bank with K slots must solve first is a stage too."""
+    async def _readouts(
+        self, state: BankState, queries: list[np.ndarray], request
+    ) -> list[ReadOut]:
+        """What is read at each query; what a bank with K slots must solve first is a stage too.
+
+        Cost: O(K^3) for such a bank after an edit, seconds for K = 2048; never on the event loop.
+        """
         if not queries:
             return []
         started_s, solved_s = time.monotonic(), state.solve_time_s
-        found = state.read(np.stack(queries), request.noise, request.noise_seed)
+        asked = np.stack(queries), request.noise, request.noise_seed
+        small = len(queries) <= INLINE_READS and len(state) <= INLINE_FACTS
+        if state.sums is None and small:
+            found = state.read(*asked)
+        else:
+            found = await finished(state.read, *asked)
         solving_s = state.solve_time_s - solved_s
         if solving_s:
             passed("solve", started_s, started_s + solving_s)
@@ -206,7 +221,7 @@ class MemoryService(Operations):
         async with self._follower.view(tenant, request.bank, at_version=request.at_version) as view:
             state = view.state
             version, total = state.version, len(state)
-            page, more = self._page_of_facts(tenant, request, state, size)
+            page, more = await self._page_of_facts(tenant, request, state, size)
         payloads = await self._log.payloads(tenant, request.bank, [v for _, v in page])
         facts = [
             fact_to_proto(Payload.from_bytes(raw), fact_version)
@@ -233,6 +248,7 @@ class MemoryService(Operations):
         return memory_pb2.EnumerateEventsResponse(
             events=[event_to_proto(event, event.fact_id in erased) for event in events],
             version=version,
+            erased=request.fact_id in erased,
         )
 
     async def _awaited_events(self, request, size: int) -> list:
@@ -293,7 +309,7 @@ class MemoryService(Operations):
             stopped=self._follower.stopped_banks,
         )
 
-    def _page_of_facts(
+    async def _page_of_facts(
         self, tenant: str, request, state: BankState, size: int
     ) -> tuple[list[tuple[str, int]], bool]:
         if request.fact_id:
@@ -303,11 +319,15 @@ class MemoryService(Operations):
         known_at, ids = self._sorted_ids.get(key, ("", []))
         at = f"{state.chain} {state.erase_count}"
         if known_at != at:
-            ids = sorted(state.facts)
+            ids = await finished(_in_order, state.facts)
             self._sorted_ids = {key: (at, ids)}
         low = bisect.bisect_right(ids, request.after) if request.after else 0
         page = [(fact_id, state.facts[fact_id][0]) for fact_id in ids[low : low + size]]
         return page, low + size < len(ids)
+
+
+def _in_order(ids: Iterable[str]) -> list[str]:
+    return sorted(ids)
 
 
 def _appends(config: BankConfig, items: list) -> list[Append | LarimarError]:

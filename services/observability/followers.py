@@ -8,7 +8,7 @@ from larimar.memory import BankState
 from services.log_rules import MAX_EVENTS
 from services.observability import metrics
 
-OUTCOMES = ("saved", "failed", "skipped")
+OUTCOMES = ("saved", "failed", "skipped", "outdated")
 """What may become of a checkpoint."""
 
 

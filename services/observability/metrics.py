@@ -141,7 +141,9 @@ OTHER_HISTORIES = Counter(
 )
 CHECKPOINTS = Counter(
     "larimar_checkpoints",
-    "Checkpoints that were saved, could not be saved (failed), or were skipped when loaded.",
+    "Checkpoints that were saved, could not be saved (failed), or were not used when loaded: "
+    "damaged (skipped), or sound and of another state than the log's (outdated), as after an "
+    "erasure.",
     ["service", "outcome"],
 )
 
