@@ -123,8 +123,8 @@ async def _checked(
         for one in backup.banks:
             told(f"comparing {one.tenant}/{one.bank}")
             _compare(one, await mark(log, one.tenant, one.bank))
-        await eraser.restored()
-        for error in eraser.unrestored.values():
+        await eraser.restoring.restored()
+        for error in eraser.restoring.unrestored.values():
             raise error
         await _finished(log, eraser, told)
         found = []

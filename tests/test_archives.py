@@ -280,7 +280,7 @@ async def test_nobody_reads_what_an_import_brings_back_though_its_caller_goes_aw
     await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
     await asyncio.gather(*service._eraser._running.values())
     shown, gate = asyncio.Event(), asyncio.Event()
-    erase_again = service._eraser.erase_again
+    erase_again = service._eraser.restoring.erase_again
 
     async def held_up(tenant: str, bank: str) -> int:
         if bank == "copy":
@@ -288,7 +288,7 @@ async def test_nobody_reads_what_an_import_brings_back_though_its_caller_goes_aw
             await gate.wait()
         return await erase_again(tenant, bank)
 
-    monkeypatch.setattr(service._eraser, "erase_again", held_up)
+    monkeypatch.setattr(service._eraser.restoring, "erase_again", held_up)
     load = memory_pb2.LoadBankRequest(bank="copy", records=records, header=header, last=True)
     importing = asyncio.create_task(service.LoadBank(load, None))
     await shown.wait()
@@ -373,6 +373,7 @@ async def test_an_archive_from_before_a_re_encoding_is_erased_again(tmp_path: Pa
     await service._eraser.erase(TENANT, "newest", ["fact 3"], "x")
     chains = {entry.log for entry in ledger.entries() if entry.fact_id_sha256}
     assert len(chains) == 3 and len(ledger.entries()) == 5
+    await asyncio.gather(*service._eraser._running.values())  # it sweeps what is loaded meanwhile
     reply = await loaded(service, header, records, "again")
     assert reply.erased_again == 1
     assert "fact 3" not in (await state_of(both(log), "again"))[2]
@@ -390,6 +391,7 @@ async def test_the_archive_of_a_fork_of_an_empty_bank_is_erased_again(tmp_path: 
     header, records = await dumped(log, "fork")
     service = service_over(log, EraseLedger(tmp_path / "ledger.jsonl"))
     await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())  # it sweeps what is loaded meanwhile
     reply = await loaded(service, header, records, "again")
     assert reply.erased_again == 1
     await service._eraser.close()

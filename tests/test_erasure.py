@@ -25,9 +25,10 @@ from larimar.v1 import common_pb2
 from services.follower import Follower
 from services.log import MemoryLog
 from services.memory import erasure as erasure_module
+from services.memory import restoring
 from services.memory.erasure import Eraser, NoQueues
 from services.memory.jobs import Job, record_name
-from services.memory.ledger import EraseLedger, hashed
+from services.memory.ledger import EraseLedger, Erasure, hashed
 from services.memory.scan import needles_of, search_files, without_shared
 from tests.banks import ADDRESSINGS, config_of, payload_of
 from tests.events import eventually
@@ -553,8 +554,8 @@ async def test_the_ledger_takes_out_of_a_restored_bank_what_was_erased(tmp_path:
     await backup.publish(TENANT, "another-name", CONFIG, [], 10)
     assert "fact 3" in (await state_of(both(backup), "another-name"))[2]
     async with eraser(backup, ledger=ledger) as worker:
-        assert await worker.erase_again(TENANT, "another-name") == 1
-        assert await worker.erase_again(TENANT, "another-name") == 0
+        assert await worker.restoring.erase_again(TENANT, "another-name") == 1
+        assert await worker.restoring.erase_again(TENANT, "another-name") == 0
         await finished_all(worker)
     assert "fact 3" not in (await state_of(both(backup), "another-name"))[2]
     assert await backup.remove_payloads(TENANT, "another-name", ["fact 3"]) == 0
@@ -581,7 +582,7 @@ async def test_two_tenants_with_one_archive_have_a_ledger_line_each(tmp_path: Pa
     assert [line.tenant for line in ledger.entries()] == list(tenants)
     backup = await imported()
     async with eraser(backup, ledger=ledger) as worker:
-        await worker.restored()
+        await worker.restoring.restored()
         await finished_all(worker)
     for tenant in tenants:
         assert await backup.erased(tenant, "b") == {"fact 3"}, "back after a restore"
@@ -632,9 +633,9 @@ async def test_an_import_that_was_cut_off_keeps_nothing_of_an_erased_fact(
 
     monkeypatch.setattr(log, "rewrite_files", rewrite_files)
     async with eraser(log, ledger=ledger) as worker:
-        await worker.sweep_abandoned()
+        await worker.restoring.sweep_abandoned()
         assert (await log.load(TENANT, "copy", []))[0] == 6 and not rewrites
-        monkeypatch.setattr(erasure_module, "ABANDONED_LOAD_S", -1.0)
+        monkeypatch.setattr(restoring, "ABANDONED_LOAD_S", -1.0)
         worker.keep()
 
         async def swept() -> bool:
@@ -667,22 +668,22 @@ async def test_a_damaged_bank_keeps_no_other_from_being_restored(tmp_path: Path)
         await backup.load(TENANT, bank, stored)
         await backup.publish(TENANT, bank, CONFIG, [], 10)
     async with eraser(backup, ledger=ledger) as worker:
-        await worker.restored(TENANT, "sound", "")
+        await worker.restoring.restored(TENANT, "sound", "")
         assert await backup.erased(TENANT, "sound") == {"fact 3"}
         for _ in range(2):
             with pytest.raises(DataLoss):
-                await worker.restored(TENANT, "sound", "bad")
-        assert list(worker.unrestored) == [(TENANT, "bad")]
+                await worker.restoring.restored(TENANT, "sound", "bad")
+        assert list(worker.restoring.unrestored) == [(TENANT, "bad")]
         backup.is_damaged = False
-        await worker.restored(TENANT, "bad")
-        assert not worker.unrestored
+        await worker.restoring.restored(TENANT, "bad")
+        assert not worker.restoring.unrestored
         assert await backup.erased(TENANT, "bad") == {"fact 3"}
         await finished_all(worker)
 
 
 def test_a_ledger_keeps_each_line_once_and_survives_a_torn_one(tmp_path: Path, caplog) -> None:
     path = tmp_path / "ledger.jsonl"
-    lines = [erasure_module.Erasure("t", "b", "log", hashed(f), "e", 1, 2) for f in "abc"]
+    lines = [Erasure("t", "b", "log", hashed(f), "e", 1, 2) for f in "abc"]
     EraseLedger(path).add(lines[:2])
     EraseLedger(path).add(lines[:2])
     assert EraseLedger(path).entries() == lines[:2]

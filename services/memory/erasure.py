@@ -13,8 +13,8 @@ import contextlib
 import contextvars
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 from larimar.errors import Conflict, InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.memory import Kind, check_id, decide, request_body
@@ -23,25 +23,17 @@ from services.follower import Follower
 from services.log import Append, Log
 from services.memory.evidence import Evidence
 from services.memory.jobs import Job, record_name
-from services.memory.ledger import EraseLedger, Erasure, hashed, lineage, reencoded
+from services.memory.ledger import EraseLedger, Erasure, hashed, lineage
+from services.memory.restoring import MAX_FACTS, Restoring
 from services.observability import metrics
 from services.observability.logs import get_logger
 
 log = get_logger("larimar.erasure")
 
-T = TypeVar("T")
-
-MAX_FACTS = 256
-"""Facts of one erasure: its receipt names the digest of each."""
 PAUSE_S = 5.0
 """Between two looks for work that was left; also how often a worker says that it is at work."""
 STEP = "ERASE_STEP_"
 """What the names of the steps begin with."""
-ABANDONED_LOAD_S = 86_400.0
-"""After which an import or a re-encoding that was cut off is swept away; until then it goes on
-where it stopped."""
-SWEEP_S = 3_600.0
-"""Between two looks for such ones."""
 LEFT_S = 20.0
 """After which silence a worker counts as gone, and another takes its work up."""
 
@@ -67,6 +59,9 @@ class Eraser:
 
     Args:
         on_step: awaited after each step, with the receipt; what it raises ends the work there.
+
+    Attributes:
+        restoring: erases again what comes back.
     """
 
     def __init__(
@@ -86,14 +81,9 @@ class Eraser:
         self._running: dict[tuple[str, str], asyncio.Task] = {}
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task | None = None
-        self._restoring: asyncio.Task | None = None
-        self._shows: set[asyncio.Task] = set()
-        self._withheld: dict[tuple[str, str], asyncio.Task] = {}
-        self._sweep_at = 0.0
         self._evidence = Evidence(log_port)
         self._needles: dict[tuple[str, str], list[bytes]] = {}
-        self.unrestored: dict[tuple[str, str], LarimarError] = {}
-        """Tenant and bank of what cannot be read to look for erased facts, with the reason."""
+        self.restoring = Restoring(log_port, ledger, self.erase)
 
     async def erase(
         self, tenant: str, bank: str, fact_ids: Sequence[str], event_id: str
@@ -157,123 +147,6 @@ class Eraser:
             await self._log.put_job(tenant, bank, job.name)
         return job.receipt
 
-    async def erase_again(self, tenant: str, bank: str) -> int:
-        """Erases from a bank what its log's entries in the ledger name; how many facts it still
-        had. For banks that were restored from a backup or an archive."""
-        first = await self._log.events(tenant, bank, 0, 1)
-        if not first:
-            return 0
-        due = [
-            entry
-            for entry in await asyncio.to_thread(self._ledger.entries)
-            if (entry.tenant, entry.log) == (tenant, first[0].chain) and not entry.predecessor
-        ]
-        gone = {hashed(fact_id) for fact_id in await self._log.erased(tenant, bank)}
-        missing = {entry.fact_id_sha256 for entry in due} - gone
-        if not missing:
-            return 0
-        newest, _, _ = await self._log.head(tenant, bank)
-        if newest < max(entry.version for entry in due):
-            log.warning(
-                "bank %s is at version %d, and was at %d before: what came after is gone",
-                bank,
-                newest,
-                max(entry.version for entry in due),
-                tenant=tenant,
-                bank=bank,
-                version=newest,
-            )
-        ids: set[str] = set()
-        after = 0
-        while after < newest:
-            page = await self._log.events(tenant, bank, after, 1000)
-            ids.update(event.fact_id for event in page if hashed(event.fact_id) in missing)
-            after = page[-1].version
-        for start in range(0, len(ids), MAX_FACTS):
-            part = sorted(ids)[start : start + MAX_FACTS]
-            await self.erase(tenant, bank, part, f"ledger:{uuid.uuid4().hex}")
-        return len(ids)
-
-    async def shown(
-        self, tenant: str, bank: str, erased: Iterable[str], show: Callable[[], Awaitable[T]]
-    ) -> tuple[T, int]:
-        """Makes a bank visible that comes back, and erases from it again what the ledger names:
-        what `show` gave, and how many facts the bank still had.
-
-        Reads of this process wait for both where something may be due. Both come to their end
-        also when the caller goes away.
-
-        Args:
-            erased: fact ids that are erased in the bank that comes back.
-        """
-        gone = {hashed(fact_id) for fact_id in erased}
-        entries = await asyncio.to_thread(self._ledger.entries)
-        due = [one for one in entries if one.tenant == tenant and one.fact_id_sha256 not in gone]
-        key = (tenant, bank)
-        task = asyncio.create_task(self._shown(key, show, self._withheld.get(key)))
-        self._shows.add(task)
-        if any(not one.predecessor for one in due):
-            self._withheld[key] = task
-
-        def end(done: asyncio.Task) -> None:
-            self._shows.discard(done)
-            if self._withheld.get(key) is done:
-                del self._withheld[key]
-            if not done.cancelled():
-                done.exception()  # which nobody may be there to see
-
-        task.add_done_callback(end)
-        return await asyncio.shield(task)
-
-    async def _shown(
-        self, key: tuple[str, str], show: Callable[[], Awaitable[T]], before: asyncio.Task | None
-    ) -> tuple[T, int]:
-        if before is not None:
-            await asyncio.wait([before])
-        try:
-            return await show(), await self.erase_again(*key)
-        except BaseException:
-            # If the bank is there nevertheless, the next read looks at it first.
-            self.unrestored[key] = Unavailable(f"bank {key[1]!r} is being looked at: read it again")
-            raise
-
-    async def note_reencoded(
-        self, tenant: str, bank: str, source: str, records: Sequence[common_pb2.ArchiveRecord]
-    ) -> None:
-        """Notes in the ledger which log a new bank's log is made of, if it begins with these."""
-        if not records or records[0].event.version != 1:
-            return
-        first = await self._log.events(tenant, source, 0, 1)
-        if first:
-            line = reencoded(tenant, bank, records[0].event.chain, first[0].chain)
-            await asyncio.to_thread(self._ledger.add, [line])
-
-    async def restored(self, tenant: str = "", *banks: str) -> None:
-        """Returns when no bank has anything any more that the ledger names.
-
-        A store that was brought back from a backup may have. It is looked at once a process. A bank
-        of which that cannot be told holds up no other: it is looked at whenever it is asked for.
-
-        Args:
-            tenant: whose banks are asked for.
-            banks: which; an empty name stands for none.
-
-        Raises:
-            Unavailable: the store is down; it is looked at with the next call.
-            DataLoss: it cannot be told of one of these banks, whose log is damaged.
-        """
-        task = self._restoring
-        if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = self._restoring = asyncio.create_task(self._erase_restored())
-        await asyncio.shield(task)
-        for bank in banks:
-            if (showing := self._withheld.get((tenant, bank))) is not None:
-                await asyncio.wait([showing])
-            if (tenant, bank) in self.unrestored:
-                error = await self._restore(tenant, bank)
-                if error is not None:
-                    raise error
-
     def keep(self) -> None:
         """Sees to it that left work is taken up, from now on; safe to call again."""
         if self._keeper is None or self._keeper.done():
@@ -282,20 +155,16 @@ class Eraser:
 
     async def close(self) -> None:
         """Ends what runs; another worker, or the next start, takes it up."""
-        tasks = [self._keeper, self._restoring, *self._shows, *self._running.values()]
-        running = [task for task in tasks if task is not None]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await _ended([self._keeper] if self._keeper else [])
+        await self.restoring.close()
+        await _ended(list(self._running.values()))
 
     async def _keep(self) -> None:
         while True:
             try:
-                await self.restored()
+                await self.restoring.restored()
                 await self.take_up()
-                if time.monotonic() >= self._sweep_at:
-                    await self.sweep_abandoned()
-                    self._sweep_at = time.monotonic() + SWEEP_S
+                await self.restoring.sweep_if_due()
             except LarimarError as error:
                 log.warning("erasures wait: %s", error, reason=error.reason)
             await asyncio.sleep(PAUSE_S)
@@ -304,19 +173,6 @@ class Eraser:
         """Starts the work that other workers have left for `left_s`; how much there was."""
         async with self._starting:
             return await self._take_up(left_s)
-
-    async def sweep_abandoned(self) -> None:
-        """Sweeps what imports loaded that never came to an end; also out of the store's files
-        where the ledger names something of such a log."""
-        swept: set[tuple[str, str]] = set()
-        for tenant in await self._log.tenants():
-            chains = await self._log.sweep_loads(tenant, older_s=ABANDONED_LOAD_S)
-            swept |= {(tenant, chain) for chain in chains}
-        if swept:
-            log.info("%d imports that were cut off are swept away", len(swept))
-            entries = await asyncio.to_thread(self._ledger.entries)
-            if any((entry.tenant, entry.log) in swept for entry in entries):
-                await self._log.rewrite_files()
 
     async def _take_up(self, left_s: float) -> int:
         started = 0
@@ -383,36 +239,6 @@ class Eraser:
         job, worker, seen = Job.parse(tenant, text)
         job.through = bank
         return (job, worker, seen) if started_ms in (0, job.receipt.started_ms) else None
-
-    async def _erase_restored(self) -> None:
-        tenants = {entry.tenant for entry in await asyncio.to_thread(self._ledger.entries)}
-        for tenant in sorted(tenants):
-            for bank in await self._log.banks(tenant):
-                await self._restore(tenant, bank)
-
-    async def _restore(self, tenant: str, bank: str) -> LarimarError | None:
-        """Erases again what came back in a bank; why that cannot be done. Raises: Unavailable."""
-        try:
-            again = await self.erase_again(tenant, bank)
-        except Unavailable:
-            raise
-        except NotFound:  # deleted at this moment
-            again = 0
-        except LarimarError as error:
-            if (tenant, bank) not in self.unrestored:
-                log.error(
-                    "bank %s does not serve: whether erased facts are back cannot be told: %s",
-                    bank, error, tenant=tenant, bank=bank, reason=error.reason,
-                )  # fmt: skip
-            self.unrestored[tenant, bank] = error
-            return error
-        self.unrestored.pop((tenant, bank), None)
-        if again:
-            log.warning(
-                "%d erased facts were back in bank %s: erased again", again, bank,
-                tenant=tenant, bank=bank,
-            )  # fmt: skip
-        return None
 
     async def _known(self, tenant: str, bank: str, event_id: str) -> Job | None:
         text = await self._log.record(tenant, bank, record_name(bank, event_id))
@@ -674,6 +500,12 @@ class Eraser:
 
     def _affected(self, job: Job) -> list[Any]:
         return [bank for bank in job.receipt.banks if bank.versions]
+
+
+async def _ended(tasks: Sequence[asyncio.Task]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _event_ids(event_id: str, facts: int) -> list[str]:

@@ -115,7 +115,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def CompareVersions(self, request, grpc_context):
         """Facts added, removed and changed between two states."""
-        await self._eraser.restored(tenant_of(request), request.bank, request.to_bank)
+        await self._eraser.restoring.restored(tenant_of(request), request.bank, request.to_bank)
         return await without_erased(lambda: self._compared(request))
 
     async def _compared(self, request) -> memory_pb2.CompareVersionsResponse:
@@ -170,7 +170,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def DumpBank(self, request, grpc_context) -> AsyncIterator:
         """The whole log of a bank with its payloads."""
-        await self._eraser.restored(tenant_of(request), request.bank)
+        await self._eraser.restoring.restored(tenant_of(request), request.bank)
         tenant, after = tenant_of(request), check_version("after_version", request.after_version)
         async for message in self._archivist.dump(tenant, request.bank, after):
             yield message
@@ -185,7 +185,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             version, chain = header.version, header.chain
         else:
             if request.reencoded_from:
-                await self._eraser.note_reencoded(
+                await self._eraser.restoring.note_reencoded(
                     tenant, bank, request.reencoded_from, list(request.records)
                 )
             version, chain = await self._archivist.load(
@@ -195,7 +195,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             return memory_pb2.LoadBankResponse(version=version, chain=chain)
         if header is None:
             raise InvalidArgument("the last call of a load carries the archive's header")
-        (digest, _), again = await self._eraser.shown(
+        (digest, _), again = await self._eraser.restoring.shown(
             tenant,
             bank,
             header.erased_fact_ids,
@@ -211,7 +211,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def SampleLatents(self, request, grpc_context):
         """Latents z = w M of addresses drawn from N(0, I)."""
-        await self._eraser.restored(tenant_of(request), request.bank)
+        await self._eraser.restoring.restored(tenant_of(request), request.bank)
         count = request.count or 1
         if not 1 <= count <= MAX_SAMPLES:
             raise InvalidArgument(f"count is {count}, it must be 1 to {MAX_SAMPLES}")
@@ -227,7 +227,7 @@ class Operations(memory_pb2_grpc.MemoryServicer):
 
     async def ReadRecursively(self, request, grpc_context):
         """Reads each episode of facts, then the read-outs, until one is left."""
-        await self._eraser.restored(tenant_of(request), request.bank)
+        await self._eraser.restoring.restored(tenant_of(request), request.bank)
         episode = request.episode_size or EPISODE_SIZE
         async with self._follower.view(
             tenant_of(request), request.bank, at_version=request.at_version

@@ -152,7 +152,7 @@ class MemoryService(Operations):
 
     async def Read(self, request, grpc_context):
         """Reads the memory with query latents, at the newest version or a past one."""
-        await self._eraser.restored(tenant_of(request), request.bank)
+        await self._eraser.restoring.restored(tenant_of(request), request.bank)
         check_deadline(request)
         if len(request.prompt_latents) > MAX_READS:
             raise InvalidArgument(
@@ -212,7 +212,7 @@ class MemoryService(Operations):
 
     async def EnumerateFacts(self, request, grpc_context):
         """A page of live facts, in order of fact id."""
-        await self._eraser.restored(tenant_of(request), request.bank)
+        await self._eraser.restoring.restored(tenant_of(request), request.bank)
         size = page_size(request.page_size)
         return await without_erased(lambda: self._enumerated(request, size))
 
@@ -298,7 +298,7 @@ class MemoryService(Operations):
 
     async def DescribeMemory(self, request, grpc_context):
         """Which process this is; UNAVAILABLE when the store does not answer."""
-        await self._eraser.restored()
+        await self._eraser.restoring.restored()
         self._eraser.keep()
         await self._log.ping()
         return memory_pb2.DescribeMemoryResponse(
