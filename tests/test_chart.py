@@ -183,6 +183,7 @@ BAD = [
     ("secrets.store", "", "secrets.store is empty: make the secret by .*create secret generic"),
     ("secrets.rayStore", "", "secrets.rayStore is empty: make the secret by .*secret generic"),
     ("secrets.tls", "", "secrets.tls is empty: make the secret by .*create secret tls"),
+    ("secrets.tls", None, "secrets.tls is empty: make the secret by .*create secret tls"),
     ("settings.gateway.replicas", 3, "gateways.minReplicas"),
     ("settings.memory.replicas", 3, "followers.minReplicas"),
     ("settings.memory.cpus", 2.5, "settings.memory asks for 10 CPUs"),
