@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from infra.chart import ChartRefused, find_helm, rendered
 from larimar.errors import LarimarError
 from services.settings import Settings
 
@@ -24,9 +25,16 @@ TOOLS = Path(sys.executable).parent
 KUBERNETES = "1.33"
 """Version whose API the manifests are checked with."""
 SCHEMA = HERE / "kubernetes" / "rayservice.schema.json"
+CHART = Path("helm", "larimar")
+EXAMPLE = Path("helm", "example-values.yaml")
+"""Values that differ from the chart's own wherever one can."""
+
+Object = dict[str, Any]
+Named = Iterable[tuple[str, Object]]
+"""Kubernetes objects, each with the name of what it comes from."""
 
 
-def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
+def manifests() -> Iterator[tuple[str, Object]]:
     """Every Kubernetes object, with the name of its file."""
     for path in sorted((HERE / "kubernetes").glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
@@ -68,11 +76,20 @@ def check_compose() -> list[str]:
 
 def check_settings() -> list[str]:
     """Every file of settings, and that of the cluster."""
-    wrong = []
     texts = {path.name: path.read_text("utf-8") for path in HERE.glob("settings-*.json")}
-    for name, found in manifests():
-        if found["kind"] == "ConfigMap":
-            texts[name] = found["data"]["settings.json"]
+    return _wrong_settings(texts | _settings_of(manifests()))
+
+
+def _settings_of(objects: Named) -> dict[str, str]:
+    return {
+        name: found["data"]["settings.json"]
+        for name, found in objects
+        if found["kind"] == "ConfigMap"
+    }
+
+
+def _wrong_settings(texts: dict[str, str]) -> list[str]:
+    wrong = []
     for name, text in texts.items():
         try:
             Settings.from_json(text)
@@ -83,8 +100,12 @@ def check_settings() -> list[str]:
 
 def check_kubernetes() -> list[str]:
     """Every object, by the schema of its kind; a RayService by its parts."""
+    return _wrong_objects(manifests())
+
+
+def _wrong_objects(objects: Named) -> list[str]:
     wrong = []
-    for name, found in manifests():
+    for name, found in objects:
         checks: dict[str, Callable[[], Any]] = {}
         if found["kind"] == "RayService":
             checks["RayService"] = lambda f=found: jsonschema.validate(
@@ -121,7 +142,10 @@ def _check_serve(config: dict[str, Any]) -> None:
 
 def check_workers() -> list[str]:
     """What KubeRay adds to the pods of a RayService, and cannot do with them."""
-    objects = list(manifests())
+    return _wrong_workers(list(manifests()))
+
+
+def _wrong_workers(objects: list[tuple[str, Object]]) -> list[str]:
     wrong = []
     for name, service in objects:
         if service["kind"] != "RayService":
@@ -159,7 +183,44 @@ def _selects(selector: dict[str, Any], template: dict[str, Any]) -> bool:
     return selector["matchLabels"].items() <= template["metadata"]["labels"].items()
 
 
-CHECKS = (check_yaml, check_image, check_compose, check_settings, check_kubernetes, check_workers)
+def check_chart() -> list[str]:
+    """The Helm chart: linted strictly, and what it renders checked as the manifests are."""
+    helm = find_helm()
+    if helm is None:
+        print("infra: the chart was not checked: neither helm_python nor helm is installed")
+        return []
+    chart = HERE / CHART
+    example = yaml.safe_load((HERE / EXAMPLE).read_text("utf-8"))
+    wrong = []
+    for of, values, namespace in (
+        ("default values", {}, "larimar"),
+        (EXAMPLE.name, example, "larimar-small"),
+    ):
+        try:
+            found = [*helm.lint(chart, values, namespace)]
+            objects = rendered(helm, chart, values, namespace)
+            found += [
+                f"{name}: {one['kind']} is in the namespace {one['metadata'].get('namespace')}"
+                for name, one in objects
+                if one["metadata"].get("namespace") != namespace
+            ]
+            found += _wrong_settings(_settings_of(objects))
+            found += _wrong_objects(objects) + _wrong_workers(objects)
+        except (ChartRefused, LookupError) as error:
+            found = [str(error)]
+        wrong += [f"chart, {of}: {line}" for line in found]
+    return wrong
+
+
+CHECKS = (
+    check_yaml,
+    check_image,
+    check_compose,
+    check_settings,
+    check_kubernetes,
+    check_workers,
+    check_chart,
+)
 
 
 def main() -> int:

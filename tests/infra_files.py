@@ -81,10 +81,11 @@ def groups() -> list[dict]:
     return yaml.safe_load(text)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
 
 
-def offered_resources() -> dict[str, float]:
-    """The custom resources that some pod of the RayService offers, as `ray start` reads them."""
+def offered_resources(of: list[dict] | None = None) -> dict[str, float]:
+    """The custom resources that some pod of worker groups offers, as `ray start` reads them; of the
+    RayService's where none are given."""
     found: dict[str, float] = {}
-    for group in groups():
+    for group in groups() if of is None else of:
         # KubeRay puts the text into a shell's command line, which takes one level of quotes off.
         text = shlex.split(group["rayStartParams"].get("resources", "'{}'"))[0]
         found |= json.loads(text.replace("\\", ""))
