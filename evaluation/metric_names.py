@@ -46,7 +46,9 @@ METRICS: dict[str, Metric] = {
     "neighborhood_S": Metric(PERCENT, "neighbour prompts with P(true) > P(new)"),
     "neighborhood_M": Metric(PERCENT, "100 x the mean of P(true) - P(new) at neighbour prompts"),
     "neighborhood_unchanged": Metric(
-        PERCENT, "neighbour prompts that are continued letter for letter as by the base"
+        PERCENT,
+        "neighbour prompts, the first two of a record, that are continued letter for letter as by "
+        "the base",
     ),
     "neighborhood_in_scope": Metric(PERCENT, "neighbour prompts that scope takes in"),
     "score": Metric(PERCENT, "harmonic mean of edit_S, paraphrase_S and neighborhood_S"),

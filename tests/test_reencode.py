@@ -120,7 +120,7 @@ async def test_the_ledger_knows_what_a_bank_was_made_of(
     gateway, bank, new, served, monkeypatch, tmp_path
 ) -> None:
     ledger = EraseLedger(tmp_path / "ledger.jsonl")
-    monkeypatch.setattr(served.servicers["memory"]._eraser, "_ledger", ledger)
+    monkeypatch.setattr(served.servicers["memory"]._eraser.restoring, "_ledger", ledger)
     await edit(gateway, bank, FACTS[:2])
     target = new_bank_name()
     await reencode(new, bank, target)
