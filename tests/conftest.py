@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import hypothesis
@@ -30,6 +31,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 """No example is timed, for a busy machine is slow, and every run has the same examples: only
 `make chaos` draws new ones."""
+
+# A shell that starts the suite in the background has it ignore SIGINT, and all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
