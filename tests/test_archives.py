@@ -38,6 +38,15 @@ async def loaded(service: Any, header: Any, records: list[Any], bank: str = "b",
     return await service.LoadBank(last, None)
 
 
+async def dumped_and_erased(log: MemoryLog, service: Any) -> tuple[Any, list[Any]]:
+    """An archive that holds a fact which is erased since, to the end."""
+    await filled(log)
+    archive = await dumped(log)
+    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
+    await asyncio.gather(*service._eraser._running.values())
+    return archive
+
+
 @pytest.mark.parametrize("addressing", ADDRESSINGS)
 @pytest.mark.parametrize("size", [1, 4, 100])
 async def test_an_archive_gives_the_same_bank_under_any_name(addressing, size, monkeypatch) -> None:
@@ -275,10 +284,7 @@ async def test_nobody_reads_what_an_import_brings_back_though_its_caller_goes_aw
 ) -> None:
     log = MemoryLog()
     service = service_over(log, EraseLedger(tmp_path / "ledger.jsonl"))
-    await filled(log)
-    header, records = await dumped(log)
-    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
-    await asyncio.gather(*service._eraser._running.values())
+    header, records = await dumped_and_erased(log, service)
     shown, gate = asyncio.Event(), asyncio.Event()
     erase_again = service._eraser.restoring.erase_again
 
@@ -331,10 +337,7 @@ async def test_a_bank_is_looked_at_again_where_an_import_could_not_erase_from_it
 ) -> None:
     log = MemoryLog()
     service = service_over(log, EraseLedger(tmp_path / "ledger.jsonl"))
-    await filled(log)
-    header, records = await dumped(log)
-    await service._eraser.erase(TENANT, "b", ["fact 3"], "x")
-    await asyncio.gather(*service._eraser._running.values())
+    header, records = await dumped_and_erased(log, service)
     erase = log.erase
 
     async def down(*about) -> None:
