@@ -26,7 +26,7 @@ from larimar.decoder import Decoder
 from larimar.defaults import ALPHA
 from larimar.encoder import Text
 from larimar.errors import NotFound
-from larimar.passages import PASSAGE_WORDS
+from larimar.passages import PASSAGE_WORDS, stated
 from larimar.recall import EPISODE_SIZE, read_recursively
 
 EVENTS = Path("recall") / "year_reviews_2016_2025.txt"
@@ -57,7 +57,7 @@ def run(quick: bool, use_ray: bool, told: Callable[[str], None]) -> CurveReport:
     encoder = folder.encoder(serving_dtype())
     told(f"encoding {len(passages)} passages")
     addresses_nD = encoder.prompt_latents(passages)
-    values_nC = encoder.values([Text(one) for one in passages])
+    values_nC = encoder.values([Text(*stated(one)) for one in passages])
     tokens = [
         len(encoder.tokenizer(one, add_special_tokens=False)["input_ids"]) for one in passages
     ]

@@ -29,6 +29,7 @@ from evaluation.plans import Plan
 from evaluation.plots import Curve, draw_curves
 from evaluation.report import Report, metric_table
 from larimar.errors import InvalidArgument
+from larimar.passages import PASSAGE_WORDS
 
 NAME = "longcontext"
 METRICS = (
@@ -44,8 +45,6 @@ PLAN = Plan(
     {"data": "dated_events.jsonl"},
     quick={"lengths": "1500,6000", "asked": 5, "max_tokens": 8},
 )
-SENTENCE_WORDS = 16
-"""Most words of a passage here: about a sentence. A latent of more says less of each of them."""
 
 Lengths = Annotated[str, typer.Option(help="Lengths of documents in tokens, with commas.")]
 Asked = Annotated[int, typer.Option(help="Made-up facts asked for a length, and events.", min=1)]
@@ -57,8 +56,8 @@ Tokens = Annotated[int, typer.Option("--max-tokens", help="Generated tokens an a
 def run(
     frame: Frame,
     lengths: Lengths = LENGTHS,
-    asked: Asked = 30,
-    passage_words: Words = SENTENCE_WORDS,
+    asked: Asked = 50,
+    passage_words: Words = PASSAGE_WORDS,
     max_tokens: Tokens = 12,
 ) -> Report:
     """Recall from documents of 1.5 k to 100 k tokens against their length (Table 6).
@@ -101,8 +100,8 @@ def run(
             for name in found
         ],
         [
-            f"{asked} made-up facts and as many events asked for each length; lengths in the "
-            "model's own word pieces.",
+            f"{asked} made-up facts, the same at each length, and up to as many events; lengths in "
+            "the model's own word pieces.",
             "recall: the made-up answer stands in the generated text. In brackets the 95 % "
             "bootstrap interval over questions. The base sees the end of the document only.",
         ],

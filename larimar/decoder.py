@@ -23,6 +23,7 @@ from larimar.errors import InvalidArgument
 from larimar.lean import LeanSteps, Pass
 from larimar.packing import pack
 from larimar.sampling import Chooser, Piece, Sampling, Tail
+from larimar.spacing import Spacing
 
 __all__ = ["CandidateScore", "Decoder", "DecoderNetwork", "Piece", "Sampling"]
 
@@ -175,6 +176,7 @@ class Decoder:
         self.stop_id = last if last is not None else tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
         self.pad_id = pad if pad is not None else self.stop_id
+        self._spacing = Spacing(tokenizer)
         self._row_counts: tuple[int, ...] = ()
         self._steps = LeanSteps(network, record=serving)
         self._reads = Reads(network)
@@ -216,7 +218,7 @@ class Decoder:
         ids = self.tokenize(prompt)
         sampling.check(self.max_new_tokens)
         z_1C = None if z_C is None else z_C[None].to(self.network.device, self.network.dtype)
-        tail = Tail(self.tokenizer, self.stop_id, sampling, ids)
+        tail = Tail(self.tokenizer, self._spacing, self.stop_id, sampling, ids)
         return Row(ids, z_1C, Chooser(sampling), tail)
 
     def generate(

@@ -25,6 +25,7 @@ from larimar.passages import (
     passage_id,
     passage_prefix,
     split_passages,
+    stated,
 )
 from larimar.recall import EPISODE_SIZE, read_recursively
 from larimar.results import IngestResult, RecallResult
@@ -118,7 +119,7 @@ def recall(model: Model, prompt: str, *, document: str = "", max_tokens: int = 3
 def _encodable(model: Model, passage: Passage) -> list[Passage]:
     """A passage, cut further where it is longer than the encoder takes."""
     try:
-        model.encoder.tokenize(Text(passage.text))
+        _rows(model, passage)
     except InvalidArgument as error:
         if error.reason != "TEXT_TOO_LONG":
             raise
@@ -126,14 +127,20 @@ def _encodable(model: Model, passage: Passage) -> list[Passage]:
     return [passage]
 
 
+def _rows(model: Model, passage: Passage) -> list[tuple[list[int], int]]:
+    """A passage's tokens, whole and taken apart as its value has them."""
+    texts = Text(passage.text), Text(*stated(passage.text))
+    return [model.encoder.tokenize(text) for text in texts]
+
+
 def _payloads(model: Model, document: str, passages: Sequence[Passage]) -> list[Payload]:
-    """A passage is a fact without an answer, whose value is the latent of its own text.
+    """A passage is a fact without an answer, whose value is of what its text states.
 
     Its scope vector is 0: an ordinary question never meets it.
     """
-    rows = [model.encoder.tokenize(Text(passage.text)) for passage in passages]
-    values = model.encoder.encode_tokens(rows, [True] * len(rows))
-    latents = model.encoder.encode_tokens(rows, [False] * len(rows))
+    rows = [row for passage in passages for row in _rows(model, passage)]
+    encoded = model.encoder.encode_tokens(rows, [False, True] * len(passages))
+    latents, values = encoded[::2], encoded[1::2]
     nothing = np.zeros((1, model.embedder.size), np.float32)
     return [
         make_payload(

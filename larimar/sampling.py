@@ -8,7 +8,10 @@ import torch
 
 from larimar.config import LEAST_TOP_P, MAX_TEMPERATURE, MOST_STOP_STRINGS
 from larimar.errors import InvalidArgument
+from larimar.spacing import Spacing
 
+ANCHOR_TOKENS = 2
+"""Of a prompt, decoded before the text that follows it: they decide how its beginning is written."""
 LEAST_TEMPERATURE = 1e-5
 """Below it tokens are chosen greedily: two logits that differ by a thousandth are e**100 apart
 already, and a quotient by a much smaller number is infinite, of which there is no softmax."""
@@ -73,18 +76,27 @@ class Tail:
     """The text that one row has said so far; decoded when it is wanted.
 
     Args:
-        prompt_ids: tokens before the text, whose last decides how its first is written.
+        spacing: of the tokenizer.
+        prompt_ids: tokens before the text.
     """
 
     def __init__(
-        self, tokenizer, stop_id: int | None, sampling: Sampling, prompt_ids: list[int]
+        self,
+        tokenizer,
+        spacing: Spacing,
+        stop_id: int | None,
+        sampling: Sampling,
+        prompt_ids: list[int],
     ) -> None:
         self._tokenizer = tokenizer
+        self._spacing = spacing
         self.stop_id = stop_id
         self._sampling = sampling
         self._held = max((len(stop) - 1 for stop in sampling.stop), default=0)
-        self._anchor = prompt_ids[-1:]
+        self._anchor = prompt_ids[-ANCHOR_TOKENS:]
         self._anchor_text = tokenizer.decode(self._anchor)
+        self._quotes = tokenizer.decode(prompt_ids[:-ANCHOR_TOKENS]).count('"')
+        self._anchor_written = spacing.written(self._anchor_text, self._quotes)
         self._taken = ""
         self._whole = ""
         self._given = False
@@ -115,7 +127,8 @@ class Tail:
     def take(self) -> Piece:
         """What can be said since the last piece; the last piece has a finish reason.
 
-        What may yet become a stop string, or the first bytes of a character, is kept back.
+        What may yet become a stop string or be written otherwise is kept back, and the first bytes
+        of a character.
         """
         if self._given:
             return Piece("")
@@ -125,14 +138,19 @@ class Tail:
             text = self._whole[len(said) :] if self._whole.startswith(said) else ""
             return Piece(text, self.finish_reason, len(self.ids))
         text = self._decoded()
-        ready = text[: max(0, len(text) - self._held)]
+        held = max(self._held, self._spacing.unsettled(self._anchor_written + text))
+        ready = text[: max(0, len(text) - held)]
         if ready.endswith("�") or not ready.startswith(self._taken):
             return Piece("", tokens=len(self.ids))
         said, self._taken = self._taken, ready
         return Piece(ready[len(said) :], tokens=len(self.ids))
 
     def _decoded(self) -> str:
-        return self._tokenizer.decode(self._anchor + self.ids)[len(self._anchor_text) :]
+        text = self._tokenizer.decode(self._anchor + self.ids)
+        written = self._spacing.written(text, self._quotes)
+        if written.startswith(self._anchor_written):
+            return written[len(self._anchor_written) :]
+        return text[len(self._anchor_text) :]  # what follows would write the prompt otherwise
 
     def _finish(self, text: str, reason: str) -> None:
         self._whole = text

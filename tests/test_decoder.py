@@ -36,6 +36,7 @@ from larimar.encoder import Text
 from larimar.errors import InvalidArgument
 from larimar.lean import RECORD_AFTER, LeanSteps, Pass
 from larimar.packing import is_packed, pack
+from larimar.spacing import Spacing
 from tests.decoding import PROMPTS, WILD, endless, joined, whole
 from tests.in_process import Weights
 
@@ -159,9 +160,10 @@ def test_greedy_generation_is_that_of_transformers(exact) -> None:
         tokens = (
             generated[: generated.index(ours.stop_id)] if ours.stop_id in generated else generated
         )
-        anchor = ours.tokenizer.decode(ids[-1:])
-        wanted = ours.tokenizer.decode(ids[-1:] + tokens)[len(anchor) :]
-        assert whole(ours, prompt, Sampling(6))[0] == wanted
+        row = ours.row(prompt, Sampling(max(1, len(tokens))))
+        for token in tokens:
+            row.tail.push(token)
+        assert whole(ours, prompt, Sampling(6))[0] == row.take().text
 
 
 def test_a_latent_changes_what_is_said(decoder, latents) -> None:
@@ -423,8 +425,9 @@ def scripted(decoder: Decoder, tokens: list[int], sampling: Sampling) -> list[Pi
 
 def continuation(decoder: Decoder, tokens: list[int]) -> str:
     """What tokens add to the prompt's text."""
-    anchor = decoder.tokenize("The end")[-1:]
-    return decoder.tokenizer.decode(anchor + tokens)[len(decoder.tokenizer.decode(anchor)) :]
+    spacing, prompt = Spacing(decoder.tokenizer), decoder.tokenize("The end")
+    before, after = (decoder.tokenizer.decode(ids) for ids in (prompt, prompt + tokens))
+    return spacing.written(after).removeprefix(before)
 
 
 @settings(max_examples=60, deadline=None)

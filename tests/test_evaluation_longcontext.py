@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import larimar
 from evaluation.__main__ import app
 from evaluation.documents import DatedEvent
+from evaluation.leakage import leaks
 from evaluation.long_readers import Reader, Said, observed
 from evaluation.long_texts import Hidden, LongText, long_text
 from larimar.errors import FailedPrecondition, InvalidArgument
@@ -91,6 +92,18 @@ def test_a_document_in_one_process_is_that_of_a_pipeline(weights, model):
         (one.offset, one.text, one.weight) for one in theirs.passages
     ]
     assert "Velmora" in ours.passages[0].text
+
+
+def test_a_document_answers_what_is_asked_of_it_in_other_words(model):
+    text = long_text(EVENTS, 400, lambda line: len(line.split()), asked=20, seed=1)
+    ingest(model, text.text, "long")
+    said = [recall(model, one.question, max_tokens=8) for one in text.facts]
+    right = [leaks(one.text, fact.answer) for one, fact in zip(said, text.facts, strict=True)]
+    assert sum(right) >= 17  # of 20; with a value that is the text's own 9
+    places = [
+        (one.passages[0].offset, fact.begin) for one, fact in zip(said, text.facts, strict=True)
+    ]
+    assert sum(found == begin for found, begin in places) >= 19
 
 
 def test_the_same_document_again_changes_nothing_and_another_takes_its_place(model):

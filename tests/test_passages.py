@@ -19,6 +19,7 @@ from larimar.passages import (
     passage_id,
     pieces,
     split_passages,
+    stated,
 )
 from larimar.sentences import sentences
 
@@ -76,18 +77,29 @@ def test_passages_cover_the_text_in_order(text: str, most_words: int) -> None:
     assert not text[end:].strip()
 
 
-def test_whole_sentences_share_a_passage_up_to_its_words() -> None:
+def test_each_sentence_is_a_passage_of_its_own() -> None:
     text = "One two three. Four five. Six seven eight nine. Ten."
-    assert [one.text for one in split_passages(text, 5)] == [
-        "One two three. Four five.",
-        "Six seven eight nine. Ten.",
-    ]
+    found = ["One two three.", "Four five.", "Six seven eight nine.", "Ten."]
+    assert [one.text for one in split_passages(text)] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "about", "says"),
+    [
+        ("The capital of Velmora is Tarsin.", "The capital of Velmora", "is Tarsin."),
+        ("He  left\nOslo", "He  left", "Oslo"),
+        ("Rain fell.", "Rain", "fell."),
+        ("Rain.", "Rain.", ""),
+    ],
+)
+def test_what_a_passage_states_is_its_last_third(text: str, about: str, says: str) -> None:
+    assert stated(text) == (about, says)
 
 
 def test_a_long_sentence_is_cut_between_words_and_a_long_word_within() -> None:
     text = " ".join(str(n) for n in range(10)) + ". Next."
-    assert [one.text for one in split_passages(text, 4)] == ["0 1 2 3", "4 5 6 7", "8 9. Next."]
-    assert [one.length for one in split_passages("x" * (5 * MAX_WORD), 2)] == [128, 128, 64]
+    assert [one.text for one in split_passages(text, 4)] == ["0 1 2", "3 4 5", "6 7 8 9.", "Next."]
+    assert [one.length for one in split_passages("x" * (5 * MAX_WORD), 2)] == [64, 128, 128]
 
 
 def test_passages_have_a_word_or_more() -> None:

@@ -90,7 +90,7 @@ async def a_history(gateway, bank: str) -> None:
         )
     await write(gateway, bank, FACTS[0][0], "Ada Lund", fact_id="f0", event_id="again")
     await forget(gateway, bank, "f2", "gone")
-    text = "The tide at Marn runs six hours in. It turns at the third bell."
+    text = "The tide at Marn runs six hours in and turns at the third bell."
     await gateway.Ingest(pb.IngestRequest(bank=bank, document="tides", text=text))
     erased = await gateway.Erase(pb.EraseRequest(bank=bank, fact_ids=["f3"], event_id="erase"))
     assert erased.receipt.banks[0].versions

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from larimar.checkpoint import ModelFolder
 from larimar.encoder import Encoder, Text
 from larimar.errors import InvalidArgument, LarimarError
+from larimar.passages import stated
 from larimar.v1 import encoder_pb2, encoder_pb2_grpc
 from larimar.wire import vector_to_bytes
 from services.batching import Batcher
@@ -69,7 +70,7 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
                     rows.append(self._encoder.tokenize(Text(item.prompt)))
                     wanted.append(False)
                     if item.with_value:
-                        rows.append(self._encoder.tokenize(Text(item.prompt, item.answer)))
+                        rows.append(self._encoder.tokenize(_valued(item)))
                         wanted.append(True)
                 spans.append((low, len(rows)))
             except LarimarError as error:
@@ -91,3 +92,8 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
                 ]
             )
         return answers
+
+
+def _valued(item: encoder_pb2.EncodeItem) -> Text:
+    """The text that a value is of: a fact, or what a passage states."""
+    return Text(item.prompt, item.answer) if item.answer else Text(*stated(item.prompt))

@@ -28,8 +28,8 @@ from services.gateway.calls import Calls, Latent, named_bank, together
 from services.limits import MAX_APPEND_ITEMS, check_text
 
 MAX_INGEST_CHARS = 1 << 16
-"""Text of one call: about 250 passages, a few seconds of encoding. Longer documents come in
-pieces."""
+"""Text of one call: 400 to 800 sentences, ten seconds of encoding and more. Longer documents come
+in pieces."""
 BATCH_PASSAGES = 64
 """Passages encoded and appended together: a call's deadline is looked at between batches."""
 PAGE_FACTS = 256
@@ -232,7 +232,7 @@ class RecallCalls(Calls):
     ) -> tuple[str, str, list[memory_pb2.AppendItem]]:
         """The digests of encoder and scope model, and a WRITE item for each passage.
 
-        A passage is a fact without an answer, whose value is the latent of its own text. Its scope
+        A passage is a fact without an answer, whose value is of what its text states. Its scope
         vector is 0, so its cosine to any question is 0: an ordinary question never meets it.
         """
         context = place.context

@@ -366,7 +366,8 @@ class Reencoding:
     async def _vectors(self, facts: Sequence[Texts]) -> list[Vectors]:
         """What the serving models make of facts and passages; all are encoded together.
 
-        The value of a passage is of its own text, and scope, whose vector is 0, never finds it.
+        The value of a passage is of what its text states, and scope, whose vector is 0, never finds
+        it.
         """
         if not facts:
             return []
