@@ -26,8 +26,9 @@ from larimar.errors import InvalidArgument
 
 PERCENT = 100.0
 RESAMPLES = 1000
-SCORING = 2
-"""Of the rules by which answers are compared: what was measured by older ones is of another run."""
+SCORING = 3
+"""Of the rules by which answers are written and compared: what was measured by older ones is of
+another run."""
 # Resamples drawn at a time, so that 10,000 records take megabytes.
 _CHUNK = 100
 END_OF_TEXT = ("<|endoftext|>", "</s>", "[SEP]")
