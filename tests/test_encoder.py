@@ -28,6 +28,7 @@ from larimar.errors import (
     InvalidArgument,
     ResourceExhausted,
 )
+from larimar.passages import stated
 from larimar.v1 import encoder_pb2, encoder_pb2_grpc
 from services.contracts import channel_stub
 from services.encoder.service import MAX_ITEMS, MAX_QUEUE, EncoderService
@@ -298,11 +299,15 @@ async def test_callers_share_a_batch_and_a_bad_text_fails_its_own_call(
 
 
 def alone_pairs(encoder: Encoder, alone, places) -> list[tuple[bytes, bytes]]:
-    """What the service gives for texts of the pool: the address leaves the answer out."""
-    prompts = [encoder.encode([Text(POOL[place].prompt)], [False])[0] for place in places]
-    return [
-        (prompt.tobytes(), alone[place][1]) for prompt, place in zip(prompts, places, strict=True)
-    ]
+    """What the service gives for texts of the pool: the address leaves the answer out, and the
+    value of a text without one is of what it states."""
+    pairs = []
+    for place in places:
+        text = POOL[place]
+        [address] = encoder.prompt_latents([text.prompt])
+        stating = encoder.values([Text(*stated(text.prompt))])[0].tobytes()
+        pairs.append((address.tobytes(), alone[place][1] if text.answer else stating))
+    return pairs
 
 
 async def test_a_value_is_given_only_where_it_is_wanted(door, gated, weights: Weights) -> None:
