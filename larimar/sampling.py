@@ -11,7 +11,7 @@ from larimar.errors import InvalidArgument
 from larimar.spacing import Spacing
 
 ANCHOR_TOKENS = 2
-"""Of a prompt, decoded before the text that follows it: they decide how its beginning is written."""
+"""Of a prompt, decoded before the text that follows it: they decide how that begins."""
 LEAST_TEMPERATURE = 1e-5
 """Below it tokens are chosen greedily: two logits that differ by a thousandth are e**100 apart
 already, and a quotient by a much smaller number is infinite, of which there is no softmax."""

@@ -15,7 +15,8 @@ from tests.backbone_folders import byte_tokenizer
 TOKENIZER = ModelFolder.open(DEFAULT_MODEL).decoder_tokenizer()
 SPACING = Spacing(TOKENIZER)
 STOP = TOKENIZER.sep_token_id
-MARKS = list("-/'\"()[]:;,.!?%$–—_123") + "s t ve the x u fox ##ing 000 1990 brien".split()
+WORDS = ("s", "t", "ve", "the", "x", "u", "fox", "##ing", "000", "1990", "brien")
+MARKS = [*"-/'\"()[]:;,.!?%$–—_123", *WORDS]
 MARK_IDS = TOKENIZER.convert_tokens_to_ids(MARKS)
 
 
