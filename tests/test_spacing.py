@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evaluation.options import DEFAULT_MODEL
 from larimar.checkpoint import ModelFolder
 from larimar.sampling import Sampling, Tail
 from larimar.spacing import Spacing
+from services.settings import DEFAULT_MODEL
 from tests.backbone_folders import byte_tokenizer
 
 TOKENIZER = ModelFolder.open(DEFAULT_MODEL).decoder_tokenizer()
@@ -45,7 +45,7 @@ def said(prompt: list[int], ids: list[int]) -> tuple[str, list[str]]:
         "mat-49, the mezzo-soprano of st john's college",
         "o'brien and d'ivoire don't say lil' kim",
         "the workers' party won't: it can't",
-        "u.s. army, 10:30 a.m., 1,234,567 people, 3.5 % of $5".replace(" %", "%"),
+        "u.s. army, 10:30 a.m., 1,234,567 people, 3.5% of $5",
         'called "hey jude" (1968), "yesterday"; and/or',
         "in july 4, 2006, and 1990–1994",
         "the word—of all—stood. it was 1990. then it ended",
