@@ -15,7 +15,7 @@ from larimar.errors import InvalidArgument, NotFound
 from larimar.memory import FIXED_LIMIT
 from tests.training_runs import RECORD, loop, tiny_episodic, write_corpus, write_warm_start
 from training import mix, package
-from training.__main__ import main, train
+from training.__main__ import main, precision_of, train
 from training.looks import CounterFact, read_probes, samples
 from training.loop import Loop
 from training.progress import RunLog, forget_after
@@ -176,6 +176,31 @@ def test_a_run_saves_ten_times_where_nobody_says_how_often(
         with pytest.raises(InvalidArgument, match="built"):
             train([str(recipe), *paths, *more])
     assert given == [wanted, 7]
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_a_run_multiplies_in_what_the_device_has_instructions_for(
+    warm_start, corpus, tmp_path, monkeypatch, instructions
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(tiny_episodic(warm_start)))
+    given = []
+
+    def built(recipe, sources, options, *rest):
+        given.append((options.precision, recipe.optimizer))
+        raise InvalidArgument("built")
+
+    monkeypatch.setattr("training.__main__.build_loop", built)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: instructions)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    paths = ["--corpus", str(corpus), "--out", str(tmp_path), "--device", "cpu"]
+    chosen = ["--precision", "bfloat16", "--optimizer", "muon"]
+    for more in ([], chosen, ["--precision", "float32"]):
+        with pytest.raises(InvalidArgument, match="built"):
+            train([str(recipe), *paths, *more])
+    fitting = "bfloat16" if instructions else "float32"
+    assert given == [(fitting, "adamw"), ("bfloat16", "muon"), ("float32", "adamw")]
+    assert precision_of("auto", "cuda") == "bfloat16"
 
 
 def test_a_recipe_refuses_what_it_does_not_have(corpus, tmp_path) -> None:

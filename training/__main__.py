@@ -11,15 +11,20 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from larimar.checkpoint import serving_dtype
 from larimar.errors import InvalidArgument
 from training.looks import CounterFact, samples
 from training.loop import PRECISIONS, Look, Options
+from training.optimizers import OPTIMIZERS
 from training.recipes import RECIPES, Episodic, Recipe, find_recipe, find_start
 from training.run import Sources, build_loop
 from training.stopping import Stopped, asked_to_stop, status_of
 
 PATHS = ("corpus", "out", "start", "prepared", "eval_data")
-_CHANGES = ("steps", "sentences", "seed", "corpus_tokens", "learning_rate", "encoder", "decoder")
+_CHANGES = (
+    *("steps", "sentences", "seed", "corpus_tokens"),
+    *("optimizer", "learning_rate", "encoder", "decoder"),
+)
 
 
 def main() -> int:
@@ -58,7 +63,7 @@ def train(arguments: list[str]) -> None:
     options = Options(
         given.out,
         torch.device(given.device),
-        given.precision,
+        precision_of(given.precision, given.device),
         given.accumulate,
         given.log_every,
         given.save_every or save_every(recipe.steps),
@@ -70,6 +75,15 @@ def train(arguments: list[str]) -> None:
         loop.run(asked)
         if asked():  # in the last look: what comes after this run is not begun
             raise Stopped(f"stopped after the last step, {recipe.steps}, which is saved", asked())
+
+
+def precision_of(wanted: str, device: str) -> str:
+    """One of PRECISIONS; for "auto" bfloat16 unless the device would have to emulate it.
+
+    A step in emulated bfloat16 takes many times as long as in float32 (docs/log.md, entry 35).
+    """
+    dtype = serving_dtype(device, wanted)
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
 def save_every(steps: int) -> int:
@@ -106,11 +120,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="optimizer steps, when not the recipe's")
     add("--sentences", type=int, help="sentences to read, when not the recipe's")
     add("--corpus-tokens", type=int, help="tokens of running text to prepare; 0 for all")
+    add("--optimizer", choices=OPTIMIZERS, help="when not the recipe's")
     add("--learning-rate", type=float, help="peak learning rate, when not the recipe's")
     add("--encoder", help="name or folder of a pretrained encoder")
     add("--decoder", help="name or folder of a pretrained causal language model")
     add("--seed", type=int)
-    add("--precision", choices=sorted(PRECISIONS), default="bfloat16")
+    add(
+        "--precision",
+        choices=["auto", *sorted(PRECISIONS)],
+        default="auto",
+        help="of products [bfloat16 where the device has instructions for it, else float32]",
+    )
     add("--accumulate", type=int, default=1, help="parts that a step's rows are computed in")
     add("--workers", type=int, default=1, help="processes, by Ray Train; one GPU each, or CPU")
     add("--shard", action="store_true", help="spread weights over the workers too (FSDP2)")

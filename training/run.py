@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from larimar.checkpoint import ModelFolder
+from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.errors import InvalidArgument
 from training.bpe import open_tokenizer, train_bpe
 from training.data import Sentences, training_shards, validation_file
@@ -64,6 +64,9 @@ def build_loop(
     """
     workers = Workers.join(options.device, shard)
     tell = say if workers.first else _nothing
+    tell(f"products in {options.precision}")
+    if recipe.optimizer == "muon" and serving_dtype(options.device.type) == torch.float32:
+        tell("Muon works in bfloat16, which is emulated here: --optimizer adamw is faster")
     start = _start(sources, tell)
     own = _own_tokenizer(recipe, sources, options, workers, tell)
     parts = build_parts(recipe, sources.start, options.device, own)
