@@ -35,6 +35,8 @@ class Live(NamedTuple):
 
 
 Facts = dict[str, Live]
+Change = tuple[str, Live | None, Live | None]
+"""A fact that two states do not agree on: its id, and what each has of it."""
 
 
 @dataclass(frozen=True)
@@ -375,7 +377,7 @@ def _first_version(family: dict[str, Origin | None], bank: str) -> int:
     return origin.version if origin else 0
 
 
-def changes(before: Facts, after: Facts) -> Iterable[tuple[str, Live | None, Live | None]]:
+def changes(before: Facts, after: Facts) -> Iterable[Change]:
     """Facts that two states do not agree on, in order of fact id."""
     for fact_id in sorted(before.keys() | after.keys()):
         if _content(before, fact_id) != _content(after, fact_id):

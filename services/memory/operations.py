@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from services.follower import Follower
 from services.limits import MAX_PAGE, check_bank_name, check_id, check_version
 from services.log import Log
 from services.memory.archives import Archivist
-from services.memory.branches import Brancher, Facts, Live, changes
+from services.memory.branches import Brancher, Change, Facts, Live, changes
 from services.memory.capacity import Capacity
 from services.memory.erasure import Eraser, Queues
 from services.memory.events import fact_to_proto
@@ -34,6 +35,7 @@ NAMED_WEIGHTS = 16
 NAMED_CONFLICTS = 1000
 """Conflicts, and overtaken facts, that the answer to a merge lists."""
 
+_KINDS = common_pb2.FactChange.Kind
 _POLICIES = {
     common_pb2.MERGE_POLICY_UNSPECIFIED: "fail",
     common_pb2.MERGE_POLICY_FAIL: "fail",
@@ -128,22 +130,14 @@ class Operations(memory_pb2_grpc.MemoryServicer):
         if request.from_version:
             before, _ = await self._brancher.facts_at(tenant, request.bank, request.from_version)
         after, to_version = await self._brancher.facts_at(tenant, to_bank, request.to_version)
-        differing = await asyncio.to_thread(lambda: list(changes(before, after)))
-        later = [change for change in differing if change[0] > request.after]
-        page = later[:size]
+        compared = await asyncio.to_thread(_Compared, changes(before, after), request.after, size)
+        page = compared.page
         befores = await self._facts(tenant, request.bank, [one for _, one, _ in page])
         afters = await self._facts(tenant, to_bank, [one for _, _, one in page])
-        kinds = common_pb2.FactChange.Kind
         return memory_pb2.CompareVersionsResponse(
             changes=[
                 common_pb2.FactChange(
-                    kind=(
-                        kinds.KIND_ADDED
-                        if old is None
-                        else kinds.KIND_REMOVED
-                        if new is None
-                        else kinds.KIND_CHANGED
-                    ),
+                    kind=_kind(old, new),
                     fact_id=fact_id,
                     before=befores.get(old.version) if old else None,
                     after=afters.get(new.version) if new else None,
@@ -152,10 +146,10 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             ],
             from_version=request.from_version,
             to_version=to_version,
-            added=sum(old is None for _, old, _ in differing),
-            removed=sum(new is None for _, _, new in differing),
-            changed=sum(None not in (old, new) for _, old, new in differing),
-            next_after=page[-1][0] if len(later) > size else "",
+            added=compared.counts[_KINDS.KIND_ADDED],
+            removed=compared.counts[_KINDS.KIND_REMOVED],
+            changed=compared.counts[_KINDS.KIND_CHANGED],
+            next_after=page[-1][0] if compared.more else "",
         )
 
     async def _facts(
@@ -287,6 +281,34 @@ def _read_recursively(items: Items, query: np.ndarray, episode: int, alpha: floa
         episode,
         alpha,
     )
+
+
+class _Compared:
+    """A page of what two states do not agree on, and how much of each kind there is in all.
+
+    Attributes:
+        page: the first changes behind a fact id.
+        more: whether others follow.
+        counts: changes by kind, those of all pages.
+    """
+
+    def __init__(self, differing: Iterable[Change], after: str, size: int) -> None:
+        self.page: list[Change] = []
+        self.more = False
+        self.counts: Counter[int] = Counter()
+        for change in differing:
+            fact_id, old, new = change
+            self.counts[_kind(old, new)] += 1
+            if fact_id > after:
+                self.more = len(self.page) == size
+                if not self.more:
+                    self.page.append(change)
+
+
+def _kind(old: Live | None, new: Live | None) -> Any:
+    if old is None:
+        return _KINDS.KIND_ADDED
+    return _KINDS.KIND_REMOVED if new is None else _KINDS.KIND_CHANGED
 
 
 async def without_erased(read: Callable[[], Awaitable[Any]]) -> Any:
