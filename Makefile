@@ -44,7 +44,7 @@ asyncapi: setup ## generate docs/asyncapi.yaml from the code
 console: ## build the console's assets from their sources (needs Node)
 	cd services/gateway/http/console_src && npm install --no-save --no-audit --no-fund && npm run build
 
-bench: setup ## run every benchmark, JSON to out/
+bench: setup ## run every benchmark but chaos, powercut and load, JSON to out/
 	$(BIN)/python -m benchmarks all --out out
 
 clean: ## remove .venv and caches (not the data directory)

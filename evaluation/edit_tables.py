@@ -118,6 +118,7 @@ def make(
         ],
         lambda figure: draw_rows(figure, rows, table.drawn),
         n=len(records),
+        baselines=list(baselines.names),
         plain_decoder=plain,
         paper=table.paper or {},
     )

@@ -221,7 +221,7 @@ def _draw(figure: Any, *, rows: Sequence[Mapping[str, Any]], slots: int, metric:
         x = [one["sigma"] for one in some]
         curves.append(Curve(label(name, slots), x, [one["metrics"][metric] for one in some]))
     x = curves[0].x
-    curves.append(Curve("base", x, [rows[-1]["metrics"][metric]] * len(x)))
+    curves.append(Curve("base", x, [rows[-1]["metrics"][metric]] * len(x), level=True))
     y_labels = {
         "edit_generated": "edits recalled, generated (%)",
         "target_perplexity": "perplexity of the new target",

@@ -34,6 +34,8 @@ class Curve:
     x: Sequence[float]
     metrics: Sequence[Mapping[str, Any]]
     """As in a report's row; one without a value is left out, one with bounds has a band."""
+    level: bool = False
+    """Whether it was measured once, for all x: drawn without markers."""
 
 
 def save(draw: Callable[[Any], None], path: Path) -> Path:
@@ -70,8 +72,11 @@ def draw_rows(figure: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[st
             label=row["system"],
             hatch="//" if place >= len(COLORS) else None,
             capsize=1.5,
-            error_kw={"elinewidth": 0.8},
+            error_kw={"elinewidth": 0.8, "ecolor": "0.5"},  # seen on black bars too
         )
+        for x, value in zip(at, values, strict=True):
+            if not value:
+                axes.annotate("0", (x, 0), ha="center", va="bottom", fontsize=5)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axes.set_ylabel("percent")
     axes.grid(axis="x", visible=False)
@@ -101,7 +106,7 @@ def draw_curves(
             [x for x, _ in known],
             [one["value"] for _, one in known],
             LINES[look],
-            marker=MARKERS[look],
+            marker="" if curve.level else MARKERS[look],
             color=COLORS[look],
             label=curve.label,
         )
@@ -123,4 +128,4 @@ def draw_curves(
 
 
 def _legend_above(axes: Any) -> None:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8, handlelength=3)

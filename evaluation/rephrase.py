@@ -221,7 +221,8 @@ def _curves(rows: Sequence[Mapping[str, Any]], axis: str, slots: int, **fixed: i
         curves.append(Curve(label(name, slots), x, recalled))
     [base] = [one for one in rows if one["system"] == BASE.name]
     along = curves[0].x
-    return [*curves, Curve("base", along, [base["metrics"]["unseen_generated"]] * len(along))]
+    plain = [base["metrics"]["unseen_generated"]] * len(along)
+    return [*curves, Curve("base", along, plain, level=True)]
 
 
 def _draw(figure: Any, *, rows: Sequence[Mapping[str, Any]], level: int, slots: int) -> None:

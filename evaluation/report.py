@@ -23,7 +23,7 @@ from typing import Any
 
 import larimar
 from evaluation import paper
-from evaluation.metric_names import METRICS
+from evaluation.metric_names import METRICS, PERCENT, SECONDS
 from larimar.errors import InvalidArgument
 
 PACKAGES = ("numpy", "torch", "transformers", "tokenizers", "sentence-transformers")
@@ -189,8 +189,8 @@ def cell(summary: Mapping[str, Any], digits: int = 1) -> str:
 
 
 def digits_of(metric: str) -> int:
-    """Decimals that a table shows of a metric: percents 1, all else 3."""
-    return 1 if METRICS[metric].unit == "%" else 3
+    """Decimals that a table shows of a metric: percents 1, seconds 4, all else 3."""
+    return {PERCENT: 1, SECONDS: 4}.get(METRICS[metric].unit, 3)
 
 
 def metric_table(

@@ -391,6 +391,11 @@ def _notes(kept: Records, stream: Stream) -> list[str]:
         f"{len(stream.unseen)} rephrasings were never written. In brackets the 95 % bootstrap "
         "interval over records.",
     ]
+    if len(stream.edits) > ASKED:
+        notes.append(
+            f"At a step before the last at most {ASKED:,} edits, spread evenly over those so far, "
+            "are asked, and as many unseen rephrasings."
+        )
     if "text-before" in kept:
         pairs = list(zip(kept["text-before"], kept["text-after"], strict=True))
         outside = [(one, other) for one, other in pairs if not other[1]]
@@ -420,6 +425,7 @@ def _draw(
         Curve(text, [row["edits"] for row in rows], [row["metrics"][metric] for row in rows])
         for text, metric, rows in drawn
     ]
-    curves.append(Curve("base: edits", steps, [base["metrics"]["retention_f1"]] * len(steps)))
-    draw_curves(figure, curves, "edits in a row", "token F1 of the answers (%)")
+    plain = [base["metrics"]["retention_f1"]] * len(steps)
+    curves.append(Curve("base: edits", steps, plain, level=True))
+    draw_curves(figure, curves, "edits in a row", "token F1 of the answers (%)", log_x=True)
     figure.axes[0].set_ylim(*SHARES)

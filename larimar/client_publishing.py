@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from larimar.edit_events import from_json
+from larimar.defaults import DEFAULT_BANK
+from larimar.edit_events import from_json, is_transient
 from larimar.errors import LarimarError, from_code
 from larimar.transport import AsyncConnection, Connection
 from larimar.v1 import larimar_pb2 as pb
@@ -71,6 +72,30 @@ def _result(response: pb.PublishManyResponse) -> Published | FailedPublish:
     return FailedPublish(response.result.id, from_code(status.code, status.message, status.reason))
 
 
+class _InOrder:
+    """Keeps a bank's events in order over streams: after a transient error none follows."""
+
+    def __init__(self) -> None:
+        self._stopped: dict[str, LarimarError] = {}
+
+    def errors(self, group: Sequence[pb.CloudEvent]) -> list[LarimarError | None]:
+        """For each event the error of the one that it may not pass; None where it may be sent."""
+        return [self._stopped.get(_bank(event)) for event in group]
+
+    def result(
+        self, event: pb.CloudEvent, response: pb.PublishManyResponse
+    ) -> Published | FailedPublish:
+        """What became of an event that was sent."""
+        found = _result(response)
+        if isinstance(found, FailedPublish) and is_transient(found.error):
+            self._stopped.setdefault(_bank(event), found.error)
+        return found
+
+
+def _bank(event: pb.CloudEvent) -> str:
+    return event.subject or DEFAULT_BANK
+
+
 def _letters(response: pb.ListDeadLettersResponse) -> list[DeadLetter]:
     return [
         DeadLetter(
@@ -102,13 +127,22 @@ class PublishingMethods:
     ) -> Iterator[Published | FailedPublish]:
         """Takes edit events; a result for each, in order. The timeout is that of 256 events.
 
+        After an event that met a fault of the pipeline, such as RATE_LIMITED, no later one of its
+        bank is taken in this call: all of them have its error, and can be sent again from there.
+
         Raises:
             InvalidArgument: an event is no CloudEvent; those before it are taken.
         """
-        stream = iter(events)
+        stream, order = iter(events), _InOrder()
         while group := [_envelope(event) for event in islice(stream, GROUP_EVENTS)]:
-            for response in self._connection.publish_group(group, timeout_s):
-                yield _result(response)
+            errors = order.errors(group)
+            sent = [event for event, error in zip(group, errors, strict=True) if error is None]
+            responses = self._connection.publish_group(sent, timeout_s)
+            for event, error in zip(group, errors, strict=True):
+                if error is None:
+                    yield order.result(event, next(responses))
+                else:
+                    yield FailedPublish(event.id, error)
 
     def dead_letters(self, *, timeout_s: float | None = None) -> Iterator[DeadLetter]:
         """Events of the inbox that could not be applied, oldest first."""
@@ -153,10 +187,16 @@ class AsyncPublishingMethods:
         self, events: Iterable[Mapping[str, Any] | bytes], *, timeout_s: float | None = None
     ) -> AsyncIterator[Published | FailedPublish]:
         """See `Client.publish_many`."""
-        stream = iter(events)
+        stream, order = iter(events), _InOrder()
         while group := [_envelope(event) for event in islice(stream, GROUP_EVENTS)]:
-            async for response in self._connection.publish_group(group, timeout_s):
-                yield _result(response)
+            errors = order.errors(group)
+            sent = [event for event, error in zip(group, errors, strict=True) if error is None]
+            responses = self._connection.publish_group(sent, timeout_s)
+            for event, error in zip(group, errors, strict=True):
+                if error is None:
+                    yield order.result(event, await anext(responses))
+                else:
+                    yield FailedPublish(event.id, error)
 
     async def dead_letters(self, *, timeout_s: float | None = None) -> AsyncIterator[DeadLetter]:
         """See `Client.dead_letters`."""

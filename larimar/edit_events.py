@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any
 
 from larimar.defaults import DEFAULT_BANK, default_fact_id
-from larimar.errors import InvalidArgument
+from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1.larimar_pb2 import CloudEvent
 
 SPECVERSION = "1.0"
@@ -29,6 +29,16 @@ MAX_EVENT_BYTES = 64 * 1024
 """Bytes of an event: a fact of the longest texts that an encoder takes fills a tenth of it."""
 MAX_ATTRIBUTE_BYTES = 1024
 """Bytes of one attribute of an envelope: CloudEvents asks intermediaries for no more."""
+
+
+_OF_THE_EVENT = (3, 5, 6, 9)
+"""gRPC's codes of errors that an event meets for its own sake: invalid, not found, conflict,
+precondition."""
+
+
+def is_transient(error: LarimarError) -> bool:
+    """Whether the same event may be applied later: the fault is not its own."""
+    return error.code not in _OF_THE_EVENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,9 @@ class Answered(Shown):
     text: str
     in_scope: bool = Field(description="Whether a fact concerns the prompt; else the plain model.")
     fact_id: str | None = Field(description="That fact.")
-    scope_score: float = Field(description="Cosine to the nearest written prompt.")
+    scope_score: float = Field(
+        description="The score of the nearest written prompt; -1 in an empty bank."
+    )
     version: int
     bank: str
     finish_reason: str = Field(description="stop or length.")

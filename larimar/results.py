@@ -48,7 +48,7 @@ class Answer:
     in_scope: bool
     """Whether the prompt concerns a written fact; else the plain decoder answered."""
     scope_score: float
-    """Cosine to the nearest written prompt; -1 in an empty bank."""
+    """What the detector that decided gave the nearest written prompt; -1 in an empty bank."""
     fact_id: str | None
     version: int
     bank: str

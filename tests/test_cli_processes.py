@@ -126,27 +126,36 @@ def test_a_pipeline_is_started_found_and_stopped(checkout, tmp_path):
     assert (again.returncode, json.loads(again.stdout)["stopped"]) == (0, False)
 
 
-def test_a_guarded_port_is_not_asked_whether_it_answers(tmp_path):
+@pytest.mark.parametrize(
+    ("up", "wanted"),
+    [
+        ({"guarded": True}, []),
+        ({}, ["localhost:1"]),
+        ({"host": "0.0.0.0"}, ["localhost:1"]),
+        ({"host": "10.0.0.5"}, ["10.0.0.5:1"]),
+    ],
+)
+def test_a_port_is_asked_where_it_listens_and_a_guarded_one_not_at_all(tmp_path, up, wanted):
     """Who starts a pipeline has no key to it: what the child has written is enough."""
     code = (
         "import json, os, pathlib, sys, time; folder = pathlib.Path(sys.argv[2]);"
-        "up = {'pid': os.getpid(), 'port': 1, 'guarded': sys.argv[3] == 'yes'};"
+        "up = {'pid': os.getpid(), 'port': 1, **json.loads(sys.argv[3])};"
         "(folder / 'up.json').write_text(json.dumps(up)); time.sleep(600)"
     )
-    (tmp_path / "log").touch()
-    for guarded in ("yes", "no"):
-        asked: list[int] = []
-        where = [sys.executable, "-c", code, "services.up", str(tmp_path), guarded]
-        with subprocess.Popen(where) as child:
-            running = processes.wait_until_up(
-                child, tmp_path, tmp_path / "log", 0, lambda port, a=asked: a.append(port) or True,
-                threading.Event(),
-            )  # fmt: skip
-            assert running.guarded == (guarded == "yes") and asked == (
-                [] if guarded == "yes" else [1]
-            )
-            child.kill()
-        (tmp_path / "up.json").unlink()
+    log = tmp_path / "log"
+    log.touch()
+    asked: list[str] = []
+
+    def answers(target: str) -> bool:
+        asked.append(target)
+        return True
+
+    where = [sys.executable, "-c", code, "services.up", str(tmp_path), json.dumps(up)]
+    with subprocess.Popen(where) as child:
+        running = processes.wait_until_up(child, tmp_path, log, 0, answers, threading.Event())
+        child.kill()
+    assert running is not None and running.guarded == up.get("guarded", False)
+    assert asked == wanted
 
 
 def test_a_pipeline_that_cannot_start_says_why(checkout):

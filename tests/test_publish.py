@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from larimar.aio import AsyncClient
 from larimar.client import Client
+from larimar.client_publishing import GROUP_EVENTS, FailedPublish, Published
 from larimar.defaults import default_fact_id
 from larimar.edit_events import (
     EDIT_TYPES,
@@ -484,3 +485,44 @@ def test_examples_are_taken_by_schema_and_parser_alike(type_name: str) -> None:
             assert not validator.is_valid(spoiled)
             with pytest.raises(InvalidArgument):
                 parsed(json.dumps(spoiled).encode())
+
+
+class Refusing(larimar_pb2_grpc.LarimarServicer):
+    """Has no room for one event of one bank."""
+
+    def __init__(self) -> None:
+        self.came: list[str] = []
+
+    async def PublishMany(self, request_iterator, grpc_context):
+        async for request in request_iterator:
+            self.came.append(request.event.id)
+            if request.event.id == "a7":
+                yield pb.PublishManyResponse(
+                    status={"code": 8, "reason": "RATE_LIMITED"}, result={"id": "a7"}
+                )
+            else:
+                yield pb.PublishManyResponse(result={"id": request.event.id})
+
+
+async def test_no_event_of_a_later_stream_overtakes_one_that_was_refused_for_now() -> None:
+    raws = [
+        event_json(f"{name}{n}", bank=name, prompt=f"p{n}") for n in range(300) for name in "ab"
+    ]
+    wanted = [json.loads(raw)["id"] for raw in raws]
+    servicer = Refusing()
+    async with served("gateway", servicer) as target, AsyncClient(target) as client:
+        results = [one async for one in client.publish_many(raws)]
+
+        def blocking() -> list[Published | FailedPublish]:
+            with Client(target) as other:
+                return list(other.publish_many(raws))
+
+        came, servicer.came = servicer.came, []
+        again = await asyncio.to_thread(blocking)
+    assert [one.id for one in results] == wanted
+    failed = [one for one in results if isinstance(one, FailedPublish)]
+    assert {one.error.reason for one in failed} == {"RATE_LIMITED"}
+    late = {f"a{n}" for n in range(GROUP_EVENTS // 2, 300)}
+    assert {one.id for one in failed} == {"a7"} | late
+    assert set(wanted) - set(came) == late and servicer.came == came
+    assert [type(one) for one in again] == [type(one) for one in results]

@@ -113,8 +113,8 @@ def _say_up(running: processes.Running, data_dir: Path, as_json: bool) -> None:
         say(f"up: pid {running.pid}, port {running.port}{http} (data dir {data_dir})")
 
 
-def _answers(port: int) -> bool:
-    with connect(f"localhost:{port}", CONNECT_TIMEOUT_S) as client:
+def _answers(target: str) -> bool:
+    with connect(target, CONNECT_TIMEOUT_S) as client:
         try:
             client.status()
         except LarimarError:

@@ -33,6 +33,7 @@ REDEPLOY_TIMEOUT_S = 1200.0
 STOP_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
 POLL_S = 0.1
+_LOCAL = ("", "127.0.0.1", "0.0.0.0", "localhost", "::", "[::]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,13 @@ class Running:
     """Whether its port asks for TLS or a key: then nobody can look in without."""
     http_port: int = 0
     """0 where it has none."""
+    host: str = ""
+    """The address that its ports listen on; empty or of all of the machine's: localhost too."""
+
+    @property
+    def target(self) -> str:
+        """HOST:PORT of its public port, for a caller on this machine."""
+        return f"{'localhost' if self.host in _LOCAL else self.host}:{self.port}"
 
 
 def checkout_root(package: Path | None = None) -> Path:
@@ -80,6 +88,7 @@ def find_running(data_dir: Path) -> Running | None:
             str(found.get("mode", "")),
             bool(found.get("guarded", False)),
             int(found.get("http_port", 0)),
+            str(found.get("host", "")),
         )
         if _is_pipeline(running.pid):
             return running
@@ -151,10 +160,10 @@ def wait_until_up(
     data_dir: Path,
     log: Path,
     log_start: int,
-    answers: Callable[[int], bool],
+    answers: Callable[[str], bool],
     ending: threading.Event,
 ) -> Running | None:
-    """The pipeline, once the child says so and `answers` on its port; None when asked to end.
+    """The pipeline, once the child says so and its port `answers`; None when asked to end.
 
     A guarded port is not asked: the child has asked inside, and this process has no key to it.
 
@@ -168,7 +177,7 @@ def wait_until_up(
             raise Unavailable(f"the pipeline did not start: {reason}", "START_FAILED")
         running = find_running(data_dir)
         ours = running is not None and running.pid == child.pid and running.port is not None
-        if running and running.port and ours and (running.guarded or answers(running.port)):
+        if running and running.port and ours and (running.guarded or answers(running.target)):
             return running
         if time.monotonic() > deadline:
             stop(Running(child.pid, None))

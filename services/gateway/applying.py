@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from larimar.edit_events import EditEvent, bad_event, concerned_fact
+from larimar.edit_events import EditEvent, bad_event, concerned_fact, is_transient
 from larimar.errors import InvalidArgument, LarimarError, from_code
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2
 from services.gateway.calls import named_bank
@@ -32,11 +32,6 @@ def check_edit(event: EditEvent) -> EditEvent:
     except InvalidArgument as error:
         raise bad_event(error.message) from None
     return event
-
-
-def is_transient(error: LarimarError) -> bool:
-    """Whether the same event may be applied later: the fault is not its own."""
-    return error.code not in (3, 5, 6, 9)  # invalid, not found, conflict, precondition
 
 
 async def apply_edits(

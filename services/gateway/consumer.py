@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from larimar.edit_events import EditEvent, bad_event, from_json, named_fact, parse_edit
+from larimar.edit_events import (
+    EditEvent,
+    bad_event,
+    from_json,
+    is_transient,
+    named_fact,
+    parse_edit,
+)
 from larimar.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -27,7 +34,6 @@ from services.gateway.applying import (
     Outcome,
     apply_edits,
     check_edit,
-    is_transient,
 )
 from services.gateway.tenancy import set_tenant
 from services.inbox import WARN_LENGTH, Death, Entry, Inbox, Settled

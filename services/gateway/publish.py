@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from larimar.edit_events import EditEvent, parse_edit
+from larimar.edit_events import EditEvent, is_transient, parse_edit
 from larimar.errors import FailedPrecondition, InvalidArgument, LarimarError
 from larimar.v1 import larimar_pb2
 from services.gateway.applying import (
@@ -15,7 +15,6 @@ from services.gateway.applying import (
     apply_edits,
     as_status,
     check_edit,
-    is_transient,
 )
 from services.gateway.calls import Calls
 from services.gateway.tenancy import check_key_again, current_tenant
