@@ -54,7 +54,7 @@ from training.recipes import (
 from training.rows import Row, RowMaker
 from training.run import Sources, build_loop
 from training.schedule import beta, learning_rate
-from training.tokens import MANIFEST, open_tokens, prepare_tokens
+from training.tokens import MANIFEST, open_tokens, prepare_tokens, sources_sha256
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +342,34 @@ def test_a_state_of_another_text_is_refused(warm_start, corpus, prepared, tmp_pa
     (shorter / MANIFEST).write_text(json.dumps(manifest | {"limit": 7}))
     with pytest.raises(InvalidArgument, match=r"the text of --corpus or --prepared differ"):
         loop(tiny_episodic(warm_start), corpus, tmp_path / "run", prepared=shorter)
+
+
+def test_text_that_another_corpus_left_is_made_anew_unless_steps_are_saved_on_it(
+    warm_start, corpus, tmp_path
+) -> None:
+    other = write_corpus(tmp_path / "other")
+    validation_file(other).write_text("Another text, and no other line.\n" * 20)
+    recipe = dataclasses.replace(tiny_pretraining(warm_start), steps=1)
+    run = tmp_path / "run"
+    loop(recipe, corpus, run)
+    text = json.loads((run / "text" / MANIFEST).read_text())
+    loop(recipe, other, run)
+    anew = json.loads((run / "text" / MANIFEST).read_text())
+    assert anew["sources_sha256"] == sources_sha256(other) != text["sources_sha256"]
+    (run / "text" / MANIFEST).unlink()
+    loop(recipe, other, run).run()
+    assert json.loads((run / "text" / MANIFEST).read_text()) == anew
+    for changed, there in ((recipe, corpus), (dataclasses.replace(recipe, corpus_tokens=9), other)):
+        with pytest.raises(InvalidArgument, match="another corpus"):
+            loop(changed, there, run)
+    assert json.loads((run / "text" / MANIFEST).read_text()) == anew
+
+
+def test_a_recipe_that_trains_on_no_running_text_is_still_validated_on_some(
+    warm_start, corpus, prepared, tmp_path
+) -> None:
+    recipe = dataclasses.replace(tiny_episodic(warm_start), plain_blocks=0)
+    assert loop(recipe, corpus, tmp_path, prepared=prepared).stage.validate()["plain"] > 1
 
 
 def test_a_run_killed_in_its_last_save_makes_its_model_when_it_goes_on(

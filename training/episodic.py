@@ -21,6 +21,8 @@ from training.rows import RowMaker
 from training.schedule import beta
 from training.tokens import TokenBlocks
 
+HELD_BLOCKS = 8
+"""Blocks of held-out running text a batch, for a recipe that trains on none."""
 LENGTH_WINDOW = 8000
 """Sentences of similar length that one batch is drawn from: less padding."""
 
@@ -100,7 +102,7 @@ class EpisodicStage:
         sums: dict[str, float] = {}
         for number in range(batches):
             indices = rng.integers(0, len(self.held_rows.data), count)
-            batch = self._batch(rng, self.held_rows, indices, self.held_blocks)
+            batch = self._batch(rng, self.held_rows, indices, self.held_blocks, HELD_BLOCKS)
             for name, value in self.losses(self.module, batch, number).items():
                 sums[name] = sums.get(name, 0.0) + value.item() / batches
         del sums["total"]  # its KL term has the weight of a step, and this is of none
@@ -125,6 +127,7 @@ class EpisodicStage:
         maker: RowMaker,
         indices: Iterable[int],
         source: TokenBlocks,
+        least_blocks: int = 0,
     ) -> Batch:
         recipe = self.recipe
         rows = [
@@ -133,6 +136,6 @@ class EpisodicStage:
             else maker.copy(rng, int(index))
             for index in indices
         ]
-        blocks = source.draw(rng, recipe.plain_blocks, recipe.plain_length)
+        blocks = source.draw(rng, recipe.plain_blocks or least_blocks, recipe.plain_length)
         cut = recipe.rows_read
         return self.tokenizer.batch(rows[:cut], rows[cut:], blocks)

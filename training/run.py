@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from larimar.errors import InvalidArgument
 from training.bpe import open_tokenizer, train_bpe
 from training.data import Sentences, training_shards, validation_file
 from training.episodic import EpisodicStage
-from training.loop import PRECISIONS, Look, Loop, Options
+from training.loop import PRECISIONS, STATE, Look, Loop, Options
 from training.parts import Parts, build_parts
 from training.pretraining import PretrainingStage
 from training.recipes import Episodic, Pretraining, Recipe, Start
@@ -27,6 +28,7 @@ from training.tokens import (
     open_tokens,
     prepare_tokens,
     read_manifest,
+    sources_sha256,
 )
 from training.workers import Workers
 
@@ -60,7 +62,7 @@ def build_loop(
 
     Raises:
         NotFound: the corpus, a prepared folder, or the first weights are missing.
-        InvalidArgument: they do not fit the recipe, or the folder is of another run.
+        InvalidArgument: they do not fit the recipe, or the folder is of another run or corpus.
     """
     workers = Workers.join(options.device, shard)
     tell = say if workers.first else _nothing
@@ -68,6 +70,8 @@ def build_loop(
     if recipe.optimizer == "muon" and serving_dtype(options.device.type) == torch.float32:
         tell("Muon works in bfloat16, which is emulated here: --optimizer adamw is faster")
     start = _start(sources, tell)
+    if sources.prepared is None and workers.first:
+        _drop_other_text(recipe, sources, options, tell)
     own = _own_tokenizer(recipe, sources, options, workers, tell)
     parts = build_parts(recipe, sources.start, options.device, own)
     text = _text(recipe, sources, options, parts, workers, tell)
@@ -117,6 +121,31 @@ def _own_tokenizer(
         train_bpe(training_shards(sources.corpus), size).save_pretrained(folder)
     workers.wait()
     return open_tokenizer(folder)
+
+
+def _drop_other_text(
+    recipe: Recipe, sources: Sources, options: Options, say: Callable[[str], None]
+) -> None:
+    """Removes text that an earlier run left here, of another corpus or not finished.
+
+    Raises:
+        InvalidArgument: that run has saved steps on it.
+    """
+    folder = options.out / _TEXT
+    if not folder.is_dir():
+        return
+    finished = (folder / MANIFEST).exists()
+    found = read_manifest(folder) if finished else {}
+    wanted = {"sources_sha256": sources_sha256(sources.corpus), "limit": recipe.corpus_tokens}
+    if all(found.get(name) == value for name, value in wanted.items()):
+        return
+    if (options.out / STATE).exists():
+        raise InvalidArgument(
+            f"the run in {options.out} was begun on another corpus, or with other --corpus-tokens: "
+            "go on with those, or give another --out"
+        )
+    say(f"{folder} is {'of another corpus' if finished else 'not finished'}: it is made anew")
+    shutil.rmtree(folder)
 
 
 def _text(

@@ -108,10 +108,20 @@ def prepare_tokens(
         "vocabulary_sha256": vocabulary_digest(tokenizer),
         "train_tokens": write_tokens(shards, tokenizer, out / TRAIN, limit, report),
         "validation_tokens": write_tokens([held], tokenizer, out / VALIDATION),
-        "sources_sha256": {path.name: _sha256(path) for path in [*shards, held]},
+        "sources_sha256": sources_sha256(corpus),
     }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def sources_sha256(corpus: Path) -> dict[str, str]:
+    """The digest of each file of a corpus folder, by name.
+
+    Raises:
+        NotFound: the folder lacks its files.
+    """
+    paths = [*training_shards(corpus), validation_file(corpus)]
+    return {path.name: _sha256(path) for path in paths}
 
 
 def open_tokens(folder: Path, tokenizer: Any) -> tuple[TokenBlocks, TokenBlocks]:
