@@ -55,7 +55,16 @@ def read_documents(path: str | Path, limit: int | None = None) -> DataFile[Docum
         InvalidArgument: the file cannot be read, or is of another form; the message gives
             file and line.
     """
-    return read_objects(Path(path), "documents", _document, limit)
+    seen: set[str] = set()
+
+    def document(fields: Fields) -> Document:
+        found = _document(fields)
+        if found.document_id in seen:
+            raise fields.error(f"a document before has the id {found.document_id} too")
+        seen.add(found.document_id)
+        return found
+
+    return read_objects(Path(path), "documents", document, limit)
 
 
 def read_events(path: str | Path, limit: int | None = None) -> DataFile[DatedEvent]:

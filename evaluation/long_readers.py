@@ -16,7 +16,8 @@ from evaluation import metrics
 from evaluation.leakage import leaks
 from evaluation.long_texts import Hidden, LongText
 from evaluation.options import IN_PROCESS
-from larimar.passages import split_passages
+from larimar.errors import InvalidArgument
+from larimar.passages import Passage, halves, split_passages
 
 LARIMAR, BASE, RAG = "larimar", "base", "rag"
 DOCUMENT = "long"
@@ -148,7 +149,8 @@ def _nearest_passage(model: Any, passage_words: int, max_tokens: int) -> Reader:
     vectors: list[np.ndarray] = []
 
     def ingest(text: str) -> None:
-        passages[:] = split_passages(text, passage_words)
+        split = split_passages(text, passage_words)
+        passages[:] = [part for one in split for part in _embeddable(model.embedder, one)]
         vectors[:] = [unit_embeddings(model.embedder, [passage.text for passage in passages])]
 
     def ask(question: str) -> Said:
@@ -158,6 +160,17 @@ def _nearest_passage(model: Any, passage_words: int, max_tokens: int) -> Reader:
         return Said(answer.text, best.offset, best.offset + best.length)
 
     return Reader(ingest, ask, passages.clear)
+
+
+def _embeddable(embedder: Any, passage: Passage) -> list[Passage]:
+    """A passage, cut further where it is longer than the sentence embedder takes."""
+    try:
+        embedder.tokenize(passage.text)
+    except InvalidArgument as error:
+        if error.reason != "TEXT_TOO_LONG":
+            raise
+        return [part for half in halves(passage) for part in _embeddable(embedder, half)]
+    return [passage]
 
 
 def _said(result: Any) -> Said:

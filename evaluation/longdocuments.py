@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def asked_of(document: Document, tokens: int) -> LongText:
     """A document with its questions; an answer that does not stand in it lies nowhere."""
     hidden = []
     for one in document.questions:
-        begin = document.text.casefold().find(one.answer.casefold())
-        end = begin + len(one.answer) if begin >= 0 else begin
+        found = re.search(re.escape(one.answer), document.text, re.IGNORECASE)
+        begin, end = found.span() if found else (-1, -1)
         hidden.append(Hidden(one.question, one.answer, begin, end))
     return LongText(document.text, tokens, tuple(hidden), ())
 

@@ -12,7 +12,7 @@ the protocol is that of Hartvigsen et al. 2022 (arXiv 2211.11031).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -153,10 +153,11 @@ def run(
         _measure(system, stream, read.records, held_out, kept, frame)
         _measure_baselines(system, chosen, stream, read.records, kept, frame)
     steps = steps_of(len(stream.edits))
-    rows = [larimar_row(kept, steps, seed), base_row(kept, seed)]
-    rows += [baseline_row(kept, name, seed) for name in chosen.names]
-    curve = [curve_row(kept, step, seed) for step in steps]
-    others = {name: baseline_curve(kept, name, seed) for name in chosen.names}
+    alike = alike_targets(read.records)
+    rows = [larimar_row(kept, steps, alike, seed), base_row(kept, alike, seed)]
+    rows += [baseline_row(kept, name, alike, seed) for name in chosen.names]
+    curve = [curve_row(kept, step, alike, seed) for step in steps]
+    others = {name: baseline_curve(kept, name, alike, seed) for name in chosen.names}
     return run.report(
         f"Sequential edits: {len(stream.edits)} in a row",
         rows,
@@ -167,7 +168,7 @@ def run(
             grid_table(curve, METRICS, [f"{step:,}" for step in steps], "edits", "Along the way"),
         ],
         [
-            *_notes(kept, stream),
+            *_notes(kept, stream, alike),
             *chosen.limits_note("after these edits, as the rows' edits say"),
         ],
         lambda figure: _draw(figure, curve, rows[1], label(addressing, slots), others),
@@ -177,9 +178,11 @@ def run(
     )
 
 
-def larimar_row(kept: Records, steps: Sequence[int], seed: int) -> dict[str, Any]:
+def larimar_row(
+    kept: Records, steps: Sequence[int], alike: Collection[str], seed: int
+) -> dict[str, Any]:
     """What the last step and the checks of everything else came to."""
-    last = curve_row(kept, steps[-1], seed)
+    last = curve_row(kept, steps[-1], alike, seed)
     seconds = [one for step in steps for one in kept[f"step-{step}"]["seconds"]]
     return {
         "system": LARIMAR.name,
@@ -190,40 +193,42 @@ def larimar_row(kept: Records, steps: Sequence[int], seed: int) -> dict[str, Any
     }
 
 
-def base_row(kept: Records, seed: int) -> dict[str, Any]:
+def base_row(kept: Records, alike: Collection[str], seed: int) -> dict[str, Any]:
     """What the plain decoder says to the same prompts."""
     return {
         "system": BASE.name,
-        "metrics": _measured(kept["base"], seed)
+        "metrics": _measured(kept["base"], alike, seed)
         | _locality(kept[f"locality-{BASE.name}"], kept, seed),
     }
 
 
-def baseline_row(kept: Records, name: str, seed: int) -> dict[str, Any]:
+def baseline_row(kept: Records, name: str, alike: Collection[str], seed: int) -> dict[str, Any]:
     """What a baseline says after the last edit."""
     found = kept[f"baseline-{name}"]
     return {
         "system": name,
         "edits": len(found["seconds"]),
-        "metrics": _measured(found, seed)
+        "metrics": _measured(found, alike, seed)
         | _locality(found["locality"], kept, seed)
         | {"seconds_per_edit": metrics.mean(found["seconds"], seed).to_json()},
     }
 
 
-def curve_row(kept: Records, step: int, seed: int) -> dict[str, Any]:
+def curve_row(kept: Records, step: int, alike: Collection[str], seed: int) -> dict[str, Any]:
     """Retention and unseen rephrasings after so many edits."""
     return {
         "system": LARIMAR.name,
         "edits": step,
-        "metrics": _measured(kept[f"step-{step}"], seed),
+        "metrics": _measured(kept[f"step-{step}"], alike, seed),
     }
 
 
-def baseline_curve(kept: Records, name: str, seed: int) -> list[dict[str, Any]]:
+def baseline_curve(
+    kept: Records, name: str, alike: Collection[str], seed: int
+) -> list[dict[str, Any]]:
     """The same of a baseline, after each step up to the last of its edits."""
     return [
-        {"system": name, "edits": int(step), "metrics": _measured(found, seed)}
+        {"system": name, "edits": int(step), "metrics": _measured(found, alike, seed)}
         for step, found in kept[f"baseline-{name}"]["steps"].items()
     ]
 
@@ -349,15 +354,28 @@ def _read_text(system: Banked, text: HeldOutText) -> list[list[Any]]:
     return [[list(one.logprobs), one.in_scope] for one in readings(system, text, LARIMAR)]
 
 
-def _measured(found: dict[str, Any], seed: int) -> dict[str, Any]:
+def _measured(found: dict[str, Any], alike: Collection[str], seed: int) -> dict[str, Any]:
     return {
         f"{group}_{name}": metrics.summarise(
-            (metrics.record_mean([one[place] for one in some]) for some in found[group].values()),
+            (
+                metrics.record_mean([one[place] for one in some])
+                for case_id, some in found[group].items()
+                if name != "S" or case_id not in alike
+            ),
             seed,
         ).to_json()
         for group in ("retention", "unseen")
         for place, name in enumerate(MEASURES)
     }
+
+
+def alike_targets(records: Sequence[EditRecord]) -> frozenset[str]:
+    """Case ids of records whose new target is the true one: S is not of them, P(new) = P(true)."""
+    return frozenset(
+        record.case_id
+        for record in records
+        if metrics.normalise(record.target_new) == metrics.normalise(record.target_true)
+    )
 
 
 def _locality(ours: Sequence[list[Any]], kept: Records, seed: int) -> dict[str, Any]:
@@ -385,12 +403,14 @@ def _text(kept: Records, seed: int) -> dict[str, Any]:
     }
 
 
-def _notes(kept: Records, stream: Stream) -> list[str]:
+def _notes(kept: Records, stream: Stream, alike: Collection[str]) -> list[str]:
     notes = [
         f"{len(stream.edits)} edits, one after another, in one bank that is never reset; "
         f"{len(stream.unseen)} rephrasings were never written. In brackets the 95 % bootstrap "
         "interval over records.",
     ]
+    if alike:
+        notes.append(f"{len(alike)} records whose new target is the true one have no S.")
     if len(stream.edits) > ASKED:
         notes.append(
             f"At a step before the last at most {ASKED:,} edits, spread evenly over those so far, "

@@ -272,6 +272,7 @@ def test_events_as_reviews_of_years(tmp_path):
         (read_documents, [DOCUMENT, DOCUMENT | {"questions": []}], ":2: 'questions' must be a"),
         (read_documents, [DOCUMENT | {"questions": ["a"]}], ":1: expected a JSON object"),
         (read_documents, [DOCUMENT | {"questions": [{"question": "a"}]}], ":1: no 'answer'"),
+        (read_documents, [DOCUMENT | {"id": 1}, DOCUMENT], ":2: a document before has the id 1"),
         (read_documents, "\n{]", ":2: not JSON"),
         (read_documents, "", ":1: no records"),
         (read_events, [EVENT, EVENT | {"month": 13}], ":2: 79-13-24 is no day"),

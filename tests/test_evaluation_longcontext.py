@@ -9,12 +9,14 @@ from typer.testing import CliRunner
 
 import larimar
 from evaluation.__main__ import app
-from evaluation.documents import DatedEvent
+from evaluation.documents import DatedEvent, Document, Question
 from evaluation.leakage import leaks
-from evaluation.long_readers import Reader, Said, observed
+from evaluation.long_readers import Reader, Said, _embeddable, observed
 from evaluation.long_texts import Hidden, LongText, long_text
+from evaluation.longdocuments import asked_of
 from larimar.errors import FailedPrecondition, InvalidArgument
 from larimar.local_documents import ingest, recall
+from larimar.passages import Passage
 from services.settings import DEFAULT_MODEL
 from tests.in_process import ServedPipeline
 
@@ -116,6 +118,24 @@ def test_the_same_document_again_changes_nothing_and_another_takes_its_place(mod
         ingest(model, " \n", "long")
     with pytest.raises(FailedPrecondition):
         ingest(model.with_new_memory("pinv"), TEXT, "long")
+
+
+def test_an_answer_is_placed_where_it_stands_whatever_its_case_and_ligatures():
+    text = "\ufb01le \ufb02oor stra\u00dfe " * 20 + "The mayor is Bendik SUND."
+    [found] = asked_of(Document("one", text, (Question("who", "bendik sund"),)), 9).facts
+    assert text[found.begin : found.end] == "Bendik SUND"
+
+
+def test_a_passage_that_the_sentence_embedder_cannot_take_whole_is_cut():
+    class Short:
+        def tokenize(self, text):
+            if len(text) > 10:
+                raise InvalidArgument("too long", "TEXT_TOO_LONG")
+
+    parts = _embeddable(Short(), Passage(7, "aaaa bbbbbbbbbbbbbbbb cccc"))
+    assert all(len(one.text) <= 10 for one in parts)
+    assert "".join(one.text for one in parts) == "aaaabbbbbbbbbbbbbbbbcccc"
+    assert parts[0].offset == 7 and parts[-1].offset + len(parts[-1].text) == 7 + 26
 
 
 def test_the_command_reports_each_length_and_reader(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import evaluation.sequential
 from evaluation.alone import Alone
 from evaluation.edit_stream import steps_of, stream_of
-from evaluation.sequential import METRICS
+from evaluation.sequential import METRICS, alike_targets
 from tests.banked_parrot import (
     Amnesiac,
     BankedParrot,
@@ -173,6 +173,20 @@ def test_a_step_asks_a_bounded_number_of_edits(tmp_path, parrot, monkeypatch):
     report = invoked("sequential", "--data", data, "--out", tmp_path / "many")
     counts = [row["metrics"]["retention_f1"]["n"] for row in report["curve"]]
     assert counts == [1, 7, 12]
+
+
+def test_a_record_whose_targets_are_alike_counts_for_all_but_S(tmp_path, parrot):
+    records = records_of(3)
+    alike = dataclasses.replace(records[1], target_true=f" {records[1].target_new.upper()}")
+    assert alike_targets([records[0], alike]) == {alike.case_id}
+    data = data_file(tmp_path / "facts.jsonl", 3)
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    lines[1]["answer"] = lines[1]["alt"]
+    data.write_text("\n".join(map(json.dumps, lines)))
+    found = invoked("sequential", "--data", data, "--out", tmp_path / "out")["rows"][0]["metrics"]
+    assert (found["retention_S"]["n"], found["retention_f1"]["n"]) == (2, 3)
+    assert (found["unseen_S"]["n"], found["unseen_exact"]["n"]) == (2, 3)
+    assert found["retention_S"]["value"] == found["unseen_S"]["value"] == 100.0
 
 
 def test_without_text_there_is_no_perplexity(files, parrot, tmp_path):
