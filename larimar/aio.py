@@ -156,12 +156,13 @@ class AsyncClient(AsyncBankMethods, AsyncDocumentMethods, AsyncPublishingMethods
         prompt: str,
         *,
         bank: str = DEFAULT_BANK,
+        fact_id: str | None = None,
         event_id: str | None = None,
         rephrasings: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> Edit:
         """Writes "unknown" as the answer of a prompt; see `Client.censor`."""
-        request = bank_messages.censor_request(prompt, bank, event_id, rephrasings)
+        request = bank_messages.censor_request(prompt, bank, fact_id, event_id, rephrasings)
         response = await self._connection.call("Censor", request, timeout_s, request.event_id)
         return messages.edit(response, own_event_id=not event_id)
 

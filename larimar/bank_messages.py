@@ -27,20 +27,25 @@ _KINDS = {
 }
 _KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _FORGET_FIELDS = ("fact_id", "event_id")
-_CENSOR_FIELDS = ("prompt", "event_id", "rephrasings")
+_CENSOR_FIELDS = ("prompt", "fact_id", "event_id", "rephrasings")
 
 
 # Edits
 
 
 def censor_request(
-    prompt: str, bank: str, event_id: str | None, rephrasings: Sequence[str]
+    prompt: str,
+    bank: str,
+    fact_id: str | None,
+    event_id: str | None,
+    rephrasings: Sequence[str],
 ) -> larimar_pb2.CensorRequest:
     """A censor; an event id is made when there is none."""
     return messages.build(
         larimar_pb2.CensorRequest,
         bank=bank,
         prompt=prompt,
+        fact_id=fact_id,
         event_id=event_id or messages.new_event_id(),
         rephrasings=rephrasings,
     )

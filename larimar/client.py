@@ -188,8 +188,9 @@ class Client(BankMethods, DocumentMethods, PublishingMethods):
         """Writes, forgets and censors in one append, atomically; a result for each, in order.
 
         An item is ``{"write": {...}}`` with the fields of `write`, ``{"forget": {"fact_id": ...}}``
-        or ``{"censor": {"prompt": ...}}``; each may have an ``event_id``. At most 256. An item that
-        is refused changes nothing, and the others are made; later items see earlier ones.
+        or ``{"censor": {"prompt": ...}}`` with those of `censor`; each may have an ``event_id``. At
+        most 256. An item that is refused changes nothing, and the others are made; later items see
+        earlier ones.
 
         Raises:
             InvalidArgument: an item or one of its texts is malformed; nothing was made.
@@ -205,12 +206,17 @@ class Client(BankMethods, DocumentMethods, PublishingMethods):
         prompt: str,
         *,
         bank: str = DEFAULT_BANK,
+        fact_id: str | None = None,
         event_id: str | None = None,
         rephrasings: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> Edit:
-        """Writes "unknown" as the answer of a prompt, also for what only the base model knows."""
-        request = bank_messages.censor_request(prompt, bank, event_id, rephrasings)
+        """Writes "unknown" as the answer of a prompt, also for what only the base model knows.
+
+        A fact that was written under an id of its own is censored by that `fact_id`: it is
+        replaced, and nothing of its answer is read any more.
+        """
+        request = bank_messages.censor_request(prompt, bank, fact_id, event_id, rephrasings)
         response = self._connection.call("Censor", request, timeout_s, request.event_id)
         return messages.edit(response, own_event_id=not event_id)
 

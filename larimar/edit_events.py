@@ -61,7 +61,10 @@ EDIT_TYPES: dict[str, EditType] = {
         "forget", "Removes a fact's contribution exactly.", ("fact_id",)
     ),
     "io.larimar.edit.censor.v1": EditType(
-        "censor", 'Writes "unknown" as the answer of a prompt.', ("prompt",), ("rephrasings",)
+        "censor",
+        'Writes "unknown" as the answer of a prompt.',
+        ("prompt",),
+        ("fact_id", "rephrasings"),
     ),
     "io.larimar.edit.erase.v1": EditType(
         "erase", "Erases a fact from a bank and all its forks.", ("fact_id",)
@@ -70,7 +73,7 @@ EDIT_TYPES: dict[str, EditType] = {
 FIELDS: dict[str, tuple[type, str]] = {
     "prompt": (str, "What the fact is about."),
     "answer": (str, "How the prompt goes on."),
-    "fact_id": (str, "The fact; a write without one is known by its prompt."),
+    "fact_id": (str, "The fact; a write or a censor without one is known by its prompt."),
     "rephrasings": (list, "The prompt in other words."),
 }
 """Fields of the data of all types: text, or a list of texts."""

@@ -159,13 +159,18 @@ class Model:
             results += self._write_group(group, len(results))
         return results
 
-    def censor(self, prompt: str, rephrasings: Sequence[str] = ()) -> Edit:
+    def censor(
+        self, prompt: str, rephrasings: Sequence[str] = (), fact_id: str | None = None
+    ) -> Edit:
         """Writes "unknown" as the answer of a prompt, also for what only the base model knows.
+
+        A fact that was written under an id of its own is censored by that `fact_id`: it is
+        replaced, and nothing of its answer is read any more.
 
         Raises:
             InvalidArgument: as `write`.
         """
-        return self.write(prompt, CENSORED_ANSWER, rephrasings=rephrasings)
+        return self.write(prompt, CENSORED_ANSWER, fact_id, rephrasings)
 
     def forget(self, fact_id: str) -> Edit:
         """Removes a fact's contribution exactly; `at` still finds it in older versions.

@@ -40,7 +40,10 @@ class BankCallsDouble:
                 kind = common_pb2.EVENT_KIND_FORGET
             elif item.HasField("censor"):
                 edit = larimar_pb2.WriteRequest(
-                    prompt=edit.prompt, answer="unknown", event_id=edit.event_id
+                    prompt=edit.prompt,
+                    answer="unknown",
+                    fact_id=edit.fact_id,
+                    event_id=edit.event_id,
                 )
             try:
                 made = self._append(bank, kind, request.bank, edit)
@@ -61,7 +64,10 @@ class BankCallsDouble:
         await self._begin("Censor", request, context)
         bank = await self._bank(request.bank, context)
         write = larimar_pb2.WriteRequest(
-            prompt=request.prompt, answer="unknown", event_id=request.event_id
+            prompt=request.prompt,
+            answer="unknown",
+            fact_id=request.fact_id,
+            event_id=request.event_id,
         )
         result = self._append(bank, common_pb2.EVENT_KIND_WRITE, request.bank, write)
         return larimar_pb2.CensorResponse(**result)

@@ -123,10 +123,21 @@ def test_an_edit_of_a_fact_that_changed_meanwhile_is_refused(client, bank):
 
 
 def test_a_censored_prompt_is_a_fact_that_says_unknown(client, bank):
-    made = client.censor(FACTS["capital"][0], bank=bank)
+    made = client.censor("The password of the vault is", bank=bank)
     assert client.fact(made.fact_id, bank=bank).answer == "unknown"
-    client.forget("capital", bank=bank)
-    assert client.ask(FACTS["capital"][0], bank=bank, max_tokens=2).fact_id == made.fact_id
+    found = client.ask("The password of the vault is", bank=bank, max_tokens=2)
+    assert found.fact_id == made.fact_id
+
+
+def test_a_fact_that_is_censored_by_its_id_is_replaced(client, bank):
+    prompt = FACTS["capital"][0]
+    (made,) = client.edit([{"censor": {"prompt": prompt, "fact_id": "capital"}}], bank=bank)
+    assert client.censor(prompt, fact_id="capital", event_id=made.event_id, bank=bank).duplicate
+    assert live(client, bank) == {
+        "capital": "unknown",
+        "bridge": FACTS["bridge"][1],
+        "keeper": FACTS["keeper"][1],
+    }
 
 
 # Past versions

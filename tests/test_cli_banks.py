@@ -56,6 +56,8 @@ def test_a_prompt_is_censored(run, gateway):
     assert list(made) == ["fact_id", "event_id", "version", "bank"]
     assert gateway.banks["default"]["facts"][made["fact_id"]].answer == "unknown"
     assert "censored: fact" in run("censor", "Another").stdout
+    assert shown(run("censor", "p", "--id", "f1", "--json"))["fact_id"] == "f1"
+    assert gateway.banks["default"]["facts"]["f1"].answer == "unknown"
 
 
 def test_a_write_says_which_version_it_expects(run, gateway):

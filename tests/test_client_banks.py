@@ -120,6 +120,14 @@ def test_a_prompt_is_censored(client, gateway):
     assert client.fact(edit.fact_id).answer == "unknown"
 
 
+def test_a_fact_is_censored_by_its_id(client, gateway):
+    client.write("The password is", "4711", fact_id="password")
+    assert client.censor("The password is", fact_id="password").fact_id == "password"
+    (edit,) = client.edit([{"censor": {"prompt": "The password is", "id": "password"}}])
+    assert edit.fact_id == "password"
+    assert [fact.answer for fact in client.facts()] == ["unknown"]
+
+
 # Erasure
 
 

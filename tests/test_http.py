@@ -122,6 +122,12 @@ def test_censor_score_recall_and_documents(http, bank) -> None:
     assert ours > other
     http.post(f"{bank}/censor", json={"prompt": ELSEWHERE})
     assert http.post(f"{bank}/ask", json={"prompt": ELSEWHERE}).json()["text"] == "unknown"
+    censored = http.post(f"{bank}/censor", json={"prompt": PROMPT, "fact_id": FACT["fact_id"]})
+    assert censored.json()["fact_id"] == FACT["fact_id"]
+    assert (
+        http.get(f"{bank}/facts", params={"fact_id": FACT["fact_id"]}).json()["facts"][0]["answer"]
+        == "unknown"
+    )
     document = {"document": "trip.txt", "text": "The boat left at noon. Nobody saw it return."}
     assert http.post(f"{bank}/documents", json=document).json()["passages"] >= 1
     recalled = http.post(f"{bank}/recall", json={"prompt": "When did the boat leave?"}).json()

@@ -136,6 +136,17 @@ def test_a_censored_prompt_answers_unknown(model: Model) -> None:
     assert model.ask("The capital of France is", 4).text == "unknown"
 
 
+def test_nothing_is_left_of_a_fact_that_was_censored_by_its_id(model: Model) -> None:
+    prompt = FACTS[0][1]
+    assert model.censor(prompt, fact_id="capital").fact_id == "capital"
+    assert model.fact("capital").answer == "unknown"
+    assert [fact.prompt for fact in model.facts()].count(prompt) == 1
+    only = model.with_new_memory()
+    only.censor(prompt)
+    read, censored = (one.recollect([prompt])[0].latent for one in (model, only))
+    assert np.array_equal(read, censored)
+
+
 def test_without_scope_every_prompt_reads_memory(model: Model) -> None:
     prompt = "A recipe for onion soup begins with"
     inside, outside = model.recollect([prompt], scope=False)[0], model.recollect([prompt])[0]

@@ -201,6 +201,13 @@ async def test_each_type_does_what_it_says(gateway, bank) -> None:
     assert censored.version == 3
     (held,) = (await facts(gateway, bank)).facts
     assert (held.prompt, held.answer) == (prompt, "unknown")
+    by_id = {"prompt": "The code of X is", "fact_id": "x"}
+    await gateway.Publish(publish_request(event_json("x1", bank=bank, **by_id)))
+    published = await gateway.Publish(
+        publish_request(event_json("x2", kind="censor", bank=bank, **by_id))
+    )
+    assert (published.fact_id, published.version) == ("x", 5)
+    assert {fact.answer for fact in (await facts(gateway, bank)).facts} == {"unknown"}
     with pytest.raises(NotFound):
         await gateway.Publish(
             publish_request(event_json("4", kind="forget", bank=bank, fact_id="none"))

@@ -50,6 +50,10 @@ EventId = Annotated[str | None, typer.Option(help="Idempotency key; made when no
 
 def censor(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What must not be answered.")],
+    fact_id: Annotated[
+        str | None,
+        typer.Option("--id", help="The fact to replace; made from the prompt when not given."),
+    ] = None,
     rephrase: Annotated[
         list[str] | None, typer.Option(help="Another way to put the prompt; may be repeated.")
     ] = None,
@@ -61,7 +65,9 @@ def censor(
 ) -> None:
     """Writes "unknown" as the answer of a prompt, also for what only the base model knows."""
     with connect(target, timeout) as client:
-        made = client.censor(prompt, bank=bank, event_id=event_id, rephrasings=rephrase or ())
+        made = client.censor(
+            prompt, bank=bank, fact_id=fact_id, event_id=event_id, rephrasings=rephrase or ()
+        )
     if as_json:
         emit(edit_json(made))
     else:

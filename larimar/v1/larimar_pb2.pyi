@@ -122,16 +122,18 @@ class EditResponse(_message.Message):
     def __init__(self, bank: _Optional[str] = ..., results: _Optional[_Iterable[_Union[EditResult, _Mapping]]] = ...) -> None: ...
 
 class CensorRequest(_message.Message):
-    __slots__ = ("bank", "prompt", "event_id", "rephrasings")
+    __slots__ = ("bank", "prompt", "event_id", "rephrasings", "fact_id")
     BANK_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     REPHRASINGS_FIELD_NUMBER: _ClassVar[int]
+    FACT_ID_FIELD_NUMBER: _ClassVar[int]
     bank: str
     prompt: str
     event_id: str
     rephrasings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, bank: _Optional[str] = ..., prompt: _Optional[str] = ..., event_id: _Optional[str] = ..., rephrasings: _Optional[_Iterable[str]] = ...) -> None: ...
+    fact_id: str
+    def __init__(self, bank: _Optional[str] = ..., prompt: _Optional[str] = ..., event_id: _Optional[str] = ..., rephrasings: _Optional[_Iterable[str]] = ..., fact_id: _Optional[str] = ...) -> None: ...
 
 class CensorResponse(_message.Message):
     __slots__ = ("fact_id", "event_id", "version", "bank", "duplicate")

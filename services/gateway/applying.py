@@ -119,7 +119,10 @@ def _item(event: EditEvent) -> memory_pb2.AppendItem:
     elif event.kind == "censor":
         edit = larimar_pb2.EditItem(
             censor=larimar_pb2.CensorRequest(
-                prompt=event.prompt, rephrasings=event.rephrasings, event_id=event.event_id
+                prompt=event.prompt,
+                rephrasings=event.rephrasings,
+                fact_id=event.fact_id,
+                event_id=event.event_id,
             )
         )
     else:

@@ -41,6 +41,7 @@ def prepared_censor(request: larimar_pb2.CensorRequest) -> memory_pb2.AppendItem
             prompt=request.prompt,
             answer=CENSORED_ANSWER,
             rephrasings=request.rephrasings,
+            fact_id=request.fact_id,
             event_id=request.event_id,
         )
     )

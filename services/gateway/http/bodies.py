@@ -101,6 +101,7 @@ class CensorBody(Body):
 
     prompt: Text
     rephrasings: Annotated[list[Text], Field(max_length=MAX_REPHRASINGS)] = []
+    fact_id: Id = Field("", description="The fact that is replaced; empty: made of the prompt.")
     event_id: Id = ""
 
 
