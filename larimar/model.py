@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from larimar import dreams
+from larimar.censoring import SAME_TEXT, fact_has_id, is_among
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.decoder import Sampling
 from larimar.defaults import (
@@ -169,7 +170,11 @@ class Model:
 
         Raises:
             InvalidArgument: as `write`.
+            FailedPrecondition: FACT_HAS_ID, no `fact_id` was given, and a live fact of another id
+                has this prompt, or this rephrasing.
         """
+        if not fact_id:
+            self._check_no_other_has(prompt)
         return self.write(prompt, CENSORED_ANSWER, fact_id, rephrasings)
 
     def forget(self, fact_id: str) -> Edit:
@@ -457,6 +462,14 @@ class Model:
             else FailedWrite(start + place, getattr(fact, "fact_id", ""), "", BANK, one)
             for place, (fact, one) in enumerate(zip(facts, made, strict=True))
         ]
+
+    def _check_no_other_has(self, prompt: str) -> None:
+        """Raises FailedPrecondition where a prompt is one of a live fact of another id."""
+        [found] = self.state.facts_at(self.embedder.embed([prompt]), SAME_TEXT)
+        for fact in map(self.memory.fact, found):
+            texts = (fact.prompt, *fact.rephrasings)
+            if fact.fact_id != default_fact_id(prompt) and is_among(prompt, texts):
+                raise fact_has_id(fact.fact_id)
 
     def _decided(self, prompts: Sequence[str], state: BankState) -> list[Decision]:
         """Whether each prompt is in scope of a state's facts, and its nearest one."""

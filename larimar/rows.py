@@ -197,6 +197,19 @@ class Rows:
             found.append(min(pairs, key=lambda pair: (-pair[0], ids[pair[1]])))
         return found
 
+    def all_similar(self, queries_QA: np.ndarray, least: float) -> list[list[int]]:
+        """For each query (int64, Q x A) the slots of all rows of the largest cosine.
+
+        None where that cosine is below `least`.
+        """
+        found = []
+        near = self._places_near(queries_QA, self._scan_similar, self._cosines, self._all_similar)
+        for places, cosines in near:
+            largest = cosines.max()
+            tied = places[cosines == largest] if largest >= least else places[:0]
+            found.append(np.unique(self._owner[tied]).tolist())
+        return found
+
     def _places_near(
         self,
         queries_QA: np.ndarray,

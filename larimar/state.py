@@ -326,15 +326,33 @@ class BankState:
 
         Source: [L] section 4, external scope detection.
         """
+        scope, queries = self._scope_queries(scope_vectors)
+        if not self.facts:
+            return [(-1.0, "")] * len(queries)
+        nearest = scope.most_similar(queries, self.facts.ids)
+        return [(score, self.facts.ids[slot]) for score, slot in nearest]
+
+    def facts_at(self, scope_vectors: Any, least: float) -> list[list[str]]:
+        """All facts with a written prompt of the largest cosine to each sentence embedding (Q, S).
+
+        In order of fact id; none where that cosine is below `least`.
+
+        Raises: as `detect`.
+        """
+        scope, queries = self._scope_queries(scope_vectors)
+        if not self.facts:
+            return [[] for _ in queries]
+        found = scope.all_similar(queries, least)
+        return [sorted(self.facts.ids[slot] for slot in slots) for slots in found]
+
+    def _scope_queries(self, scope_vectors: Any) -> tuple[Rows, np.ndarray]:
+        """The scope part, and sentence embeddings as it compares them, int64 (Q, S)."""
         self.check_part("scope")
         assert self.scope is not None
         config, queries = self.config, np.asarray(scope_vectors)
         shape = (len(queries), config.scope_size)
         fixed = fixed_point("scope_vectors", queries, config.scope_bits, shape)
-        if not self.facts:
-            return [(-1.0, "")] * len(queries)
-        nearest = self.scope.most_similar(fixed.astype(np.int64), self.facts.ids)
-        return [(score, self.facts.ids[slot]) for score, slot in nearest]
+        return self.scope, fixed.astype(np.int64)
 
     def sample(self, count: int, seed: int) -> np.ndarray:
         """Dreams of what is stored: `dreams.sample` of this state."""

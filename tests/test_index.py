@@ -109,6 +109,8 @@ def test_what_an_index_of_all_rows_proposes_is_what_a_scan_finds(by_cosine, chan
         for query in (kept, kept + rng.integers(-2, 3, WIDTH)):
             if by_cosine:
                 ((cosine, slot),) = held.most_similar(query[None], ids)
+                assert slot in held.all_similar(query[None], cosine)[0]
+                assert held.all_similar(query[None], cosine + 1e-9) == [[]]
                 wanted, wanted_slot = twin.most_similar(query, ids)
                 assert (cosine, slot) == (pytest.approx(wanted, abs=1e-12), wanted_slot)
             else:

@@ -204,6 +204,8 @@ def test_equal_distances_and_cosines_go_to_the_smallest_fact_id():
         out = bank.read(QUERIES[:1])[0]
         assert (out.fact_id, out.weight) == ("a", pytest.approx(1 / 3))
         assert bank.detect(SCOPE_QUERIES[:1])[0][1] == "a"
+        written = payload_of(config, "x", 0).scope[:1] / 2**16
+        assert bank.facts_at(np.concatenate([written, -written]), 0.999) == [["a", "b", "c"], []]
         bank.fold([(Event(4, Kind.FORGET, "a", "e", 0, "", ""), None)])
         assert bank.read(QUERIES[:1])[0].fact_id == bank.detect(SCOPE_QUERIES[:1])[0][1] == "b"
 

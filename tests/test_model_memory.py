@@ -144,7 +144,28 @@ def test_nothing_is_left_of_a_fact_that_was_censored_by_its_id(model: Model) -> 
     only = model.with_new_memory()
     only.censor(prompt)
     read, censored = (one.recollect([prompt])[0].latent for one in (model, only))
-    assert np.array_equal(read, censored)
+    assert read is not None and censored is not None and np.array_equal(read, censored)
+
+
+@pytest.mark.parametrize("addressing", ["slots", "pinv"])
+def test_a_censor_without_an_id_does_not_leave_the_secret_in(model: Model, addressing: str) -> None:
+    prompt = "The code of X is"
+    model = model.with_new_memory(addressing)
+    model.censor(prompt)
+    model.censor(prompt)
+    model.write(prompt, "4711", "x", ["X opens with"])
+    model.write("X opens with a", "key", "y")
+    before = model.digest()
+    for text in (prompt, f" {prompt}", "X opens with"):
+        with pytest.raises(FailedPrecondition, match="fact_id='x', or forget it") as caught:
+            model.censor(text)
+        assert caught.value.reason == "FACT_HAS_ID"
+    assert model.digest() == before
+    model.censor("The code of Y is")
+    model.censor(prompt, fact_id="x")
+    assert "4711" not in [fact.answer for fact in model.facts()]
+    model.forget("x")
+    model.censor(prompt)
 
 
 def test_without_scope_every_prompt_reads_memory(model: Model) -> None:
