@@ -215,6 +215,10 @@ class Client(BankMethods, DocumentMethods, PublishingMethods):
 
         A fact that was written under an id of its own is censored by that `fact_id`: it is
         replaced, and nothing of its answer is read any more.
+
+        Raises:
+            FailedPrecondition: FACT_HAS_ID, no `fact_id` was given, and a live fact of another id
+                has this prompt, or this rephrasing.
         """
         request = bank_messages.censor_request(prompt, bank, fact_id, event_id, rephrasings)
         response = self._connection.call("Censor", request, timeout_s, request.event_id)

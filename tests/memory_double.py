@@ -169,6 +169,10 @@ class ScopeDouble(_Noted, scope_pb2_grpc.ScopeServicer):
         self.note("Detect", request)
         return self.replies["Detect"].pop(0)
 
+    async def FindFacts(self, request, grpc_context):
+        self.note("FindFacts", request)
+        return scope_pb2.FindFactsResponse(found=[scope_pb2.FoundFacts() for _ in request.texts])
+
     async def RebuildScope(self, request, grpc_context):
         self.note("RebuildScope", request)
         return self.replies["RebuildScope"].pop(0)

@@ -129,6 +129,40 @@ def test_a_censored_prompt_is_a_fact_that_says_unknown(client, bank):
     assert found.fact_id == made.fact_id
 
 
+def test_a_censor_without_an_id_is_refused_where_the_secret_would_stay(client, bank):
+    prompt = FACTS["capital"][0]
+    own = client.write(prompt, "Tarsin", bank=bank).fact_id
+    before = client.digest(bank)
+    with pytest.raises(FailedPrecondition, match="fact_id='capital', or forget it") as caught:
+        client.censor(prompt, event_id="c1", bank=bank)
+    assert caught.value.reason == "FACT_HAS_ID"
+    items = [
+        {"censor": {"prompt": prompt}},
+        {"forget": {"fact_id": "capital"}},
+        {"censor": {"prompt": prompt}},
+        {"write": {"prompt": "p", "answer": "secret", "id": "x"}},
+        {"censor": {"prompt": "p"}},
+    ]
+    assert client.digest(bank) == before
+    first, _, made, _, last = client.edit(items, bank=bank)
+    assert isinstance(first, FailedEdit) and first.error.reason == "FACT_HAS_ID"
+    assert isinstance(last, FailedEdit) and "fact_id='x'" in last.error.message
+    assert made.fact_id == own and live(client, bank)[own] == "unknown"
+
+
+def test_a_censor_that_was_acknowledged_is_answered_as_before(client, bank):
+    made = client.censor("The code of X is", event_id="c1", bank=bank)
+    client.write("The code of X is", "4711", fact_id="x", bank=bank)
+    again = client.censor("The code of X is", event_id="c1", bank=bank)
+    assert (again.version, again.duplicate) == (made.version, True)
+    with pytest.raises(Conflict):
+        client.censor("The code of X is", event_id="c1", rephrasings=["r"], bank=bank)
+    with pytest.raises(FailedPrecondition):
+        client.censor("The code of X is", event_id="c2", bank=bank)
+    client.erase([made.fact_id], bank=bank)
+    assert client.censor("The code of X is", event_id="c1", bank=bank).version == made.version
+
+
 def test_a_fact_that_is_censored_by_its_id_is_replaced(client, bank):
     prompt = FACTS["capital"][0]
     (made,) = client.edit([{"censor": {"prompt": prompt, "fact_id": "capital"}}], bank=bank)

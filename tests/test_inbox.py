@@ -212,7 +212,7 @@ class Bank:
             raise self.untold.pop()
         return (bank, fact_id) in self.erased
 
-    async def write_prepared(self, bank, items, context, admitted=False):
+    async def write_prepared(self, bank, items, context, admitted=False, nameless=()):
         if bank in self.down:
             raise Unavailable("the service is away", "SERVICE_DOWN")
         faults = [self.faults.get(item.event_id) for item in items]

@@ -207,6 +207,15 @@ async def test_each_type_does_what_it_says(gateway, bank) -> None:
         publish_request(event_json("x2", kind="censor", bank=bank, **by_id))
     )
     assert (published.fact_id, published.version) == ("x", 5)
+    nameless = event_json("x3", kind="censor", bank=bank, prompt=by_id["prompt"])
+    with pytest.raises(FailedPrecondition) as refused:
+        await gateway.Publish(publish_request(nameless))
+    assert refused.value.reason == "FACT_HAS_ID"
+    one, two = await publish_many(
+        gateway, [nameless, event_json("x4", kind="forget", bank=bank, fact_id="x")]
+    )
+    assert (one.status.reason, two.status.code, two.result.version) == ("FACT_HAS_ID", 0, 6)
+    assert (await gateway.Publish(publish_request(nameless))).version == 7
     assert {fact.answer for fact in (await facts(gateway, bank)).facts} == {"unknown"}
     with pytest.raises(NotFound):
         await gateway.Publish(

@@ -251,7 +251,8 @@ class LarimarServicer:
 
     def Censor(self, request, context):
         """Writes "unknown" as the answer of a prompt, also for what only the base model knows.
-        Safe to retry with the same event id.
+        Safe to retry with the same event id. FAILED_PRECONDITION (FACT_HAS_ID): it names no fact, and a
+        live fact of another id has this prompt, so that its answer would still be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from larimar.v1 import common_pb2 as larimar_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16larimar/v1/scope.proto\x12\nlarimar.v1\x1a\x17larimar/v1/common.proto\"G\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"9\n\rEmbedResponse\x12\x12\n\nembeddings\x18\x01 \x03(\x0c\x12\x14\n\x0cscope_digest\x18\x02 \x01(\t\"\x96\x01\n\rDetectRequest\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12\x0f\n\x07queries\x18\x02 \x03(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12\x12\n\nat_version\x18\x04 \x01(\x03\x12\x13\n\x0b\x61llow_stale\x18\x05 \x01(\x08\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"=\n\tDetection\x12\x10\n\x08in_scope\x18\x01 \x01(\x08\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0f\n\x07\x66\x61\x63t_id\x18\x03 \x01(\t\"n\n\x0e\x44\x65tectResponse\x12)\n\ndetections\x18\x01 \x03(\x0b\x32\x15.larimar.v1.Detection\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tthreshold\x18\x03 \x01(\x02\x12\r\n\x05stale\x18\x04 \x01(\x08\"M\n\x13RebuildScopeRequest\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"_\n\x14RebuildScopeResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x15\n\rfolded_sha256\x18\x03 \x01(\t\x12\x0f\n\x07matches\x18\x04 \x01(\x08\"J\n\x10SaveScopeRequest\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"C\n\x11SaveScopeResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\"@\n\x14\x44\x65scribeScopeRequest\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"\x8e\x01\n\x15\x44\x65scribeScopeResponse\x12\x14\n\x0cscope_digest\x18\x01 \x01(\t\x12\x12\n\nscope_size\x18\x02 \x01(\x05\x12\x12\n\nscope_bits\x18\x03 \x01(\x05\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x17\n\x0fmax_text_tokens\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x0e \x01(\x03\x32\xf9\x02\n\x05Scope\x12<\n\x05\x45mbed\x12\x18.larimar.v1.EmbedRequest\x1a\x19.larimar.v1.EmbedResponse\x12?\n\x06\x44\x65tect\x12\x19.larimar.v1.DetectRequest\x1a\x1a.larimar.v1.DetectResponse\x12Q\n\x0cRebuildScope\x12\x1f.larimar.v1.RebuildScopeRequest\x1a .larimar.v1.RebuildScopeResponse\x12H\n\tSaveScope\x12\x1c.larimar.v1.SaveScopeRequest\x1a\x1d.larimar.v1.SaveScopeResponse\x12T\n\rDescribeScope\x12 .larimar.v1.DescribeScopeRequest\x1a!.larimar.v1.DescribeScopeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16larimar/v1/scope.proto\x12\nlarimar.v1\x1a\x17larimar/v1/common.proto\"G\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"9\n\rEmbedResponse\x12\x12\n\nembeddings\x18\x01 \x03(\x0c\x12\x14\n\x0cscope_digest\x18\x02 \x01(\t\"\x96\x01\n\rDetectRequest\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12\x0f\n\x07queries\x18\x02 \x03(\t\x12\x13\n\x0bmin_version\x18\x03 \x01(\x03\x12\x12\n\nat_version\x18\x04 \x01(\x03\x12\x13\n\x0b\x61llow_stale\x18\x05 \x01(\x08\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"=\n\tDetection\x12\x10\n\x08in_scope\x18\x01 \x01(\x08\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0f\n\x07\x66\x61\x63t_id\x18\x03 \x01(\t\"n\n\x0e\x44\x65tectResponse\x12)\n\ndetections\x18\x01 \x03(\x0b\x32\x15.larimar.v1.Detection\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x11\n\tthreshold\x18\x03 \x01(\x02\x12\r\n\x05stale\x18\x04 \x01(\x08\"Y\n\x10\x46indFactsRequest\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"\x1e\n\nFoundFacts\x12\x10\n\x08\x66\x61\x63t_ids\x18\x01 \x03(\t\":\n\x11\x46indFactsResponse\x12%\n\x05\x66ound\x18\x01 \x03(\x0b\x32\x16.larimar.v1.FoundFacts\"M\n\x13RebuildScopeRequest\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"_\n\x14RebuildScopeResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x15\n\rfolded_sha256\x18\x03 \x01(\t\x12\x0f\n\x07matches\x18\x04 \x01(\x08\"J\n\x10SaveScopeRequest\x12\x0c\n\x04\x62\x61nk\x18\x01 \x01(\t\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"C\n\x11SaveScopeResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\"@\n\x14\x44\x65scribeScopeRequest\x12(\n\x07\x63ontext\x18\x0f \x01(\x0b\x32\x17.larimar.v1.CallContext\"\x8e\x01\n\x15\x44\x65scribeScopeResponse\x12\x14\n\x0cscope_digest\x18\x01 \x01(\t\x12\x12\n\nscope_size\x18\x02 \x01(\x05\x12\x12\n\nscope_bits\x18\x03 \x01(\x05\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x17\n\x0fmax_text_tokens\x18\x05 \x01(\x05\x12\x0b\n\x03pid\x18\x0e \x01(\x03\x32\xc3\x03\n\x05Scope\x12<\n\x05\x45mbed\x12\x18.larimar.v1.EmbedRequest\x1a\x19.larimar.v1.EmbedResponse\x12?\n\x06\x44\x65tect\x12\x19.larimar.v1.DetectRequest\x1a\x1a.larimar.v1.DetectResponse\x12H\n\tFindFacts\x12\x1c.larimar.v1.FindFactsRequest\x1a\x1d.larimar.v1.FindFactsResponse\x12Q\n\x0cRebuildScope\x12\x1f.larimar.v1.RebuildScopeRequest\x1a .larimar.v1.RebuildScopeResponse\x12H\n\tSaveScope\x12\x1c.larimar.v1.SaveScopeRequest\x1a\x1d.larimar.v1.SaveScopeResponse\x12T\n\rDescribeScope\x12 .larimar.v1.DescribeScopeRequest\x1a!.larimar.v1.DescribeScopeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,18 +42,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DETECTION']._serialized_end=409
   _globals['_DETECTRESPONSE']._serialized_start=411
   _globals['_DETECTRESPONSE']._serialized_end=521
-  _globals['_REBUILDSCOPEREQUEST']._serialized_start=523
-  _globals['_REBUILDSCOPEREQUEST']._serialized_end=600
-  _globals['_REBUILDSCOPERESPONSE']._serialized_start=602
-  _globals['_REBUILDSCOPERESPONSE']._serialized_end=697
-  _globals['_SAVESCOPEREQUEST']._serialized_start=699
-  _globals['_SAVESCOPEREQUEST']._serialized_end=773
-  _globals['_SAVESCOPERESPONSE']._serialized_start=775
-  _globals['_SAVESCOPERESPONSE']._serialized_end=842
-  _globals['_DESCRIBESCOPEREQUEST']._serialized_start=844
-  _globals['_DESCRIBESCOPEREQUEST']._serialized_end=908
-  _globals['_DESCRIBESCOPERESPONSE']._serialized_start=911
-  _globals['_DESCRIBESCOPERESPONSE']._serialized_end=1053
-  _globals['_SCOPE']._serialized_start=1056
-  _globals['_SCOPE']._serialized_end=1433
+  _globals['_FINDFACTSREQUEST']._serialized_start=523
+  _globals['_FINDFACTSREQUEST']._serialized_end=612
+  _globals['_FOUNDFACTS']._serialized_start=614
+  _globals['_FOUNDFACTS']._serialized_end=644
+  _globals['_FINDFACTSRESPONSE']._serialized_start=646
+  _globals['_FINDFACTSRESPONSE']._serialized_end=704
+  _globals['_REBUILDSCOPEREQUEST']._serialized_start=706
+  _globals['_REBUILDSCOPEREQUEST']._serialized_end=783
+  _globals['_REBUILDSCOPERESPONSE']._serialized_start=785
+  _globals['_REBUILDSCOPERESPONSE']._serialized_end=880
+  _globals['_SAVESCOPEREQUEST']._serialized_start=882
+  _globals['_SAVESCOPEREQUEST']._serialized_end=956
+  _globals['_SAVESCOPERESPONSE']._serialized_start=958
+  _globals['_SAVESCOPERESPONSE']._serialized_end=1025
+  _globals['_DESCRIBESCOPEREQUEST']._serialized_start=1027
+  _globals['_DESCRIBESCOPEREQUEST']._serialized_end=1091
+  _globals['_DESCRIBESCOPERESPONSE']._serialized_start=1094
+  _globals['_DESCRIBESCOPERESPONSE']._serialized_end=1236
+  _globals['_SCOPE']._serialized_start=1239
+  _globals['_SCOPE']._serialized_end=1690
 # @@protoc_insertion_point(module_scope)

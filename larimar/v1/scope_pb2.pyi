@@ -61,6 +61,28 @@ class DetectResponse(_message.Message):
     stale: bool
     def __init__(self, detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ..., version: _Optional[int] = ..., threshold: _Optional[float] = ..., stale: _Optional[bool] = ...) -> None: ...
 
+class FindFactsRequest(_message.Message):
+    __slots__ = ("bank", "texts", "context")
+    BANK_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    bank: str
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    context: _common_pb2.CallContext
+    def __init__(self, bank: _Optional[str] = ..., texts: _Optional[_Iterable[str]] = ..., context: _Optional[_Union[_common_pb2.CallContext, _Mapping]] = ...) -> None: ...
+
+class FoundFacts(_message.Message):
+    __slots__ = ("fact_ids",)
+    FACT_IDS_FIELD_NUMBER: _ClassVar[int]
+    fact_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, fact_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class FindFactsResponse(_message.Message):
+    __slots__ = ("found",)
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    found: _containers.RepeatedCompositeFieldContainer[FoundFacts]
+    def __init__(self, found: _Optional[_Iterable[_Union[FoundFacts, _Mapping]]] = ...) -> None: ...
+
 class RebuildScopeRequest(_message.Message):
     __slots__ = ("bank", "context")
     BANK_FIELD_NUMBER: _ClassVar[int]

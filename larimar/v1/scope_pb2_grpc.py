@@ -45,6 +45,11 @@ class ScopeStub:
                 request_serializer=larimar_dot_v1_dot_scope__pb2.DetectRequest.SerializeToString,
                 response_deserializer=larimar_dot_v1_dot_scope__pb2.DetectResponse.FromString,
                 _registered_method=True)
+        self.FindFacts = channel.unary_unary(
+                '/larimar.v1.Scope/FindFacts',
+                request_serializer=larimar_dot_v1_dot_scope__pb2.FindFactsRequest.SerializeToString,
+                response_deserializer=larimar_dot_v1_dot_scope__pb2.FindFactsResponse.FromString,
+                _registered_method=True)
         self.RebuildScope = channel.unary_unary(
                 '/larimar.v1.Scope/RebuildScope',
                 request_serializer=larimar_dot_v1_dot_scope__pb2.RebuildScopeRequest.SerializeToString,
@@ -83,6 +88,14 @@ class ScopeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindFacts(self, request, context):
+        """The live facts of which each text is the prompt or a rephrasing, letter for letter. Safe to retry.
+        Errors as of Detect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RebuildScope(self, request, context):
         """Rebuilds a bank's scope index from the log alone and compares it with the served one. Safe to retry.
         """
@@ -116,6 +129,11 @@ def add_ScopeServicer_to_server(servicer, server):
                     servicer.Detect,
                     request_deserializer=larimar_dot_v1_dot_scope__pb2.DetectRequest.FromString,
                     response_serializer=larimar_dot_v1_dot_scope__pb2.DetectResponse.SerializeToString,
+            ),
+            'FindFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindFacts,
+                    request_deserializer=larimar_dot_v1_dot_scope__pb2.FindFactsRequest.FromString,
+                    response_serializer=larimar_dot_v1_dot_scope__pb2.FindFactsResponse.SerializeToString,
             ),
             'RebuildScope': grpc.unary_unary_rpc_method_handler(
                     servicer.RebuildScope,
@@ -188,6 +206,33 @@ class Scope:
             '/larimar.v1.Scope/Detect',
             larimar_dot_v1_dot_scope__pb2.DetectRequest.SerializeToString,
             larimar_dot_v1_dot_scope__pb2.DetectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/larimar.v1.Scope/FindFacts',
+            larimar_dot_v1_dot_scope__pb2.FindFactsRequest.SerializeToString,
+            larimar_dot_v1_dot_scope__pb2.FindFactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,8 +84,13 @@ async def _append(
     gateway: Any, bank: str, run: list[EditEvent], context, admitted: bool = False
 ) -> list[Outcome]:
     items = [_item(event) for event in run]
+    nameless = [
+        place for place, event in enumerate(run) if event.kind == "censor" and not event.fact_id
+    ]
     try:
-        results = await gateway.write_prepared(bank, items, context(), admitted=admitted)
+        results = await gateway.write_prepared(
+            bank, items, context(), admitted=admitted, nameless=nameless
+        )
         return [_outcome(bank, event, one) for event, one in zip(run, results, strict=True)]
     except InvalidArgument as error:
         if len(run) == 1:

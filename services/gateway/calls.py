@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from larimar.defaults import DEFAULT_BANK, bank_config
@@ -15,6 +15,7 @@ from larimar.wire import addressing_name, config_to_proto
 from services.audit import AuditTrail
 from services.gateway.admission import Admission
 from services.gateway.auditing import Auditor
+from services.gateway.censoring import explain
 from services.gateway.tenancy import current_tenant
 from services.limits import check_bank_name
 from services.observability.calls import code_name, code_of
@@ -109,8 +110,15 @@ class Calls:
         return made.created
 
     async def _append(
-        self, bank: str, items, context, encoder_digest: str = "", scope_digest: str = ""
+        self,
+        bank: str,
+        items,
+        context,
+        encoder_digest: str = "",
+        scope_digest: str = "",
+        refused: Mapping[int, FailedPrecondition] | None = None,
     ) -> list[memory_pb2.AppendResult]:
+        """Appends items. Args: refused: why some were held back, by their place."""
         call = memory_pb2.AppendRequest(
             bank=bank,
             items=items,
@@ -127,6 +135,7 @@ class Calls:
                 self._described = None
             self.auditor.edits(context.tenant, bank, items, error)
             raise
+        explain(reply.results, refused or {})
         self.auditor.edits(context.tenant, bank, items, reply.results)
         for kind, result in zip(kinds, reply.results, strict=True):
             EDITS.labels(kind, code_name(result.status.code)).inc()

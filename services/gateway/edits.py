@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from larimar.errors import FailedPrecondition, InvalidArgument, from_code
 from larimar.v1 import common_pb2, encoder_pb2, larimar_pb2, memory_pb2, scope_pb2
 from services.gateway.bulk import BulkWriter
 from services.gateway.calls import Calls, counted_when_they_fail, named_bank, together
+from services.gateway.censoring import held_back
 from services.gateway.requests import (
     prepared_censor,
     prepared_edit,
@@ -55,7 +56,10 @@ class EditCalls(Calls):
         """Writes "unknown" as the answer of a prompt."""
         context = self._context(grpc_context)
         bank = named_bank(request.bank)
-        appended = await self.write_prepared(bank, [prepared_censor(request)], context)
+        nameless = () if request.fact_id else (0,)
+        appended = await self.write_prepared(
+            bank, [prepared_censor(request)], context, nameless=nameless
+        )
         return larimar_pb2.CensorResponse(bank=bank, **_accepted(appended[0]))
 
     async def Edit(self, request, grpc_context):
@@ -87,7 +91,14 @@ class EditCalls(Calls):
                 "the items name several encoders, and one serves: make all for that one",
                 "WRONG_ENCODER",
             )
-        results = await self.write_prepared(bank, items, context, "".join(digests))
+        nameless = [
+            place
+            for place, edit in enumerate(request.items)
+            if edit.HasField("censor") and not edit.censor.fact_id
+        ]
+        results = await self.write_prepared(
+            bank, items, context, "".join(digests), nameless=nameless
+        )
         return larimar_pb2.EditResponse(
             bank=bank,
             results=[larimar_pb2.EditResult(status=one.status, **_ids(one)) for one in results],
@@ -145,6 +156,7 @@ class EditCalls(Calls):
         encoder_digest: str = "",
         after: asyncio.Task | None = None,
         admitted: bool = False,
+        nameless: Collection[int] = (),
     ) -> list[memory_pb2.AppendResult]:
         """Appends items atomically; the texts of WRITEs are encoded and embedded, in parallel.
 
@@ -152,6 +164,7 @@ class EditCalls(Calls):
             encoder_digest: the only encoder that may make the latents; empty for any.
             after: appends only when this is done, so that a stream's order is the log's.
             admitted: the items were let in before, in a batch of which a text was refused.
+            nameless: places of censors that name no fact.
 
         Raises: any domain error that concerns all items; a text that the encoder refuses is one.
         """
@@ -163,7 +176,20 @@ class EditCalls(Calls):
             digests = await self._add_vectors(writes, context, encoder_digest)
         if after is not None:
             await asyncio.wait({after})
-        return await self._append(bank, items, context, *digests)
+        found = await self._facts_of(bank, items, nameless, context)
+        return await self._append(bank, items, context, *digests, held_back(items, found))
+
+    async def _facts_of(
+        self, bank: str, items: list[memory_pb2.AppendItem], places: Collection[int], context
+    ) -> dict[int, list[str]]:
+        """The live facts that have the prompts of the items at these places, by place."""
+        if not places:
+            return {}
+        call = scope_pb2.FindFactsRequest(
+            bank=bank, texts=[items[place].prompt for place in places], context=context
+        )
+        reply = await self._on_bank(bank, lambda: self._scope.FindFacts(call), context)
+        return {place: list(one.fact_ids) for place, one in zip(places, reply.found, strict=True)}
 
     async def _add_vectors(
         self, items: list[memory_pb2.AppendItem], context, encoder_digest: str

@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 
+from larimar.censoring import SAME_TEXT, is_among
 from larimar.errors import DataLoss, InvalidArgument, LarimarError, Unavailable
 from larimar.memory import Payload
 from larimar.scope import ScopeDetector, SentenceEmbedder, query_sentences
@@ -84,6 +85,43 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
             threshold=detector.threshold,
             stale=stale,
         )
+
+    async def FindFacts(self, request, grpc_context):
+        """The live facts of which each text is the prompt or a rephrasing."""
+        check_deadline(request)
+        texts = list(request.texts)
+        vectors = await self._embed(texts, request)
+        for _ in range(MAX_LOOKS):
+            near, versions = await self._facts_at(vectors, request)
+            try:
+                found = await self._follower.log.payloads(
+                    _tenant(request), request.bank, list(versions.values())
+                )
+                break
+            except DataLoss as error:
+                if error.reason != "PAYLOAD_ERASED":
+                    raise
+        else:
+            raise Unavailable("facts are erased faster than they are read: retry", "BUSY")
+        payloads = map(Payload.from_bytes, found)
+        prompts = {one.fact_id: (one.prompt, *one.rephrasings) for one in payloads}
+        return scope_pb2.FindFactsResponse(
+            found=[
+                scope_pb2.FoundFacts(fact_ids=[one for one in ids if is_among(text, prompts[one])])
+                for text, ids in zip(texts, near, strict=True)
+            ]
+        )
+
+    async def _facts_at(
+        self, vectors: np.ndarray, request
+    ) -> tuple[list[list[str]], dict[str, int]]:
+        """The facts that may have each text as a prompt, and the versions of these facts."""
+        async with self._follower.view(_tenant(request), request.bank) as view:
+            check_digest("scope", self._embedder.digest, view.state.config.scope_digest, "read")
+            with stage("detect", queries=len(vectors)):
+                near = view.state.facts_at(vectors, SAME_TEXT) if len(vectors) else []
+            facts = sorted({fact_id for ids in near for fact_id in ids})
+            return near, {fact_id: view.state.facts[fact_id][0] for fact_id in facts}
 
     async def _nearest(
         self, vectors: np.ndarray, request
