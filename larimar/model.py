@@ -32,6 +32,7 @@ from larimar.errors import LarimarError
 from larimar.local_memory import BANK, LocalMemory
 from larimar.memory import BankConfig, BankState, Payload
 from larimar.new_facts import NewFact, payloads_of
+from larimar.payload import several
 from larimar.results import (
     Answer,
     CandidateScore,
@@ -139,7 +140,9 @@ class Model:
         Raises:
             InvalidArgument: a text is empty or too long.
         """
-        fact = NewFact(fact_id or default_fact_id(prompt), prompt, answer, tuple(rephrasings))
+        fact = NewFact(
+            fact_id or default_fact_id(prompt), prompt, answer, several("rephrasings", rephrasings)
+        )
         [payload] = payloads_of(self.state.config, self.encoder, self.embedder, [fact])
         if isinstance(payload, LarimarError):
             raise payload
@@ -191,8 +194,10 @@ class Model:
 
         Raises:
             NotFound, FailedPrecondition: as `forget`, for the first that is refused.
+            InvalidArgument: one id alone, not in a list.
         """
-        return self.memory.forget(list(fact_ids))
+        given = fact_ids if isinstance(fact_ids, str) else list(fact_ids)
+        return self.memory.forget(several("fact_ids", given))
 
     # Questions
 
@@ -223,7 +228,7 @@ class Model:
             InvalidArgument: an empty or too long prompt, or bad settings.
             FailedPrecondition: `at` is not written yet.
         """
-        sampling = Sampling(max_tokens, temperature, top_p, seed, tuple(stop))
+        sampling = Sampling(max_tokens, temperature, top_p, seed, several("stop", stop))
         found = self.recollect(
             [prompt], memory=memory, scope=scope, at=at, noise=noise, noise_seed=noise_seed
         )
@@ -300,6 +305,7 @@ class Model:
             InvalidArgument: an empty or too long prompt, or a bad noise.
             FailedPrecondition: `at` is not written yet.
         """
+        several("prompts", prompts)
         if not memory:
             return [Recollection(None, False, 0.0, None, 0)] * len(prompts)
         state = self.memory.at(at)
@@ -334,7 +340,7 @@ class Model:
             InvalidArgument: an empty or too long prompt, or bad sampling settings.
         """
         latents = [one.latent for one in found]
-        decoded = self._decoded(prompts, latents, sampling)
+        decoded = self._decoded(several("prompts", prompts), latents, sampling)
         return [
             Answer(
                 text.lstrip(),
@@ -360,8 +366,9 @@ class Model:
         Raises:
             InvalidArgument: an empty or too long text, or no candidates.
         """
+        given = [several("candidates", texts) for texts in candidates]
         results = []
-        for prompt, texts, one in zip(prompts, candidates, found, strict=True):
+        for prompt, texts, one in zip(several("prompts", prompts), given, found, strict=True):
             z_C = None if one.latent is None else torch.from_numpy(one.latent.copy())
             scores = self.decoder.score(prompt, texts, z_C)
             ranked = tuple(
@@ -397,7 +404,7 @@ class Model:
         """
         state = self.memory.at(at)
         latents = list(dreams.sample(state, count, seed))
-        sampling = Sampling(max_tokens, temperature, top_p, seed, tuple(stop))
+        sampling = Sampling(max_tokens, temperature, top_p, seed, several("stop", stop))
         decoded = self._decoded([prompt] * count, latents, sampling)
         return DreamResult(tuple(prompt + text for text, _, _ in decoded), state.version, BANK)
 

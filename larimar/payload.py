@@ -10,6 +10,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from json.encoder import encode_basestring as quote
@@ -56,6 +57,19 @@ def utf8(name: str, text: str) -> bytes:
         return text.encode()
     except (UnicodeEncodeError, AttributeError) as error:
         raise InvalidArgument(f"{name} must be valid Unicode text") from error
+
+
+def several(name: str, texts: Any) -> tuple[str, ...]:
+    """A list of texts; a text is not taken for the list of its characters.
+
+    Raises:
+        InvalidArgument: no list, or one of them is not text or holds a lone surrogate.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        raise InvalidArgument(f"{name} must be a list of texts, not {type(texts).__name__}")
+    for text in texts:
+        utf8(name, text)
+    return tuple(texts)
 
 
 def check_id(name: str, value: str) -> str:

@@ -227,6 +227,28 @@ def test_a_refused_call_changes_nothing(model: Model) -> None:
     assert (model.digest(), model.state.version, facts(model)) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("rephrasings", lambda model, text: model.write("A prompt", "an answer", "x", text)),
+        ("rephrasings", lambda model, text: model.censor("A prompt", text)),
+        ("stop", lambda model, text: model.ask("A prompt", 2, stop=text)),
+        ("stop", lambda model, text: model.dream(1, max_tokens=2, stop=text)),
+        ("prompts", lambda model, text: model.ask_many(text, 2)),
+        ("prompts", lambda model, text: model.ask_many(text, 2, memory=False)),
+        ("prompts", lambda model, text: model.score_many(text, [["x"]] * len(text))),
+        ("candidates", lambda model, text: model.score("A prompt", text)),
+        ("candidates", lambda model, text: model.score_many(["A prompt"], [text])),
+        ("fact_ids", lambda model, text: model.forget_many(text)),
+    ],
+)
+def test_a_text_is_no_list_of_its_characters(model: Model, name: str, call) -> None:
+    before = model.digest(), model.state.version
+    with pytest.raises(InvalidArgument, match=f"{name} must be a list of texts, not str"):
+        call(model, "Velm")
+    assert (model.digest(), model.state.version) == before
+
+
 def test_forgetting_twice_is_refused_until_the_fact_is_written_again(model: Model) -> None:
     digest = model.digest()
     model.forget("bridge")
