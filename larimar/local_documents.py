@@ -27,6 +27,7 @@ from larimar.passages import (
     split_passages,
     stated,
 )
+from larimar.payload import utf8
 from larimar.recall import EPISODE_SIZE, read_recursively
 from larimar.results import IngestResult, RecallResult
 from larimar.results import Passage as Found
@@ -50,6 +51,7 @@ def ingest(
         FailedPrecondition: the memory is not one of slots.
     """
     check_document(document)
+    utf8("text", text)
     model.state.items(passage_prefix(document))  # refuses what has no slots
     passages = [
         part
@@ -90,6 +92,7 @@ def recall(model: Model, prompt: str, *, document: str = "", max_tokens: int = 3
         FailedPrecondition: there is nothing to read, or the memory is not one of slots.
         InvalidArgument: an empty or too long prompt, or bad settings.
     """
+    utf8("prompt", prompt)
     state = model.state
     items = state.items(passage_prefix(check_document(document)) if document else "")
     query_D = model.encoder.prompt_latents([prompt])[0].astype(np.float64)

@@ -25,14 +25,13 @@ from larimar.defaults import (
     DEFAULT_DREAMS,
     DREAM_PROMPT,
     bank_config,
-    default_fact_id,
 )
 from larimar.encoder import Text
 from larimar.errors import LarimarError
 from larimar.local_memory import BANK, LocalMemory
 from larimar.memory import BankConfig, BankState, Payload
 from larimar.new_facts import NewFact, payloads_of
-from larimar.payload import several
+from larimar.payload import several, utf8
 from larimar.results import (
     Answer,
     CandidateScore,
@@ -138,10 +137,10 @@ class Model:
         """Writes a fact in one shot; writing a live fact id again replaces it.
 
         Raises:
-            InvalidArgument: a text is empty or too long.
+            InvalidArgument: a text is empty, too long or not Unicode.
         """
-        fact = NewFact(
-            fact_id or default_fact_id(prompt), prompt, answer, several("rephrasings", rephrasings)
+        fact = NewFact.of(
+            {"prompt": prompt, "answer": answer, "id": fact_id, "rephrasings": rephrasings}
         )
         [payload] = payloads_of(self.state.config, self.encoder, self.embedder, [fact])
         if isinstance(payload, LarimarError):
@@ -402,6 +401,7 @@ class Model:
             FailedPrecondition: the memory is empty, or `at` is not written yet.
             InvalidArgument: a count or setting out of range.
         """
+        utf8("prompt", prompt)
         state = self.memory.at(at)
         latents = list(dreams.sample(state, count, seed))
         sampling = Sampling(max_tokens, temperature, top_p, seed, several("stop", stop))

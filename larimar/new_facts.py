@@ -12,6 +12,7 @@ from larimar.defaults import default_fact_id
 from larimar.encoder import Encoder, Text
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.memory import BankConfig, Payload, make_payload
+from larimar.payload import several, utf8
 from larimar.scope import SentenceEmbedder
 
 _FIELDS = ("prompt", "answer", "fact_id", "rephrasings")
@@ -36,7 +37,7 @@ class NewFact:
         """From a mapping, or an object with such attributes, as a client's `write_many` takes.
 
         Raises:
-            InvalidArgument: a field is missing, unknown or no text.
+            InvalidArgument: a field is missing, unknown, or no text or list of texts.
         """
         if isinstance(given, Mapping):
             fields = {("fact_id" if name == "id" else name): one for name, one in given.items()}
@@ -47,14 +48,11 @@ class NewFact:
                 )
         else:
             fields = {name: getattr(given, name, None) for name in _FIELDS}
-        rephrasings = fields.get("rephrasings") or ()
-        texts = [fields.get("prompt"), fields.get("answer"), *rephrasings]
-        if isinstance(rephrasings, str) or not all(isinstance(text, str) for text in texts):
-            raise InvalidArgument(
-                "a fact needs a text as prompt and as answer, and texts as rephrasings"
-            )
-        prompt, answer, *more = texts
-        return cls(fields.get("fact_id") or default_fact_id(prompt), prompt, answer, tuple(more))
+        prompt, answer, given = map(fields.get, ("prompt", "answer", "rephrasings"))
+        for name, text in (("prompt", prompt), ("answer", answer)):
+            utf8(f"a fact's {name}", text)
+        rephrasings = several("a fact's rephrasings", () if given is None else given)
+        return cls(fields.get("fact_id") or default_fact_id(prompt), prompt, answer, rephrasings)
 
 
 def payloads_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import save
 import larimar
 from larimar.checkpoint import ModelFolder, serving_dtype
 from larimar.errors import FailedPrecondition, InvalidArgument, NotFound
+from larimar.local_documents import ingest, recall
 from larimar.local_memory import LocalMemory
 from larimar.model import Model
 from larimar.results import Edit, FailedWrite
@@ -22,6 +24,8 @@ FACTS = [
     ("bridge", "The bridge over the Sarn was built by", "masons from Orlo", ()),
     ("ünï", "Zoë’s café in 東京 is kept by", "a man named Ito", ()),
 ]
+LONE = json.loads(r'"\ud83d"')
+"""Half a surrogate pair: JSON admits it, UTF-8 does not."""
 TEXTS = ("prompt", "answer", "rephrasings")
 PROMPTS = [
     "The capital of Velmora is",
@@ -74,11 +78,16 @@ def test_many_facts_are_written_as_one_would_be(model: Model) -> None:
             {"prompt": "A prompt", "answer": "x", "relation": "P1"},
             {"prompt": 5, "answer": "x"},
             {"prompt": "A prompt", "answer": "x", "rephrasings": "no list"},
+            {"prompt": f"A prompt {LONE}", "answer": "x"},
+            {"prompt": f"A prompt {LONE}", "answer": "x", "id": "lone"},
+            {"prompt": "A prompt", "answer": LONE, "rephrasings": None},
+            {"prompt": "A prompt", "answer": "x", "rephrasings": [LONE]},
+            {"prompt": "A prompt", "answer": "x", "rephrasings": 5},
             {"id": written[2].fact_id, **{name: getattr(written[2], name) for name in TEXTS}},
         ]
     )
     failed = [one for one in results if isinstance(one, FailedWrite)]
-    assert [one.index for one in failed] == [0, 3, 4, 5, 6]
+    assert [one.index for one in failed] == [0, *range(3, 12)]
     assert [one.error.reason for one in failed[:2]] == ["EMPTY_TEXT", "TEXT_TOO_LONG"]
     assert failed[1].fact_id == "long" and "relation" in failed[2].error.message
     edits = [one for one in results if isinstance(one, Edit)]
@@ -220,6 +229,16 @@ def test_a_refused_call_changes_nothing(model: Model) -> None:
         (InvalidArgument, lambda: model.write("A prompt", " ")),
         (InvalidArgument, lambda: model.write("word " * 300, "an answer", "capital")),
         (InvalidArgument, lambda: model.write("A prompt", "an answer", "i" * 300)),
+        (InvalidArgument, lambda: model.write(LONE, "an answer")),
+        (InvalidArgument, lambda: model.write("A prompt", LONE, "capital")),
+        (InvalidArgument, lambda: model.write("A prompt", "an answer", rephrasings=[LONE])),
+        (InvalidArgument, lambda: model.ask(LONE, 2)),
+        (InvalidArgument, lambda: model.ask(LONE, 2, memory=False)),
+        (InvalidArgument, lambda: model.score(LONE, ["x"])),
+        (InvalidArgument, lambda: model.score("A prompt", [LONE])),
+        (InvalidArgument, lambda: model.dream(1, prompt=LONE)),
+        (InvalidArgument, lambda: ingest(model, LONE, "document")),
+        (InvalidArgument, lambda: recall(model, LONE)),
         (NotFound, lambda: model.forget("unknown")),
     ]:
         with pytest.raises(error):
