@@ -19,6 +19,7 @@ from torch import nn
 
 from larimar.config import LatentLayout
 from larimar.errors import InvalidArgument
+from larimar.passages import stated
 
 BUCKET_TOKENS = (16, 32, 64, 128, 256)
 """Lengths that texts are padded to: a text's shape, and so its bits, depend on the text alone."""
@@ -212,6 +213,22 @@ class Encoder:
                 "TEXT_TOO_LONG",
             )
         return ids, 1 + len(prompt) if answer else len(ids) - 1
+
+    def tokenize_passage(self, text: str) -> tuple[tuple[list[int], int], tuple[list[int], int]]:
+        """`tokenize` of a passage whole, and of what it states, which its value is of.
+
+        Where what it is about has no tokens, a bullet's character say, it states the whole.
+
+        Raises:
+            InvalidArgument: as `tokenize`, of the whole passage or of what it states.
+        """
+        whole = self.tokenize(Text(text))
+        try:
+            return whole, self.tokenize(Text(*stated(text)))
+        except InvalidArgument as error:
+            if error.reason != "EMPTY_TEXT":
+                raise
+            return whole, whole
 
     def encode(self, texts: Sequence[Text], with_value: Sequence[bool]) -> list[np.ndarray]:
         """Latents of texts, float32: the value (C,) where wanted, else the prompt latent (D,).

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from larimar.encoder import Text
 from larimar.errors import InvalidArgument
 from larimar.local_memory import BANK
 from larimar.memory import Payload, make_payload
@@ -25,7 +24,6 @@ from larimar.passages import (
     passage_id,
     passage_prefix,
     split_passages,
-    stated,
 )
 from larimar.payload import utf8
 from larimar.recall import EPISODE_SIZE, read_recursively
@@ -120,20 +118,16 @@ def recall(model: Model, prompt: str, *, document: str = "", max_tokens: int = 3
 
 
 def _encodable(model: Model, passage: Passage) -> list[Passage]:
-    """A passage, cut further where it is longer than the encoder takes."""
+    """A passage, cut further where it is longer than the encoder takes; none without tokens."""
     try:
-        _rows(model, passage)
+        model.encoder.tokenize_passage(passage.text)
     except InvalidArgument as error:
+        if error.reason == "EMPTY_TEXT":
+            return []
         if error.reason != "TEXT_TOO_LONG":
             raise
         return [part for half in halves(passage) for part in _encodable(model, half)]
     return [passage]
-
-
-def _rows(model: Model, passage: Passage) -> list[tuple[list[int], int]]:
-    """A passage's tokens, whole and taken apart as its value has them."""
-    texts = Text(passage.text), Text(*stated(passage.text))
-    return [model.encoder.tokenize(text) for text in texts]
 
 
 def _payloads(model: Model, document: str, passages: Sequence[Passage]) -> list[Payload]:
@@ -141,7 +135,7 @@ def _payloads(model: Model, document: str, passages: Sequence[Passage]) -> list[
 
     Its scope vector is 0: an ordinary question never meets it.
     """
-    rows = [row for passage in passages for row in _rows(model, passage)]
+    rows = [row for one in passages for row in model.encoder.tokenize_passage(one.text)]
     encoded = model.encoder.encode_tokens(rows, [False, True] * len(passages))
     latents, values = encoded[::2], encoded[1::2]
     nothing = np.zeros((1, model.embedder.size), np.float32)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import larimar
 from larimar.cli import app
 from larimar.errors import FailedPrecondition, InvalidArgument, NotFound
+from larimar.local_documents import ingest as ingest_here
 from larimar.passages import passage_id, split_passages
 from larimar.v1 import common_pb2 as common
 from larimar.v1 import larimar_pb2 as pb
@@ -149,6 +150,37 @@ async def test_a_passage_past_the_encoder_is_cut_in_two(gateway, bank: str, weig
         assert len(weights.encoder.tokenizer(part)["input_ids"]) <= weights.encoder.max_text_tokens
     again = await gateway.Ingest(request)
     assert (again.passages, again.duplicates) == (len(found), len(found))
+
+
+INVISIBLE = f"{SENTENCES[0]}\n\n\u200b\n\n\uf0b7 Introduction\n\n\ufeff\u00ad\n\n{SENTENCES[1]}"
+"""As a PDF's text may be: two lines without a token, and a bullet that has none."""
+
+
+async def test_lines_without_tokens_are_left_out_of_a_document(gateway, bank: str) -> None:
+    await ingest(gateway, bank)
+    done = await ingest(gateway, bank, INVISIBLE)
+    found = list((await texts_of(gateway, bank)).values())
+    assert found == [SENTENCES[0], "\uf0b7 Introduction", SENTENCES[1], *SENTENCES[3:]]
+    assert (done.passages, done.duplicates) == (3, 1)
+    again = await ingest(gateway, bank, INVISIBLE)
+    assert (again.passages, again.duplicates, again.version) == (3, 3, done.version)
+    nothing = await ingest(gateway, bank, "\u200b" * len(INVISIBLE))
+    assert nothing.passages == 0
+    assert list((await texts_of(gateway, bank)).values()) == SENTENCES[3:]
+
+
+def test_in_process_they_are_left_out_too(weights: Weights) -> None:
+    model = larimar.load(weights.folder.path)
+    done = ingest_here(model, INVISIBLE, "bridges", WORDS)
+    assert done.passages == 3
+    assert [fact.prompt for fact in model.facts()] == [
+        SENTENCES[0],
+        "\uf0b7 Introduction",
+        SENTENCES[1],
+    ]
+    assert ingest_here(model, INVISIBLE, "bridges", WORDS).duplicates == 3
+    with pytest.raises(InvalidArgument):
+        ingest_here(model, "\u200b\n\n\ufeff", "bridges", WORDS)
 
 
 async def test_a_passage_never_answers_an_ordinary_question(gateway, bank: str) -> None:

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from larimar.checkpoint import ModelFolder
 from larimar.encoder import Encoder, Text
 from larimar.errors import InvalidArgument, LarimarError
-from larimar.passages import stated
 from larimar.v1 import encoder_pb2, encoder_pb2_grpc
 from larimar.wire import vector_to_bytes
 from services.batching import Batcher
@@ -67,11 +66,9 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
             low = len(rows)
             try:
                 for item in items:
-                    rows.append(self._encoder.tokenize(Text(item.prompt)))
-                    wanted.append(False)
-                    if item.with_value:
-                        rows.append(self._encoder.tokenize(_valued(item)))
-                        wanted.append(True)
+                    tokens = self._tokenized(item)
+                    rows += tokens
+                    wanted += [False, True][: len(tokens)]
                 spans.append((low, len(rows)))
             except LarimarError as error:
                 del rows[low:], wanted[low:]
@@ -93,7 +90,12 @@ class EncoderService(encoder_pb2_grpc.EncoderServicer):
             )
         return answers
 
-
-def _valued(item: encoder_pb2.EncodeItem) -> Text:
-    """The text that a value is of: a fact, or what a passage states."""
-    return Text(item.prompt, item.answer) if item.answer else Text(*stated(item.prompt))
+    def _tokenized(self, item: encoder_pb2.EncodeItem) -> tuple[tuple[list[int], int], ...]:
+        """Tokens of a prompt and, where it is wanted, of what its value is of: a fact, or what a
+        passage states."""
+        if item.with_value and not item.answer:
+            return self._encoder.tokenize_passage(item.prompt)
+        texts = [Text(item.prompt)]
+        if item.with_value:
+            texts.append(Text(item.prompt, item.answer))
+        return tuple(map(self._encoder.tokenize, texts))

@@ -97,7 +97,7 @@ class RecallCalls(Calls):
             results = await self._write_passages(place, new[start : start + BATCH_PASSAGES])
             kept |= {result.fact_id for result in results}
             duplicates += sum(result.duplicate for result in results)
-            version = max(version, *(result.version for result in results))
+            version = max([version, *(result.version for result in results)])
         gone = {fact_id: place.live[fact_id][1] for fact_id in place.live.keys() - kept}
         version = max(version, await self._forget_passages(place, gone))
         return larimar_pb2.IngestResponse(
@@ -197,7 +197,7 @@ class RecallCalls(Calls):
     async def _write_passages(
         self, place: _Place, passages: Sequence[Passage]
     ) -> list[memory_pb2.AppendResult]:
-        """Writes passages, cut further where the encoder refuses them.
+        """Writes passages, cut further where the encoder takes less, but for those without tokens.
 
         The event id is made of place and text, so a repeated call is one event. Where that event is
         history, because another text or nothing stood there since, the next id names its version.
@@ -206,10 +206,9 @@ class RecallCalls(Calls):
         """
         written = [passage_id(place.document, one.offset) for one in passages]
         await self._admit_edits(place.bank, len(passages), written, place.context)
-        waiting = await self._passage_items(place, passages)
+        encoder_digest, scope_digest, items = await self._passage_items(place, passages)
         results = []
-        while waiting:
-            encoder_digest, scope_digest, items = waiting
+        while items:
             answers = await self._append(
                 place.bank, items, place.context, encoder_digest, scope_digest
             )
@@ -224,19 +223,19 @@ class RecallCalls(Calls):
                     again.append(item)
                 else:
                     results.append(result)
-            waiting = (encoder_digest, scope_digest, again) if again else None
+            items = again
         return results
 
     async def _passage_items(
         self, place: _Place, passages: Sequence[Passage]
     ) -> tuple[str, str, list[memory_pb2.AppendItem]]:
-        """The digests of encoder and scope model, and a WRITE item for each passage.
+        """The digests of encoder and scope model, and a WRITE item for each passage with tokens.
 
         A passage is a fact without an answer, whose value is of what its text states. Its scope
         vector is 0, so its cosine to any question is 0: an ordinary question never meets it.
         """
         context = place.context
-        _, scope = await self._models(context)
+        encoder, scope = await self._models(context)
         nothing = vector_to_bytes(np.zeros(scope.scope_size, np.float32))
         encode = encoder_pb2.EncodeRequest(
             items=[encoder_pb2.EncodeItem(prompt=one.text, with_value=True) for one in passages],
@@ -245,8 +244,10 @@ class RecallCalls(Calls):
         try:
             encoded = await self._call(lambda: self._encoder.Encode(encode), context)
         except InvalidArgument as error:
-            if error.reason != "TEXT_TOO_LONG":
+            if error.reason not in ("TEXT_TOO_LONG", "EMPTY_TEXT"):
                 raise
+            if len(passages) == 1 and error.reason == "EMPTY_TEXT":
+                return encoder.encoder_digest, scope.scope_digest, []
             if len(passages) == 1:
                 parts = [[part] for part in halves(passages[0])]
             else:
