@@ -30,6 +30,7 @@ from larimar.errors import (
 )
 from larimar.v1 import common_pb2, memory_pb2
 from services.gateway import consumer as consumer_module
+from services.gateway.admission import RATE_LIMITED
 from services.gateway.consumer import InboxConsumer
 from services.inbox import Death, Inbox, MemoryInbox, Settled
 from services.redis_inbox import RedisInbox
@@ -361,6 +362,41 @@ async def test_a_transient_failure_is_tried_again_and_blocks_only_its_bank(durab
         await eventually(lambda: empty(durable))
     assert bank.of("slow") == ["e1", "e3", "e5"]
     assert (await durable.letters(T, "", 9))[1] == 0
+
+
+class Batches(Bank):
+    """Notes the appends, and raises for those that hold an event of which nothing can be made."""
+
+    def __init__(self, poison: str, error: LarimarError, times: int = 1000) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self._poison, self._error, self._times = poison, error, times
+
+    async def write_prepared(self, bank, items, *rest, **more):
+        self.sizes.append(len(items))
+        if self._times and self._poison in [item.event_id for item in items]:
+            self._times -= 1
+            raise self._error
+        return await super().write_prepared(bank, items, *rest, **more)
+
+
+async def test_an_event_that_fails_its_batch_takes_no_other_with_it(durable, quick) -> None:
+    await fill(durable, 12)
+    bank = Batches("e9", LarimarError("a fault that the event brings about"))
+    async with consuming(bank, durable, max_tries=3):
+        await eventually(lambda: empty(durable))
+    assert bank.of() == [f"e{number}" for number in range(12) if number != 9]
+    (letter,), _ = await durable.letters(T, "", 9)
+    assert (letter.tries, letter.event) == (3, event_json("e9", prompt="p9"))
+    assert bank.sizes == [12, 1, 2, 4, 5, 1, 2, 1, 2, 1, 1, 2]
+
+
+async def test_a_rate_that_is_met_makes_no_batch_smaller(durable, quick) -> None:
+    await fill(durable, 12)
+    bank = Batches("e9", ResourceExhausted("too fast", RATE_LIMITED), times=2)
+    async with consuming(bank, durable, max_tries=1):
+        await eventually(lambda: empty(durable))
+    assert bank.sizes == [12, 12, 12]
 
 
 async def test_a_bank_that_is_slow_holds_no_other_up(durable, quick) -> None:

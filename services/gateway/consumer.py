@@ -224,7 +224,11 @@ class InboxConsumer:
             await self._settle(dead)
 
     async def _apply(self, bank: str, lane: _Lane) -> None:
-        """Applies and settles the events of a bank until none is left; pauses after a fault."""
+        """Applies and settles the events of a bank until none is left; pauses after a fault.
+
+        What follows a fault is applied one at a time, to find the event that it is about, and
+        twice as many after every success.
+        """
         most = BATCH_EVENTS
         while lane.held:
             async with self._slots:
@@ -236,14 +240,17 @@ class InboxConsumer:
                     with consuming(INBOX, [event.trace for event in events]):
                         outcomes = await apply_edits(self._gateway, bank, events, self._context)
                 except Exception as error:
-                    if len(batch) > 1:  # one at a time, to find the event that it is about
+                    if len(batch) > 1:
                         most = 1
                         continue
                     outcomes = [domain_error(error)]
                 failed = await self._settle_batch(lane, batch, outcomes)
             if not failed:
                 lane.pause_s = 0.0
+                most = min(BATCH_EVENTS, 2 * most)
                 continue
+            if failed.reason != RATE_LIMITED:
+                most = 1
             lane.pause_s = min(2 * lane.pause_s or FIRST_PAUSE_S, LONGEST_PAUSE_S)
             for one in lane.held:
                 one.event = one.raw = None
@@ -251,9 +258,11 @@ class InboxConsumer:
 
     async def _settle_batch(
         self, lane: _Lane, batch: list[_Held], outcomes: Sequence[Outcome]
-    ) -> bool:
-        """Takes what was applied or died out of the lane; whether an event is to be tried again."""
-        settled, again = [], False
+    ) -> LarimarError | None:
+        """Takes what was applied or died out of the lane; the error after which an event is to be
+        tried again."""
+        settled: list[Settled] = []
+        again = None
         for one, outcome in zip(batch, outcomes, strict=False):
             if not isinstance(outcome, LarimarError):
                 settled.append(Settled(one.entry_id))
@@ -263,7 +272,7 @@ class InboxConsumer:
             if not is_transient(outcome) or one.tries >= self._max_tries:
                 settled.append(await self._dead(one.entry_id, one.raw or b"", outcome, one.tries))
                 continue
-            again = True
+            again = outcome
             INBOX_EVENTS.labels("retried").inc()
             log.info(
                 "inbox of %s: entry %s met %s, try %d",
