@@ -28,6 +28,8 @@ LOOK_S = 5.0
 """How long a bank's number of facts is taken to be what it was, plus what was written since."""
 TENANT_LOOK_S = 60.0
 """The same of all facts of a tenant: a look asks for each of its banks."""
+AGAIN_S = 1.0
+"""Least time between two looks of which one is for a call that would be refused."""
 FULL_RETRY_S = 5.0
 """What a caller is told to wait who met a full bank: somebody has to forget or raise a limit."""
 
@@ -229,8 +231,9 @@ class Admission:
     async def facts(self, tenant: str, bank: str, fact_ids: Iterable[str], held: Holdings) -> None:
         """Lets facts be written to a bank; one that is live already takes no room.
 
-        Counts are looked up beside the calls, which never wait for them; so what is written
-        between two looks, here and by other gateways, may pass a limit.
+        Counts are looked up beside the calls, and only one that would be refused waits for a new
+        look: what was written since the last may have been no new fact. So what is written between
+        two looks, here and by other gateways, may pass a limit.
 
         Raises:
             ResourceExhausted: BANK_QUOTA or TENANT_QUOTA.
@@ -239,14 +242,14 @@ class Admission:
         counts = []
         if limits.bank_facts:
             count = self._count((tenant, bank), held.in_bank, LOOK_S)
-            if count.passes(limits.bank_facts, len(wanted)) and await _any_new(wanted, held):
+            if await self._is_full(count, limits.bank_facts, wanted, held, held.in_bank):
                 raise ResourceExhausted(
                     _full(f"bank {bank!r}", limits.bank_facts), "BANK_QUOTA", FULL_RETRY_S
                 )
             counts.append(count)
         if limits.tenant_facts:
             count = self._count(tenant, held.in_tenant, TENANT_LOOK_S)
-            if count.passes(limits.tenant_facts, len(wanted)) and await _any_new(wanted, held):
+            if await self._is_full(count, limits.tenant_facts, wanted, held, held.in_tenant):
                 raise ResourceExhausted(
                     _full(f"tenant {tenant!r}", limits.tenant_facts), "TENANT_QUOTA", FULL_RETRY_S
                 )
@@ -282,9 +285,29 @@ class Admission:
         """What is known of a number of facts; looks again, beside the call, when that is old."""
         count = self._counts.setdefault(key, _Count())
         _use(self._counts, key)
+        self._begin_look(count, look, look_s)
+        return count
+
+    async def _is_full(
+        self,
+        count: _Count,
+        most: int,
+        wanted: set[str],
+        held: Holdings,
+        look: Callable[[], Awaitable[int]],
+    ) -> bool:
+        """Whether facts, of which some are new, are too many, by a new look where they seem so."""
+        if not count.passes(most, len(wanted)) or not await _any_new(wanted, held):
+            return False
+        self._begin_look(count, look, AGAIN_S)
+        if count.look is not None:
+            await asyncio.wait({count.look})
+        return count.passes(most, len(wanted))
+
+    def _begin_look(self, count: _Count, look: Callable[[], Awaitable[int]], look_s: float) -> None:
+        """Looks, beside the call, unless somebody does or the last look is no older than that."""
         if self._now() - count.looked_at > look_s and (count.look is None or count.look.done()):
             count.look = asyncio.ensure_future(self._look(count, look, count.written))
-        return count
 
     async def _look(
         self, count: _Count, look: Callable[[], Awaitable[int]], written_before: int
