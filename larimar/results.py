@@ -171,7 +171,7 @@ class BankInfo:
     origin: Origin | None = None
     """None for a bank that is not a fork."""
     stopped: str = ""
-    """In a list: why the bank's log cannot be read, which leaves version and sizes 0."""
+    """In a list: why the bank cannot be served, which leaves version and sizes 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from larimar.memory import BankState
 from larimar.v1 import common_pb2, memory_pb2
 from services import follower as follower_module
 from services.follower import Follower
+from services.log import MemoryLog
 from services.memory import capacity
 from services.memory.service import MemoryService
 from tests import faults
@@ -253,6 +254,37 @@ async def test_a_stopped_bank_leaves_the_others_in_a_list(log) -> None:
     version, why = found["b"]
     assert version == 0 and "payload" in why
     assert listed[0].config.value_size == CONFIG.value_size
+
+
+async def stops_in_a_list(log: MemoryLog) -> dict[str, str]:
+    """The banks of a list, each with why it is stopped."""
+    service = MemoryService(log, Follower(log, ("memory",), BUDGET))
+    request = memory_pb2.EnumerateBanksRequest(context=common_pb2.CallContext(tenant=TENANT))
+    listed = (await service.EnumerateBanks(request, None)).banks
+    return {info.config.bank: info.stopped for info in listed}
+
+
+async def test_a_bank_that_is_deleted_meanwhile_is_left_out_of_a_list(log, monkeypatch) -> None:
+    for bank in ("b", "gone", "sound"):
+        await filled(log, bank)
+    names = await log.banks(TENANT)
+
+    async def named(tenant: str) -> list[str]:
+        return names
+
+    monkeypatch.setattr(log, "banks", named)
+    await log.drop_bank(TENANT, "gone")
+    assert await stops_in_a_list(log) == {"b": "", "sound": ""}
+
+
+async def test_a_bank_that_does_not_fit_into_memory_leaves_the_others_in_a_list(
+    log, monkeypatch
+) -> None:
+    await filled(log)
+    await filled(log, "small", n=4)
+    monkeypatch.setattr(larimar.state, "MAX_ROWS", 5)
+    stops = await stops_in_a_list(log)
+    assert "rows" in stops.pop("b") and stops == {"small": ""}
 
 
 @pytest.mark.parametrize("addressing", ADDRESSINGS)

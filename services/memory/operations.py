@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from larimar.errors import DataLoss, InvalidArgument
+from larimar.errors import DataLoss, InvalidArgument, LarimarError, NotFound, Unavailable
 from larimar.memory import Payload
 from larimar.readout import Items
 from larimar.recall import EPISODE_SIZE, RecursiveRead, read_recursively
@@ -247,13 +248,18 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             version=version,
         )
 
-    async def _listed(self, tenant: str, bank: str) -> memory_pb2.BankInfo:
-        """A bank of a list: one whose log is damaged says so, and leaves the others in it."""
-        try:
-            return await self._info(tenant, bank)
-        except DataLoss as error:
-            config = config_to_proto(bank, await self._log.bank_config(tenant, bank))
-            return memory_pb2.BankInfo(config=config, stopped=error.message)
+    async def _listed(self, tenant: str, bank: str) -> memory_pb2.BankInfo | None:
+        """A bank of a list: one that cannot be served says why, and leaves the others in it; None
+        for one that was deleted meanwhile. Raises: Unavailable."""
+        with contextlib.suppress(NotFound):
+            try:
+                return await self._info(tenant, bank)
+            except (NotFound, Unavailable):
+                raise
+            except LarimarError as error:
+                config = config_to_proto(bank, await self._log.bank_config(tenant, bank))
+                return memory_pb2.BankInfo(config=config, stopped=error.message)
+        return None
 
     async def _info(self, tenant: str, bank: str) -> memory_pb2.BankInfo:
         async with self._follower.state(tenant, bank) as state:

@@ -89,9 +89,8 @@ class MemoryService(Operations):
         """All banks of a tenant."""
         tenant = tenant_of(request)
         names = await self._log.banks(tenant)
-        return memory_pb2.EnumerateBanksResponse(
-            banks=[await self._listed(tenant, name) for name in names]
-        )
+        listed = [await self._listed(tenant, name) for name in names]
+        return memory_pb2.EnumerateBanksResponse(banks=[one for one in listed if one is not None])
 
     async def DropBank(self, request, grpc_context):
         """Removes a bank."""
