@@ -160,7 +160,8 @@ class Log(Protocol):
         ...
 
     async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
-        """Removes a bank with everything in it; whether there was one.
+        """Removes a bank with everything in it; whether there was one, or another call had begun
+        to remove it and not come to the end.
 
         Args:
             head: version and chain value that the bank must have.
@@ -297,7 +298,8 @@ class Log(Protocol):
         self, tenant: str, chains: Collection[str] = (), older_s: float | None = None
     ) -> list[str]:
         """Removes what was loaded into a tenant's banks and not published: its next load begins
-        with nothing. Returns the chain values of the first entries, "" where there was none.
+        with nothing. Removes also all that is left of banks that were deleted or replaced half-way.
+        Returns the chain values of the first entries, "" where there was none.
 
         Args:
             chains: of first entries; every load that begins with one of them goes.

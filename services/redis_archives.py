@@ -75,19 +75,34 @@ class RedisArchives(RedisBanks):
     ) -> list[str]:
         """See Log. Cost: a look at each bank of the tenant."""
         check_names(tenant)
+        places = await self._all_places(tenant)
+        looks = [
+            look for at in places for look in (("EXISTS", at.config), ("EXISTS", *at.leftovers))
+        ]
+        found = await self.calls(looks) if looks else []
+        age = "" if older_s is None else older_s
+        swept = []
+        for keys, is_bank, left in zip(places, found[::2], found[1::2], strict=True):
+            if left and not is_bank:
+                given_up = await self._run(ABANDON, keys, age, *chains)
+                if given_up:
+                    chain, building = given_up
+                    await self._sweep(keys, building)
+                    swept.append(chain.decode())
+        return swept
+
+    async def _all_places(self, tenant: str) -> list[Keys]:
+        """Where banks of a tenant are, are loaded, or were removed half-way: the two places of each
+        name, and those of its family's members, of which one may have another place by now."""
         roots = await self.call("HGETALL", registry(tenant))
         listed = [Keys(tenant, name.decode(), root.decode()) for name, root in roots.items()]
         places = [place for keys in listed for place in (keys, keys.elsewhere())]
-        found = await self.calls([("GET", keys.building) for keys in places]) if places else []
-        age = "" if older_s is None else older_s
-        swept = []
-        for keys, building in zip(places, found, strict=True):
-            if building is not None and building.startswith(b"load:"):
-                chain = await self._run(ABANDON, keys, age, *chains)
-                if chain:
-                    await self._sweep(keys)
-                    swept.append(chain[0].decode())
-        return swept
+        families = {keys.root: keys for keys in listed}
+        members = [("HKEYS", keys.family) for keys in families.values()]
+        found = await self.calls(members) if members else []
+        for keys, names in zip(families.values(), found, strict=True):
+            places += [keys.of(name.decode()) for name in names]
+        return list({place.config: place for place in places}.values())
 
     async def publish(
         self,

@@ -6,11 +6,14 @@ Arguments are as in services/redis_scripts.py.
 from __future__ import annotations
 
 from services.redis_scripts import BANK, KEYS, LINEAGE, Script
+from services.redis_store import OWN, SHARED
 
-# Names of all keys that a bank may have beside its configuration, and of its family's keys.
-_LEFTOVERS = """
-local own = {'log', 'facts', 'events', 'checkpoints', 'uploads', 'building', 'loaded_s'}
-local shared = {'family', 'erased', 'records'}
+_LEFTOVERS = (
+    f"""
+local own = {{{", ".join(map(repr, OWN))}}}
+local shared = {{{", ".join(map(repr, SHARED))}}}
+"""
+    + """
 -- Whether an earlier bank of this name was removed or loaded half-way; roots own family keys.
 local function leftover(is_root)
   for _, name in ipairs(own) do
@@ -26,6 +29,7 @@ local function leftover(is_root)
   return false
 end
 """
+)
 
 CLAIM = Script(
     "claim",
@@ -79,14 +83,15 @@ DROP = Script(
     "drop",
     """#!lua
 -- Takes away a bank's configuration. ARGV[3..4]: version and chain that it must have, "" for any.
--- Returns {1}, {0} when there is no bank, {-1, fork ...}, {-2} when it has another head.
+-- Returns {1}; {0} when there is no bank, {2} when none is being made either: another call has
+-- removed it, and maybe not come to the end; {-1, fork ...}; {-2} when it has another head.
 """
     + KEYS
     + LINEAGE
     + _FORKS
     + """
 if redis.call('EXISTS', key('config')) == 0 then
-  return {0}
+  return {redis.call('EXISTS', key('building')) == 1 and 0 or 2}
 end
 if ARGV[3] ~= '' then
   local version, chain = head_of(bank)
@@ -107,12 +112,15 @@ SWEEP = Script(
     "sweep",
     """#!lua
 -- Removes what a bank without a configuration has left, in steps; stopping anywhere is harmless.
--- ARGV[3..4]: entries to remove, 1 for a root. Returns 1 when there is more to do.
+-- ARGV[3..4]: entries to remove, 1 for a root. ARGV[5]: what is said to be building there, "" for
+-- nothing; with anything else there it is not swept, for then somebody makes a bank. Without
+-- ARGV[5] it is swept whatever is building. Returns 1 when there is more to do.
 """
     + KEYS
     + _LEFTOVERS
     + """
-if redis.call('EXISTS', key('config')) == 1 then
+if redis.call('EXISTS', key('config')) == 1
+    or ARGV[5] and (redis.call('GET', key('building')) or '') ~= ARGV[5] then
   return 0
 end
 local log = key('log')
@@ -264,19 +272,26 @@ return {1, version, chain}
 ABANDON = Script(
     "abandon",
     """#!lua
--- Gives up what is loaded and not shown, so that it can be swept and no load goes on with it.
+-- Gives up what is loaded and not shown, so that it can be swept and no load goes on with it; what
+-- a bank has left that was removed half-way is given up already: nothing says what it is building.
 -- ARGV[3..]: seconds without a load after which it is given up ("" for never), chain values of
--- first entries with which it is at once. Returns {chain value of its first entry}, {} if it stays.
+-- first entries with which it is at once. Returns {chain value of its first entry, what is building
+-- there by now}, {} if it stays.
 """
     + KEYS
     + LINEAGE
     + """
 local building = redis.call('GET', key('building')) or ''
-if redis.call('EXISTS', key('config')) == 1 or string.sub(building, 1, 5) ~= 'load:' then
+if redis.call('EXISTS', key('config')) == 1 then
   return {}
 end
-local first = entry_of(bank, 1)
+local first = entry_of(owner_of(1), 1)
 local chain, given_up = first and first[2][12] or '', false
+if building == '' then
+  return {chain, ''}
+elseif string.sub(building, 1, 5) ~= 'load:' then
+  return {}
+end
 for i = 4, #ARGV do
   given_up = given_up or ARGV[i] == chain
 end
@@ -287,9 +302,10 @@ end
 if not given_up then
   return {}
 end
-redis.call('SET', key('building'), 'load:\\0given up')
+building = 'load:\\0given up'
+redis.call('SET', key('building'), building)
 redis.call('UNLINK', key('loaded_s'))
-return {chain}
+return {chain, building}
 """,
 )
 

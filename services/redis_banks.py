@@ -101,7 +101,7 @@ class RedisBanks(RedisReads):
         return [name for name, exists in zip(names, found, strict=True) if exists]
 
     async def drop_bank(self, tenant: str, bank: str, head: tuple[int, str] | None = None) -> bool:
-        """See Log. Stopped half-way, the next drop_bank or make_bank finishes it."""
+        """See Log. Stopped half-way, the next drop_bank, make_bank or sweep_loads finishes it."""
         keys = await self._fresh_keys(tenant, bank)
         await self._finish_drops(keys)
         state, *forks = await self._run(DROP, keys, *(head or ("", "")))
@@ -111,12 +111,12 @@ class RedisBanks(RedisReads):
             raise has_forks(bank, [fork.decode() for fork in forks])
         await self._sweep(keys)
         await self._sweep(keys.elsewhere())
-        await self.run(CLAIM, (registry(tenant),), (bank, keys.root, ""))
+        was_listed = await self.run(CLAIM, (registry(tenant),), (bank, keys.root, ""))
         if await self.call("EXISTS", keys.config):
             # Somebody has made it again meanwhile, and found the name on the list.
             await self.run(CLAIM, (registry(tenant),), (bank, "", keys.root))
         self._roots.pop((tenant, bank), None)
-        return state == 1
+        return state == 1 or (state == 2 and bool(was_listed))
 
     async def family(self, tenant: str, bank: str) -> dict[str, Origin | None]:
         """See Log."""
@@ -280,9 +280,14 @@ class RedisBanks(RedisReads):
                 if not exists:
                     await self._sweep(member)
 
-    async def _sweep(self, keys: Keys) -> None:
+    async def _sweep(self, keys: Keys, *building: bytes) -> None:
+        """Removes what is left where no bank is.
+
+        Args:
+            building: what is being made there, if not just anything; else it is left alone.
+        """
         is_root = int(keys.bank == keys.founder)
-        while await self._run(SWEEP, keys, SWEEP_ENTRIES, is_root):
+        while await self._run(SWEEP, keys, SWEEP_ENTRIES, is_root, *building):
             pass
 
 

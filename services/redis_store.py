@@ -19,6 +19,10 @@ ROOTS_HELD = 10_000
 T = TypeVar("T")
 
 
+OWN = ("log", "facts", "events", "checkpoints", "uploads", "building", "loaded_s")
+"""Names of a bank's keys beside its configuration, by which its payloads and parts are found."""
+SHARED = ("family", "erased", "records")
+"""Names of a family's keys, which its root owns."""
 SECOND = "@"
 """Ends the root of a bank's second place; no bank's name has it."""
 
@@ -44,6 +48,12 @@ class Keys:
     def of(self, bank: str) -> Keys:
         """The keys of another bank of the family."""
         return Keys(self.tenant, bank, self.root)
+
+    @property
+    def leftovers(self) -> list[str]:
+        """The keys that may be there beside the configuration; a root's are its family's too."""
+        shared = SHARED if self.bank == self.founder else ()
+        return [self._own + name for name in OWN] + [self.base + name for name in shared]
 
     @property
     def founder(self) -> str:

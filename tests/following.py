@@ -10,7 +10,7 @@ from typing import Any
 from larimar.errors import Unavailable
 from larimar.memory import BankConfig, BankState, Kind, request_body
 from services.follower import Follower
-from services.log import Append, MemoryLog
+from services.log import Append, Log, MemoryLog
 from services.observability import metrics
 from services.observability.followers import OUTCOMES
 from tests.banks import config_of, payload_of, reads_of
@@ -59,7 +59,7 @@ def forget_of(fact_id: str, event_id: str = "") -> Append:
     return Append(Kind.FORGET, event_id or f"forget {fact_id}", fact_id, body)
 
 
-async def filled(log: MemoryLog, bank: str = "b", config: BankConfig = CONFIG, n: int = 10) -> None:
+async def filled(log: Log, bank: str = "b", config: BankConfig = CONFIG, n: int = 10) -> None:
     """A bank of n writes, some of them replacements, and a forget."""
     await log.make_bank(TENANT, bank, config)
     items = [write_of(config, f"fact {v % 7}", v) for v in range(n - 1)] + [forget_of("fact 0")]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from larimar.errors import Unavailable
 from larimar.memory import BankConfig, Event, Kind, request_body
 from services.log import Append, Appended, Log
+from services.redis_log import RedisLog
+from services.redis_scripts import Script
 
 CONFIG = BankConfig(prompt_size=4, value_size=4, scope_size=4)
 OTHER_CONFIG = BankConfig(prompt_size=4, value_size=4, scope_size=5)
@@ -63,3 +66,21 @@ async def whole_archive(log: Log, bank: str = B, page: int = 1000) -> list:
     while stored := await log.stored(T, bank, len(found), page):
         found += stored
     return found
+
+
+def cut_off(log: RedisLog, script: Script, nth: int) -> None:
+    """From the nth call of a script on, that one included, no answer of the store arrives."""
+    run, calls = log.run, 0
+
+    async def lost(called, *arguments):
+        nonlocal calls
+        calls += called is script
+        if calls > nth:
+            raise Unavailable("the store does not answer", "STORE_DOWN")
+        answer = await run(called, *arguments)
+        if calls == nth:
+            calls += 1
+            raise Unavailable("the store does not answer", "STORE_DOWN")
+        return answer
+
+    log.run = lost

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from larimar.errors import Conflict, DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from larimar.v1 import common_pb2, memory_pb2
@@ -14,8 +15,14 @@ from services.log import MemoryLog
 from services.memory import archives
 from services.memory.ledger import EraseLedger, Erasure, hashed
 from services.memory.service import MemoryService
+from services.redis_bank_scripts import REPLACE
+from services.redis_log import RedisLog
+from services.store import EmbeddedStore
 from tests.banks import ADDRESSINGS, config_of
 from tests.following import CONFIG, TENANT, both, erase_of, filled, forget_of, state_of, write_of
+from tests.logs import PATIENCE_S, cut_off
+
+pytest_plugins = ("tests.log_stores",)
 
 
 def service_over(log: Any, ledger: EraseLedger | None = None) -> Any:
@@ -398,6 +405,27 @@ async def test_the_archive_of_a_fork_of_an_empty_bank_is_erased_again(tmp_path: 
     reply = await loaded(service, header, records, "again")
     assert reply.erased_again == 1
     await service._eraser.close()
+
+
+async def test_a_switch_that_is_repeated_removes_what_is_left_of_the_old_bank(
+    store: EmbeddedStore, raw: redis.Redis
+) -> None:
+    logs = [RedisLog(store.url, timeout_s=PATIENCE_S) for _ in range(2)]
+    for log, bank in ((logs[0], "b"), (logs[0], "twin")):
+        await filled(log, bank)
+    header, records = await dumped(logs[0], "twin")
+    call = memory_pb2.LoadBankRequest(
+        header=header, records=records, bank="b", last=True, replaces_version=10
+    )
+    cut_off(logs[0], REPLACE, 1)
+    with pytest.raises(Unavailable):
+        await service_over(logs[0]).LoadBank(call, None)
+    assert raw.keys("{default:b}:b:payload:*")
+    reply = await service_over(logs[1]).LoadBank(call, None)
+    assert reply.digest == header.digest and not raw.keys("{default:b}:*")
+    assert (await dumped(logs[1]))[1] == records
+    for log in logs:
+        await log.close()
 
 
 async def test_a_load_needs_its_header_at_the_end() -> None:

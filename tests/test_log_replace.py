@@ -10,7 +10,9 @@ import redis
 
 from larimar.errors import FailedPrecondition, Unavailable
 from larimar.memory import Kind
+from services import redis_banks
 from services.log import Log, Stored
+from services.redis_bank_scripts import DROP, FORK, REPLACE, SWEEP
 from services.redis_log import RedisLog
 from services.store import EmbeddedStore
 from tests.logs import (
@@ -19,6 +21,7 @@ from tests.logs import (
     B,
     T,
     appended,
+    cut_off,
     erase,
     erased,
     forget,
@@ -150,6 +153,115 @@ async def test_nothing_is_left_of_the_old_bank_nor_of_what_was_loaded(
     await log.load(T, B, archive[:3], "s", replaces=True)
     await log.drop_bank(T, B)
     assert sorted(raw.keys()) == sorted([*of_twin, b"{acme}:banks"])
+
+
+@pytest.mark.parametrize(("script", "nth"), [(REPLACE, 1), (SWEEP, 1), (SWEEP, 2)])
+@pytest.mark.parametrize("bank", [B, "fork"])
+async def test_a_look_for_what_was_cut_off_finishes_a_replacement(
+    redis_bank: RedisLog, store: EmbeddedStore, raw: redis.Redis, monkeypatch, bank, script, nth
+) -> None:
+    monkeypatch.setattr(redis_banks, "SWEEP_ENTRIES", 2)
+    log, cut = redis_bank, RedisLog(store.url)
+    if bank == "fork":
+        await log.fork(T, B, "fork", 0)
+        await log.append(T, B, [write("kept", "kept")])
+    await log.append(T, bank, EVENTS)
+    archive, first = await twin(log, bank), (await log.events(T, bank, 0, 1))[0].chain
+    cut_off(cut, script, nth)
+    with pytest.raises(Unavailable):
+        await replaced(cut, bank, archive)
+    await cut.close()
+    old = f"{{acme:default}}:{bank}:*"
+    assert raw.keys(old) and await log.bank_config(T, bank) == OTHER_CONFIG
+    assert await log.sweep_loads("else") == []
+    assert await log.sweep_loads(T) == [first]
+    assert not raw.keys(old) and await log.sweep_loads(T) == []
+    assert await whole_archive(log, bank) == archive
+    if bank == "fork":
+        assert [event.event_id for event in await log.events(T, B, 0, 9)] == ["kept"]
+
+
+@pytest.mark.parametrize(("script", "nth"), [(DROP, 1), (SWEEP, 1), (SWEEP, 2), (SWEEP, 5)])
+@pytest.mark.parametrize("bank", [B, "fork"])
+async def test_a_removal_that_was_cut_off_is_one_when_it_is_repeated(
+    redis_bank: RedisLog, store: EmbeddedStore, raw: redis.Redis, monkeypatch, bank, script, nth
+) -> None:
+    monkeypatch.setattr(redis_banks, "SWEEP_ENTRIES", 2)
+    log = redis_bank
+    await log.make_bank(T, "other", CONFIG)
+    before = sorted(raw.keys())
+    for finish in (log.drop_bank, log.sweep_loads):
+        cut = RedisLog(store.url)
+        if bank == "fork":
+            await log.fork(T, B, "fork", 0)
+        await log.make_bank(T, bank, CONFIG)
+        await log.append(T, bank, EVENTS)
+        cut_off(cut, script, nth)
+        with pytest.raises(Unavailable):
+            await cut.drop_bank(T, bank)
+        await cut.close()
+        assert bank not in await log.banks(T)
+        if finish == log.drop_bank:
+            assert await log.drop_bank(T, bank) is True
+        else:
+            await log.sweep_loads(T)
+        assert not raw.keys(f"*:{bank}:log") and not raw.keys(f"*:{bank}:payload:*")
+    assert await log.drop_bank(T, bank) is True
+    assert await log.drop_bank(T, bank) is False
+    assert set(before) - set(raw.keys()) <= {b"{acme:default}:default:config"}
+
+
+@pytest.mark.parametrize("made", ["load", "fork"])
+async def test_what_is_just_being_made_is_not_swept(
+    redis_bank: RedisLog, store: EmbeddedStore, monkeypatch, made
+) -> None:
+    """A bank of the name is begun between a look for what was left, and its sweep."""
+    log, sweeper, cut = redis_bank, RedisLog(store.url), RedisLog(store.url)
+    begun, swept, shows = asyncio.Event(), asyncio.Event(), []
+    await log.append(T, B, EVENTS)
+    archive = await whole_archive(log, B)
+    if made == "fork":
+        await log.fork(T, B, "gone", 8)
+    else:
+        await log.make_bank(T, "gone", CONFIG)
+        await log.append(T, "gone", EVENTS)
+    cut_off(cut, DROP, 1)
+    with pytest.raises(Unavailable):
+        await cut.drop_bank(T, "gone")
+    run_made, run_swept = log.run, sweeper.run
+
+    async def make() -> None:
+        if made == "fork":
+            assert await log.fork(T, B, "gone", 8) is True
+        else:
+            await log.load(T, "gone", archive[:3], "s")
+            begun.set()
+
+    async def held(script, *arguments):
+        if script is FORK:
+            shows.append(script)
+            begun.set()
+            await swept.wait()
+        return await run_made(script, *arguments)
+
+    async def late(script, *arguments):
+        if script is SWEEP and not begun.is_set():
+            tasks.create_task(make())
+            await begun.wait()
+        return await run_swept(script, *arguments)
+
+    monkeypatch.setattr(log, "run", held)
+    monkeypatch.setattr(sweeper, "run", late)
+    async with asyncio.TaskGroup() as tasks:
+        await sweeper.sweep_loads(T)
+        swept.set()
+    if made == "fork":
+        assert len(shows) == 1, "what was built is still there"
+        assert await whole_archive(log, "gone") == archive
+    else:
+        assert await log.load(T, "gone", [], "s") == (3, archive[2].event.chain)
+    for other in (cut, sweeper):
+        await other.close()
 
 
 async def test_nobody_misses_the_bank_or_an_edit_while_it_is_replaced(

@@ -127,6 +127,8 @@ class Archivist:
         if len(set(header.erased_fact_ids)) != header.erase_count:
             raise _bad_archive("the archive does not name as many erased facts as it counts")
         made = not await self.is_loaded(tenant, bank, header, replaces is not None)
+        if not made and replaces is not None:
+            await self._log.sweep_loads(tenant)  # what a call before left of the replaced bank
         if made:
             erased = list(header.erased_fact_ids)
             head = None if replaces is None else await self._head_at(tenant, bank, replaces)

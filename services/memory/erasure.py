@@ -435,7 +435,7 @@ class Eraser:
         tenant, bank = job.tenant, job.through
         # Payloads first: a bank that was made anew, whose facts are not erased, refuses here.
         removed = await self._log.remove_payloads(tenant, bank, job.fact_ids)
-        # An import that was cut off may hold the facts, where no search of the family looks.
+        # An import or a removal that was cut off may hold the facts, where no search looks.
         await self._log.sweep_loads(tenant, await self._logs(tenant, bank))
         job.receipt.payloads_removed += removed
         await self._leave_out_deleted(job)

@@ -188,14 +188,14 @@ class Restoring:
             self._sweep_at = time.monotonic() + SWEEP_S
 
     async def sweep_abandoned(self) -> None:
-        """Sweeps what imports loaded that never came to an end; also out of the store's files
-        where the ledger names something of such a log."""
+        """Sweeps what imports loaded that never came to an end, and what banks left whose removal
+        did not; also out of the store's files where the ledger names something of such a log."""
         swept: set[tuple[str, str]] = set()
         for tenant in await self._log.tenants():
             chains = await self._log.sweep_loads(tenant, older_s=ABANDONED_LOAD_S)
             swept |= {(tenant, chain) for chain in chains}
         if swept:
-            log.info("%d imports that were cut off are swept away", len(swept))
+            log.info("%d imports or removals that were cut off are swept away", len(swept))
             entries = await asyncio.to_thread(self._ledger.entries)
             if any((entry.tenant, entry.log) in swept for entry in entries):
                 await self._log.rewrite_files()
