@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from larimar.errors import Conflict, DataLoss, FailedPrecondition, InvalidArgument, Unavailable
+from larimar.memory import BankState
 from larimar.v1 import common_pb2, memory_pb2
 from services.log import MemoryLog
 from services.memory import archives
@@ -19,7 +20,17 @@ from services.redis_bank_scripts import REPLACE
 from services.redis_log import RedisLog
 from services.store import EmbeddedStore
 from tests.banks import ADDRESSINGS, config_of
-from tests.following import CONFIG, TENANT, both, erase_of, filled, forget_of, state_of, write_of
+from tests.following import (
+    CONFIG,
+    TENANT,
+    both,
+    erase_of,
+    filled,
+    forget_of,
+    noting_threads,
+    state_of,
+    write_of,
+)
 from tests.logs import PATIENCE_S, cut_off
 
 pytest_plugins = ("tests.log_stores",)
@@ -96,6 +107,15 @@ async def test_a_fork_is_archived_whole_and_comes_back_without_its_origin() -> N
     await loaded(service_over(other), *await dumped(log, "fork"), "fork")
     assert await state_of(both(other), "fork") == await state_of(both(log), "fork")
     assert await other.family(TENANT, "fork") == {"fork": None}
+
+
+async def test_digests_of_archives_are_computed_beside_the_event_loop(monkeypatch) -> None:
+    noted, calls = noting_threads(BankState.digest)
+    monkeypatch.setattr(BankState, "digest", noted)
+    log, other = MemoryLog(), MemoryLog()
+    await filled(log)
+    await loaded(service_over(other), *await dumped(log))
+    assert len(calls) == 2 and all(calls)
 
 
 async def test_an_empty_bank_can_be_archived() -> None:

@@ -13,6 +13,7 @@ from services.follower import Follower
 from services.log import Log, Stored
 from services.log_rules import SALT_BYTES, bank_edited
 from services.memory.events import KINDS, event_to_proto
+from services.threads import finished
 
 DUMP_ENTRIES = 500
 """Entries read at once."""
@@ -38,7 +39,8 @@ class Archivist:
         """
         erased = await self._log.erased(tenant, bank)
         async with self._follower.state(tenant, bank) as state:
-            version, chain, digest = state.version, state.chain, state.digest()
+            version, chain = state.version, state.chain
+            digest = await finished(state.digest)
         config = await self._log.bank_config(tenant, bank)
         yield memory_pb2.DumpBankResponse(
             header=common_pb2.ArchiveHeader(
@@ -170,11 +172,11 @@ class Archivist:
         """Version, chain and digest of a bank; at a header's version where it is edited already."""
         async with self._follower.state(tenant, bank) as state:
             if header is None or state.version == header.version:
-                return _sums(state, header)
+                return await _sums(state, header)
             if not header.version:
                 return 0, "", header.digest
         async with self._follower.view(tenant, bank, at_version=header.version) as view:
-            return _sums(view.state, header)
+            return await _sums(view.state, header)
 
     async def _head_at(self, tenant: str, bank: str, version: int) -> tuple[int, str]:
         """Version and chain of a bank that is at this version. Raises: FailedPrecondition."""
@@ -229,11 +231,11 @@ def _bad_archive(what: str) -> DataLoss:
     return DataLoss(f"{what}: export the bank again", "BAD_ARCHIVE")
 
 
-def _sums(state: BankState, header: common_pb2.ArchiveHeader | None) -> tuple[int, str, str]:
+async def _sums(state: BankState, header: common_pb2.ArchiveHeader | None) -> tuple[int, str, str]:
     """Version, chain and digest; the header's where erasures since leave none to compare with."""
     if header is not None and state.erase_count != header.erase_count:
         return state.version, state.chain, header.digest
-    return state.version, state.chain, state.digest()
+    return state.version, state.chain, await finished(state.digest)
 
 
 def _messages(page: Sequence[Stored]) -> list[list[common_pb2.ArchiveRecord]]:
