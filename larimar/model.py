@@ -472,6 +472,7 @@ class Model:
 
     def _check_no_other_has(self, prompt: str) -> None:
         """Raises FailedPrecondition where a prompt is one of a live fact of another id."""
+        utf8("prompt", prompt)
         [found] = self.state.facts_at(self.embedder.embed([prompt]), SAME_TEXT)
         for fact in map(self.memory.fact, found):
             texts = (fact.prompt, *fact.rephrasings)
