@@ -11,7 +11,7 @@ from cloudevents.v1.conversion import to_binary, to_structured
 from cloudevents.v1.http import CloudEvent
 
 from services.gateway.http import cloud_events
-from services.gateway.http.cloud_events import BATCH, STRUCTURED
+from services.gateway.http.cloud_events import BATCH, MAX_BATCH_EVENTS, STRUCTURED
 from services.inbox import Death, Settled
 from tests.events import event_json
 from tests.gateway_calls import ANSWER, PROMPT
@@ -140,6 +140,11 @@ def test_a_batch_past_the_limit_is_refused_whole(http, bank, monkeypatch) -> Non
     refused = post(http, b"[" + b",".join(events) + b"]", BATCH)
     assert (refused.status_code, error_of(refused)["code"]) == (400, "TOO_MANY_ITEMS")
     assert http.get(f"/v1/banks/{bank}").json()["info"]["version"] == 0
+
+
+def test_a_batch_is_read_no_further_than_its_limit(http) -> None:
+    refused = post(http, b"[" + b"0," * (MAX_BATCH_EVENTS + 1) + b"no JSON", BATCH)
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "TOO_MANY_ITEMS")
 
 
 def test_dead_letters_are_listed_requeued_and_dropped(http, served) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -143,14 +144,17 @@ async def _requests(events: list[pb.CloudEvent]) -> AsyncIterator[pb.PublishMany
 
 
 def _elements(body: bytes) -> list[str]:
-    """The elements of a JSON array, as they were written. Raises: InvalidArgument."""
+    """The elements of a JSON array, as they were written, read no further than the limit.
+
+    Raises: InvalidArgument.
+    """
     try:
-        elements = list(_split(body.decode("utf-8")))
+        elements = list(islice(_split(body.decode("utf-8")), MAX_BATCH_EVENTS + 1))
     except (ValueError, RecursionError):
         raise bad_event("the batch is not a JSON array") from None
     if len(elements) > MAX_BATCH_EVENTS:
         raise InvalidArgument(
-            f"{len(elements)} events in one batch, the limit is {MAX_BATCH_EVENTS}: split it",
+            f"more than {MAX_BATCH_EVENTS} events in one batch: split it",
             "TOO_MANY_ITEMS",
         )
     return elements
