@@ -128,7 +128,8 @@ class Tail:
         """What can be said since the last piece; the last piece has a finish reason.
 
         What may yet become a stop string or be written otherwise is kept back, and the first bytes
-        of a character.
+        of a character. Both together: a text shrinks where a gap closes, and a stop string then
+        begins further left.
         """
         if self._given:
             return Piece("")
@@ -138,7 +139,7 @@ class Tail:
             text = self._whole[len(said) :] if self._whole.startswith(said) else ""
             return Piece(text, self.finish_reason, len(self.ids))
         text = self._decoded()
-        held = max(self._held, self._spacing.unsettled(self._anchor_written + text))
+        held = self._held + self._spacing.unsettled(self._anchor_written + text)
         ready = text[: max(0, len(text) - held)]
         if ready.endswith("�") or not ready.startswith(self._taken):
             return Piece("", tokens=len(self.ids))

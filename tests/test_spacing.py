@@ -28,13 +28,15 @@ def tail_of(prompt: list[int], stop: tuple[str, ...] = ()) -> Tail:
     return Tail(TOKENIZER, SPACING, STOP, Sampling(500, stop=stop), prompt)
 
 
-def said(prompt: list[int], ids: list[int]) -> tuple[str, list[str]]:
+def said(prompt: list[int], ids: list[int], stop: tuple[str, ...] = ()) -> tuple[str, list[str]]:
     """The text in one piece, and in the pieces of a stream."""
-    at_once, streamed, pieces = tail_of(prompt), tail_of(prompt), []
+    at_once, streamed, pieces = tail_of(prompt, stop), tail_of(prompt, stop), []
     for token in [*ids, STOP]:
         at_once.push(token)
         streamed.push(token)
         pieces.append(streamed.take().text)
+        if at_once.finish_reason:
+            break
     return at_once.take().text, pieces
 
 
@@ -87,6 +89,11 @@ def test_stop_strings_are_found_in_the_text_as_it_is_written() -> None:
         tail.push(token)
     assert tail.finish_reason == "stop"
     assert tail.take().text == " the "
+
+
+def test_a_stop_string_that_a_closing_gap_moves_is_not_streamed() -> None:
+    whole, pieces = said(ids_of("word"), ids_of("word ' re5"), stop=("' r",))
+    assert "".join(pieces) == whole == " word"
 
 
 @settings(max_examples=400, deadline=None)
