@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,10 @@ from larimar.errors import (
     Conflict,
     FailedPrecondition,
     InvalidArgument,
+    LarimarError,
     NotFound,
+    ResourceExhausted,
+    Unavailable,
 )
 from larimar.v1 import larimar_pb2 as pb
 from services.gateway.bulk import BATCH_FACTS
@@ -100,6 +105,63 @@ async def test_the_order_holds_where_some_facts_name_their_encoder(
     results = await write_many(gateway, writes)
     assert [done.result.version for done in results] == [1, 2, 3, 4, 5]
     assert (await facts(gateway, bank)).facts[0].answer == "town 4"
+
+
+async def test_a_batch_with_nothing_to_append_lets_no_later_one_pass(
+    pipeline: Pipeline, gateway, bank: str
+) -> None:
+    """A batch that is slow to append, one of empty texts, and one that is soon encoded."""
+    later = asyncio.Event()
+
+    async def slow_first(request, call):
+        if request.items[0].prompt == "Box 0 holds":
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(later.wait(), 1.0)
+        else:
+            later.set()
+        return await call(request)
+
+    count = 2 * BATCH_FACTS + 1
+    writes = [
+        pb.WriteRequest(bank=bank, prompt=f"Box {n} holds", answer="" if n else "first")
+        for n in range(count - 1)
+    ]
+    writes.append(pb.WriteRequest(bank=bank, prompt="The last box holds", answer="last"))
+    slow = pipeline.gateway(memory=Door(pipeline.doors["memory"], Append=slow_first))
+    results = await write_many(slow, writes)
+    assert (results[0].result.version, results[-1].result.version) == (1, 2)
+
+
+@pytest.mark.parametrize("error", [Unavailable("busy", "BUSY"), ResourceExhausted("slow down")])
+@pytest.mark.parametrize("at", ["encoder", "memory"])
+async def test_no_fact_overtakes_one_that_is_sent_again(
+    pipeline: Pipeline, gateway, bank: str, at: str, error: LarimarError
+) -> None:
+    """A batch meets a fault: so does the next of its bank, and none of another bank."""
+    left = [error]
+
+    async def failing(request, call):
+        if left and (at == "encoder" or request.bank == bank):
+            raise left.pop()
+        return await call(request)
+
+    await gateway.CreateBank(pb.CreateBankRequest(bank=f"{bank}-2"))
+    method = {"encoder": "Encode", "memory": "Append"}[at]
+    doors: dict[str, Any] = {at: Door(pipeline.doors[at], **{method: failing})}
+    faulty = pipeline.gateway(**doors)
+    writes = [
+        pb.WriteRequest(bank=bank, prompt=PROMPT, answer=f"town {n}", event_id=f"e{n}")
+        for n in range(BATCH_FACTS + 40)
+    ]
+    writes.append(pb.WriteRequest(bank=f"{bank}-2", prompt=PROMPT, answer=ANSWER))
+    results = await write_many(faulty, writes)
+    assert {(one.status.code, one.status.message) for one in results[:-1]} == {
+        (error.code, error.message)
+    }
+    assert (results[-1].status.code, results[-1].result.version) == (0, 1)
+    again = await write_many(faulty, writes[:-1])
+    assert [one.result.version for one in again] == list(range(1, len(writes)))
+    assert (await facts(gateway, bank)).facts[0].answer == writes[-2].answer
 
 
 async def test_a_slow_stream_is_answered_as_it_comes(gateway, bank: str) -> None:

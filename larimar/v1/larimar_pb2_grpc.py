@@ -227,7 +227,8 @@ class LarimarServicer:
 
     def WriteMany(self, request_iterator, context):
         """Writes many facts; a result streams back for each, in order. Safe to retry with
-        the same event ids. One bad fact fails alone, in its result's status.
+        the same event ids. One bad fact fails alone, in its result's status; after a transient error
+        the bank's later facts have it too, so that all can be sent again in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from larimar.defaults import DEFAULT_BANK
+from larimar.edit_events import is_transient
 from larimar.errors import InvalidArgument, LarimarError
 from larimar.v1 import common_pb2, larimar_pb2, memory_pb2
 from services.gateway.requests import prepared_write, write_result
@@ -26,6 +28,9 @@ AHEAD_BATCHES = 2
 class BulkWriter:
     """Runs one WriteMany call.
 
+    After a transient error the bank's later facts get that error too, so that no fact overtakes
+    another that is sent again.
+
     Args:
         gateway: the gateway whose `write_prepared` takes the batches.
         context: makes the call context of a batch.
@@ -34,6 +39,7 @@ class BulkWriter:
     def __init__(self, gateway: Any, context: Callable[[], common_pb2.CallContext]) -> None:
         self._gateway = gateway
         self._context = context
+        self._stopped: dict[str, LarimarError] = {}
 
     async def run(self, requests: AsyncIterator) -> AsyncIterator[larimar_pb2.WriteManyResponse]:
         """Results in the order of the requests; one bad fact fails alone."""
@@ -87,22 +93,41 @@ class BulkWriter:
             results = await self._write_group(bank, items, digest, before)
             for (place, item), result in zip(members, results, strict=True):
                 responses[place] = write_result(bank, item, result)
+        await _done(before)  # also where nothing was appended: the next batch waits for this one
         return responses
 
     async def _write_group(
         self, bank: str, items: list, digest: str, before, admitted: bool = False
     ) -> list:
-        write = self._gateway.write_prepared
+        if bank in self._stopped:
+            return [self._stopped[bank]] * len(items)
+        write, turn = self._gateway.write_prepared, functools.partial(self._turn, bank, before)
         try:
-            return await write(bank, items, self._context(), digest, before, admitted)
+            return await write(bank, items, self._context(), digest, turn, admitted)
         except InvalidArgument as error:
             if len(items) == 1:
                 return [error]
         except LarimarError as error:
+            if is_transient(error):
+                await _done(before)
+                error = self._stopped.setdefault(bank, error)
             return [error] * len(items)
         half = len(items) // 2  # one text of the batch was refused: find it, write the others
         low = await self._write_group(bank, items[:half], digest, before, True)
         return low + await self._write_group(bank, items[half:], digest, before, True)
+
+    async def _turn(self, bank: str, before: asyncio.Task | None) -> None:
+        """Waits for the batch before. Raises: the error at which the bank's facts stopped."""
+        await _done(before)
+        if bank in self._stopped:
+            raise self._stopped[bank]
+
+
+async def _done(batch: asyncio.Task | None) -> None:
+    """Waits for a batch. Raises: what broke it."""
+    if batch is not None:
+        await asyncio.wait({batch})
+        batch.result()
 
 
 async def _batches(requests: AsyncIterator) -> AsyncIterator[list]:

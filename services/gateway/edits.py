@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from larimar.errors import FailedPrecondition, InvalidArgument, from_code
 from larimar.v1 import common_pb2, encoder_pb2, larimar_pb2, memory_pb2, scope_pb2
@@ -154,7 +153,7 @@ class EditCalls(Calls):
         items: list[memory_pb2.AppendItem],
         context: common_pb2.CallContext,
         encoder_digest: str = "",
-        after: asyncio.Task | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
         admitted: bool = False,
         nameless: Collection[int] = (),
     ) -> list[memory_pb2.AppendResult]:
@@ -162,7 +161,8 @@ class EditCalls(Calls):
 
         Args:
             encoder_digest: the only encoder that may make the latents; empty for any.
-            after: appends only when this is done, so that a stream's order is the log's.
+            turn: awaited before the append, so that a stream's order is the log's; what it raises
+                is raised, and nothing is appended.
             admitted: the items were let in before, in a batch of which a text was refused.
             nameless: places of censors that name no fact.
 
@@ -174,8 +174,8 @@ class EditCalls(Calls):
         digests = ("", "")
         if writes:
             digests = await self._add_vectors(writes, context, encoder_digest)
-        if after is not None:
-            await asyncio.wait({after})
+        if turn is not None:
+            await turn()
         found = await self._facts_of(bank, items, nameless, context)
         return await self._append(bank, items, context, *digests, held_back(items, found))
 
