@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from larimar.edit_events import MAX_EVENT_BYTES, concerns
+from larimar.errors import InvalidArgument
 
 MAX_PAGE = 500
 """Most entries or letters of one page: with 64 KiB each it stays below what a reader may hold."""
@@ -22,6 +24,10 @@ WARN_LENGTH = 100_000
 """Entries from which on the consumer warns: the store holds all of them in memory."""
 
 
+LETTER_ID = r"[0-9]{1,20}-[0-9]{1,20}"
+"""How the id of a letter is written: two numbers below ID_NUMBERS."""
+ID_NUMBERS = 2**64 - 1
+"""A store counts in 64 bits, and nothing can be asked for that comes after the very last."""
 POLL_S = 0.005
 """How often the inbox in this process looks for an entry that is waited for."""
 
@@ -115,7 +121,10 @@ class Inbox(Protocol):
         ...
 
     async def letters(self, tenant: str, after: str, count: int) -> tuple[list[Letter], int]:
-        """Dead letters after an id, oldest first, and how many there are in all."""
+        """Dead letters after an id, oldest first, and how many there are in all.
+
+        Raises: InvalidArgument, BAD_ID, here and below: no letter can have such an id.
+        """
         ...
 
     async def requeue(self, tenant: str, letter_ids: Sequence[str]) -> int:
@@ -140,6 +149,13 @@ class Inbox(Protocol):
 def cut(event: bytes) -> bytes:
     """What a dead letter keeps of an event."""
     return event[:MAX_EVENT_BYTES]
+
+
+def check_letter_id(letter_id: str) -> str:
+    """The id of a letter. Raises: InvalidArgument, BAD_ID."""
+    if not re.fullmatch(LETTER_ID, letter_id) or max(order(letter_id)) >= ID_NUMBERS:
+        raise InvalidArgument("no such letter id: see `larimar dead list`", "BAD_ID")
+    return letter_id
 
 
 def order(entry_id: str) -> tuple[int, int]:
@@ -255,14 +271,14 @@ class MemoryInbox:
 
     async def letters(self, tenant: str, after: str, count: int) -> tuple[list[Letter], int]:
         """See Inbox."""
-        letters = self._box(tenant).letters
-        found = [one for one in letters.values() if order(one.letter_id) > order(after)]
+        letters, passed = self._box(tenant).letters, order(after and check_letter_id(after))
+        found = [one for one in letters.values() if order(one.letter_id) > passed]
         return found[:count], len(letters)
 
     async def requeue(self, tenant: str, letter_ids: Sequence[str]) -> int:
         """See Inbox."""
         box, moved = self._box(tenant), 0
-        for letter_id in letter_ids:
+        for letter_id in [check_letter_id(one) for one in letter_ids]:
             letter = box.letters.get(letter_id)
             if letter is not None and letter.event:
                 del box.letters[letter_id]
@@ -272,8 +288,8 @@ class MemoryInbox:
 
     async def drop(self, tenant: str, letter_ids: Sequence[str]) -> int:
         """See Inbox."""
-        letters = self._box(tenant).letters
-        return sum(letters.pop(letter_id, None) is not None for letter_id in letter_ids)
+        letters, dropped = self._box(tenant).letters, [check_letter_id(one) for one in letter_ids]
+        return sum(letters.pop(letter_id, None) is not None for letter_id in dropped)
 
     async def remove_facts(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> int:
         """See Inbox."""

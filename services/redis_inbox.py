@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from larimar.edit_events import concerns
-from larimar.errors import InvalidArgument, LarimarError
-from services.inbox import MAX_PAGE, Entry, Letter, Settled, cut, order
+from larimar.errors import LarimarError
+from services.inbox import MAX_PAGE, Entry, Letter, Settled, check_letter_id, cut, order
 from services.log_rules import check_names
 from services.redis_calls import TIMEOUT_S, RedisCalls
 from services.redis_scripts import Script
@@ -97,7 +97,7 @@ for _, id in ipairs(ARGV) do
   local letter = redis.call('XRANGE', KEYS[2], id, id)[1]
   if letter and letter[2][2] ~= '' then
     redis.call('XADD', KEYS[1], '*', 'event', letter[2][2])
-    redis.call('XDEL', KEYS[2], id)
+    redis.call('XDEL', KEYS[2], letter[1])
     moved = moved + 1
   end
 end
@@ -220,7 +220,7 @@ class RedisInbox:
     async def letters(self, tenant: str, after: str, count: int) -> tuple[list[Letter], int]:
         """See Inbox."""
         key = _Keys(tenant).dead
-        first = f"({_check_id(after)}" if after else "-"
+        first = f"({check_letter_id(after)}" if after else "-"
         rows = _rows(
             await self._calls.call("XRANGE", key, first, "+", "COUNT", min(count, MAX_PAGE))
         )
@@ -230,13 +230,13 @@ class RedisInbox:
         """See Inbox."""
         keys = _Keys(tenant)
         return await self._calls.run(
-            REQUEUE, [keys.inbox, keys.dead], [_check_id(one) for one in letter_ids]
+            REQUEUE, [keys.inbox, keys.dead], [check_letter_id(one) for one in letter_ids]
         )
 
     async def drop(self, tenant: str, letter_ids: Sequence[str]) -> int:
         """See Inbox."""
         return await self._calls.run(
-            REMOVE, [_Keys(tenant).dead], ["", *(_check_id(one) for one in letter_ids)]
+            REMOVE, [_Keys(tenant).dead], ["", *(check_letter_id(one) for one in letter_ids)]
         )
 
     async def remove_facts(self, tenant: str, bank: str, fact_ids: Sequence[str]) -> int:
@@ -278,13 +278,6 @@ class RedisInbox:
             if "NOGROUP" in error.message:  # the stream was deleted: the next call makes it anew
                 self._has_group.discard(tenant)
             raise
-
-
-def _check_id(letter_id: str) -> str:
-    major, _, minor = letter_id.partition("-")
-    if not (major.isascii() and major.isdigit() and (not minor or minor.isdigit())):
-        raise InvalidArgument("no such letter id: see `larimar dead list`", "BAD_ID")
-    return letter_id
 
 
 def _rows(found: Any) -> list[tuple[bytes, Any]]:

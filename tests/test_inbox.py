@@ -141,6 +141,25 @@ async def test_requeued_letters_are_entries_again_and_not_letters(inbox: Inbox) 
     assert (await inbox.letters(T, "", 9))[1] == 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["1", "1-", "-1", "x-1", "1-1-1", "١-1", "1-١", "1-1\n", f"{2**64 - 1}-0", f"1-{2**64}"],
+)
+async def test_an_id_that_no_letter_can_have_is_refused(inbox: Inbox, wrong: str) -> None:
+    letters = await dead(inbox, 1)
+    for call in (
+        inbox.letters(T, wrong, 9),
+        inbox.requeue(T, [letters[0], wrong]),
+        inbox.drop(T, [letters[0], wrong]),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            await call
+        assert caught.value.reason == "BAD_ID"
+    assert (await inbox.length(T), (await inbox.letters(T, "", 9))[1]) == (0, 1)
+    largest = f"{2**64 - 2}-{2**64 - 2}"
+    assert await inbox.letters(T, largest, 9) == ([], 1) and await inbox.drop(T, [largest]) == 0
+
+
 async def test_a_lease_has_one_holder_until_it_ends(inbox: Inbox) -> None:
     long_ms = 600_000
     assert await inbox.hold(T, "a", long_ms) and await inbox.hold(T, "a", long_ms)

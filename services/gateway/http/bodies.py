@@ -14,6 +14,7 @@ from larimar.passages import DOCUMENT_NAME, MAX_OFFSET, MAX_PASSAGE_WORDS
 from larimar.v1 import common_pb2, decoder_pb2
 from services.gateway.event_schemas import ID, VISIBLE
 from services.gateway.recall import MAX_INGEST_CHARS
+from services.inbox import LETTER_ID
 from services.inbox import MAX_PAGE as MAX_LETTERS
 from services.limits import (
     BANK_NAME,
@@ -48,7 +49,7 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_BYTES, pattern=VIS
 Id = Annotated[str, Field(max_length=MAX_ID_BYTES, pattern=ID)]
 GivenId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES, pattern=ID)]
 Name = Annotated[str, Field(max_length=63, pattern=_NAME)]
-LetterId = Annotated[str, Field(max_length=41, pattern=r"^[0-9]{1,20}(-[0-9]{1,20})?$")]
+LetterId = Annotated[str, Field(max_length=41, pattern=rf"^{LETTER_ID}$")]
 Version = Annotated[int, Field(ge=0, le=LARGEST, strict=True), WHOLE]
 Flag = Annotated[bool, Field(strict=True)]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_BYTES)]
