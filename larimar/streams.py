@@ -31,6 +31,7 @@ class _Watching:
         self._bank = bank
         self._after = after
         self._new_budget = budget
+        self._was_well = True
         self.budget = budget()
 
     def request(self) -> pb.WatchRequest:
@@ -40,15 +41,20 @@ class _Watching:
     def seen(self, response: pb.WatchResponse) -> Event:
         """The event that came."""
         self._after = response.event.version
-        self.budget = self._new_budget()
+        self._was_well = True
         return messages.event(response.event)
 
     def pause_s(self, error: LarimarError) -> float:
-        """Seconds until the stream is opened again; raises the error where it is not."""
-        if isinstance(error, DeadlineExceeded) or not self.budget.remaining_s():
-            self.budget = self._new_budget()
+        """Seconds until the stream is opened again; raises the error where it is not.
+
+        The time of a watch counts from its first error, and anew from the first after an event or
+        after a stream that lasted its time: to wait for an event is no error.
+        """
         if isinstance(error, DeadlineExceeded):
+            self._was_well = True
             return 0.0
+        if self._was_well:
+            self.budget, self._was_well = self._new_budget(), False
         pause = self.budget.pause_s(error)
         if pause is None:
             raise self.budget.outcome(error)

@@ -431,6 +431,33 @@ def test_a_watch_of_what_does_not_come_back_ends(client, gateway):
     assert time.monotonic() - begun < 20
 
 
+def slow_to_fail(gateway, seconds: float) -> None:
+    """Every watch takes so long to begin, or to fail."""
+    begin = gateway._begin
+
+    async def slow(method, request, context) -> None:
+        if method == "Watch":
+            await asyncio.sleep(seconds)
+        await begin(method, request, context)
+
+    gateway._begin = slow
+
+
+def test_a_watch_ends_in_its_time_though_each_attempt_takes_longer(client, gateway):
+    client.write("p", "a")
+    slow_to_fail(gateway, 0.3)
+    gateway.faults["Watch"].extend(store_down() for _ in range(12))
+    with pytest.raises(errors.Unavailable):
+        next(client.watch(timeout_s=0.2))
+
+
+def test_a_watch_that_breaks_after_a_long_silence_goes_on(client, gateway):
+    client.write("p", "a")
+    slow_to_fail(gateway, 1.5)
+    gateway.faults["Watch"].append(store_down())
+    assert next(client.watch(timeout_s=1.0)).version == 1
+
+
 def test_a_watch_of_no_bank_is_refused(client):
     with pytest.raises(errors.NotFound):
         next(client.watch("nowhere"))
