@@ -25,6 +25,7 @@ from larimar.defaults import (
     DEFAULT_DREAMS,
     DREAM_PROMPT,
     bank_config,
+    default_fact_id,
 )
 from larimar.encoder import Text
 from larimar.errors import LarimarError

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 import larimar.state
 from larimar.errors import DataLoss, FailedPrecondition, Unavailable
-from larimar.memory import BankState
+from larimar.memory import BankState, Kind
 from larimar.v1 import common_pb2, memory_pb2
 from services import follower as follower_module
 from services.follower import Follower
-from services.log import MemoryLog
-from services.memory import capacity
+from services.log import Append, MemoryLog
+from services.memory import capacity, operations
 from services.memory.service import MemoryService
+from services.rpc import MAX_MESSAGE_BYTES
 from tests import faults
-from tests.banks import ADDRESSINGS, config_of
+from tests.banks import ADDRESSINGS, config_of, payload_of
 from tests.events import eventually
 from tests.following import (
     BUDGET,
@@ -285,6 +287,47 @@ async def test_a_bank_that_does_not_fit_into_memory_leaves_the_others_in_a_list(
     monkeypatch.setattr(larimar.state, "MAX_ROWS", 5)
     stops = await stops_in_a_list(log)
     assert "rows" in stops.pop("b") and stops == {"small": ""}
+
+
+async def pages_of(method, request, field: str) -> list:
+    """All pages, gone on by `next_after`, each of which must fit a message."""
+    request.page_size, pages = 1000, []
+    while not pages or request.after:
+        pages.append(await method(request, None))
+        assert getattr(pages[-1], field) and pages[-1].ByteSize() < MAX_MESSAGE_BYTES
+        request.after = pages[-1].next_after
+    return pages
+
+
+async def test_a_page_of_long_texts_ends_before_it_fills_a_message(log) -> None:
+    await log.make_bank(TENANT, "b", CONFIG)
+    for variant in "xy":
+        for n in range(300):
+            payload = payload_of(CONFIG, f"fact {n:03}", n)
+            long = replace(payload, prompt=variant * 2**14, answer=variant * 2**14).to_bytes()
+            write = Append(Kind.WRITE, f"{variant}{n}", f"fact {n:03}", b"", long)
+            await log.append(TENANT, "b", [write])
+    service = MemoryService(log, both(log))
+    ids = [f"fact {n:03}" for n in range(300)]
+    call = memory_pb2.EnumerateFactsRequest(bank="b")
+    pages = await pages_of(service.EnumerateFacts, call, "facts")
+    assert [fact.fact_id for page in pages for fact in page.facts] == ids and len(pages) == 3
+    call = memory_pb2.CompareVersionsRequest(bank="b", from_version=300)
+    pages = await pages_of(service.CompareVersions, call, "changes")
+    assert [one.fact_id for page in pages for one in page.changes] == ids and len(pages) == 5
+    assert all(page.changed == 300 for page in pages)
+
+
+async def test_a_page_has_one_fact_however_long_it_is(log, monkeypatch) -> None:
+    await filled(log)
+    monkeypatch.setattr(operations, "PAGE_BYTES", 1)
+    service = MemoryService(log, both(log))
+    call = memory_pb2.EnumerateFactsRequest(bank="b")
+    pages = await pages_of(service.EnumerateFacts, call, "facts")
+    assert [len(page.facts) for page in pages] == [1] * pages[0].total
+    call = memory_pb2.CompareVersionsRequest(bank="b")
+    pages = await pages_of(service.CompareVersions, call, "changes")
+    assert [len(page.changes) for page in pages] == [1] * pages[0].added
 
 
 @pytest.mark.parametrize("addressing", ADDRESSINGS)

@@ -43,7 +43,7 @@ class FactsMap:
     bank: str
     version: int
     total: int
-    """Live facts of the bank, of which the first `MAX_MAPPED` are here."""
+    """Live facts of the bank, of which the first are here: `MAX_MAPPED`, or one page."""
     facts: list[MappedFact]
     query: tuple[float, float] | None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,12 +29,19 @@ from services.memory.ledger import EraseLedger
 from services.threads import finished
 
 DEFAULT_PAGE = 100
+PAGE_BYTES = 4 * 2**20
+"""Texts after which a page of facts or changes ends: a message holds at most 8 MiB."""
+FETCHED = 100
+"""Facts of a page whose payloads are read at once: those of long texts soon fill it."""
 MAX_SAMPLES = 64
 """Latents sampled by one call."""
 NAMED_WEIGHTS = 16
 """Facts that a recursive reading names."""
 NAMED_CONFLICTS = 1000
 """Conflicts, and overtaken facts, that the answer to a merge lists."""
+
+S = TypeVar("S")
+M = TypeVar("M", common_pb2.Fact, common_pb2.FactChange)
 
 _KINDS = common_pb2.FactChange.Kind
 _POLICIES = {
@@ -132,26 +139,36 @@ class Operations(memory_pb2_grpc.MemoryServicer):
             before, _ = await self._brancher.facts_at(tenant, request.bank, request.from_version)
         after, to_version = await self._brancher.facts_at(tenant, to_bank, request.to_version)
         compared = await asyncio.to_thread(_Compared, changes(before, after), request.after, size)
-        page = compared.page
-        befores = await self._facts(tenant, request.bank, [one for _, one, _ in page])
-        afters = await self._facts(tenant, to_bank, [one for _, _, one in page])
+
+        async def read(part: Sequence[Change]) -> list[common_pb2.FactChange]:
+            return await self._changes(tenant, request.bank, to_bank, part)
+
+        shown = await within_bytes(compared.page, read)
+        more = compared.more or len(shown) < len(compared.page)
         return memory_pb2.CompareVersionsResponse(
-            changes=[
-                common_pb2.FactChange(
-                    kind=_kind(old, new),
-                    fact_id=fact_id,
-                    before=befores.get(old.version) if old else None,
-                    after=afters.get(new.version) if new else None,
-                )
-                for fact_id, old, new in page
-            ],
+            changes=shown,
             from_version=request.from_version,
             to_version=to_version,
             added=compared.counts[_KINDS.KIND_ADDED],
             removed=compared.counts[_KINDS.KIND_REMOVED],
             changed=compared.counts[_KINDS.KIND_CHANGED],
-            next_after=page[-1][0] if compared.more else "",
+            next_after=shown[-1].fact_id if more else "",
         )
+
+    async def _changes(
+        self, tenant: str, bank: str, to_bank: str, part: Sequence[Change]
+    ) -> list[common_pb2.FactChange]:
+        befores = await self._facts(tenant, bank, [one for _, one, _ in part])
+        afters = await self._facts(tenant, to_bank, [one for _, _, one in part])
+        return [
+            common_pb2.FactChange(
+                kind=_kind(old, new),
+                fact_id=fact_id,
+                before=befores.get(old.version) if old else None,
+                after=afters.get(new.version) if new else None,
+            )
+            for fact_id, old, new in part
+        ]
 
     async def _facts(
         self, tenant: str, bank: str, lives: list[Live | None]
@@ -315,6 +332,21 @@ def _kind(old: Live | None, new: Live | None) -> Any:
     if old is None:
         return _KINDS.KIND_ADDED
     return _KINDS.KIND_REMOVED if new is None else _KINDS.KIND_CHANGED
+
+
+async def within_bytes(
+    page: Sequence[S], read: Callable[[Sequence[S]], Awaitable[Sequence[M]]]
+) -> list[M]:
+    """The messages of a page, read in parts, as far as PAGE_BYTES go; one at least."""
+    messages: list[M] = []
+    size = 0
+    for start in range(0, len(page), FETCHED):
+        for message in await read(page[start : start + FETCHED]):
+            size += message.ByteSize()
+            if messages and size > PAGE_BYTES:
+                return messages
+            messages.append(message)
+    return messages
 
 
 async def without_erased(read: Callable[[], Awaitable[Any]]) -> Any:

@@ -7,7 +7,7 @@ import bisect
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -35,7 +35,13 @@ from services.log import Append, Log
 from services.memory.erasure import NoQueues, Queues
 from services.memory.events import KINDS, event_to_proto, fact_to_proto
 from services.memory.ledger import EraseLedger
-from services.memory.operations import Operations, page_size, tenant_of, without_erased
+from services.memory.operations import (
+    Operations,
+    page_size,
+    tenant_of,
+    within_bytes,
+    without_erased,
+)
 from services.observability.stages import passed, stage
 from services.rpc import check_deadline
 from services.threads import finished
@@ -221,16 +227,19 @@ class MemoryService(Operations):
             state = view.state
             version, total = state.version, len(state)
             page, more = await self._page_of_facts(tenant, request, state, size)
-        payloads = await self._log.payloads(tenant, request.bank, [v for _, v in page])
-        facts = [
-            fact_to_proto(Payload.from_bytes(raw), fact_version)
-            for (_, fact_version), raw in zip(page, payloads, strict=True)
-        ]
+
+        async def read(part: Sequence[tuple[str, int]]) -> list[common_pb2.Fact]:
+            versions = [fact_version for _, fact_version in part]
+            payloads = await self._log.payloads(tenant, request.bank, versions)
+            made = zip(payloads, versions, strict=True)
+            return [fact_to_proto(Payload.from_bytes(raw), version) for raw, version in made]
+
+        facts = await within_bytes(page, read)
         return memory_pb2.EnumerateFactsResponse(
             facts=facts,
             version=version,
             total=total,
-            next_after=page[-1][0] if more else "",
+            next_after=facts[-1].fact_id if more or len(facts) < len(page) else "",
         )
 
     async def EnumerateEvents(self, request, grpc_context):
