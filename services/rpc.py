@@ -42,12 +42,21 @@ HEADER_TABLE_BYTES = 4096
 """What a connection may make the server remember to compress its headers: HTTP/2's default."""
 MIN_PING_INTERVAL_MS = 10_000
 """Time between a client's pings; one that pings faster is sent away."""
+KEEPALIVE_MS = 60_000
+"""After which a silent connection is asked whether somebody is there: a watcher that vanished
+would keep its place for as long as TCP does."""
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""For which the answer is waited; then the connection's calls end."""
 SERVER_LIMITS = (
     ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.http2.hpack_table_size.decoder", HEADER_TABLE_BYTES),
     ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    # What grpc 1.85 goes by; a minute, where it is not set.
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
 )
 """What holds for a connection before anything is allocated for a call."""
 CHANNEL_OPTIONS = (

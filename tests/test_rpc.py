@@ -484,3 +484,49 @@ async def test_each_service_is_served_alone_with_its_name(servicer) -> None:
             health_pb2.HealthCheckRequest(service="larimar.v1.Encoder")
         )
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_caller_who_vanished_holds_no_stream(monkeypatch) -> None:
+    """Behind a wire that stays open and carries nothing, once the stream has long been quiet."""
+    short = {"grpc.keepalive_time_ms": 100, "grpc.http2.ping_timeout_ms": 5000}
+    limits = tuple((name, short.get(name, value)) for name, value in rpc.SERVER_LIMITS)
+    monkeypatch.setattr(rpc, "SERVER_LIMITS", limits)
+    ended, carries = asyncio.Event(), asyncio.Event()
+    carries.set()
+
+    async def quiet(request: bytes, context):
+        try:
+            yield b"begun"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def add(server: grpc.aio.Server) -> list[str]:
+        handlers = {"Watch": grpc.unary_stream_rpc_method_handler(quiet)}
+        generic = grpc.method_handlers_generic_handler("test.Quiet", handlers)
+        server.add_generic_rpc_handlers((generic,))
+        return []
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await carries.wait()
+            writer.write(data)
+
+    async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
+
+    server, port = await start_server("127.0.0.1:0", add)
+    wire = await asyncio.start_server(joined, "127.0.0.1", 0)
+    address = f"127.0.0.1:{wire.sockets[0].getsockname()[1]}"
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = channel.unary_stream("/test.Quiet/Watch")(b"")
+        assert await call.read() == b"begun"
+        await asyncio.sleep(1.0)
+        assert not ended.is_set(), "who answers is left alone"
+        carries.clear()
+        await asyncio.wait_for(ended.wait(), 40)  # less than grpc's own minute
+        carries.set()
+    wire.close()
+    await server.stop(grace=0)
