@@ -48,11 +48,12 @@ class NewFact:
                 )
         else:
             fields = {name: getattr(given, name, None) for name in _FIELDS}
-        prompt, answer, given = map(fields.get, ("prompt", "answer", "rephrasings"))
-        for name, text in (("prompt", prompt), ("answer", answer)):
-            utf8(f"a fact's {name}", text)
-        rephrasings = several("a fact's rephrasings", () if given is None else given)
-        return cls(fields.get("fact_id") or default_fact_id(prompt), prompt, answer, rephrasings)
+        found: dict[str, Any] = {name: fields.get(name) for name in _FIELDS}
+        prompt, answer, rephrasings = found["prompt"], found["answer"], found["rephrasings"]
+        utf8("a fact's prompt", prompt)
+        utf8("a fact's answer", answer)
+        more = several("a fact's rephrasings", () if rephrasings is None else rephrasings)
+        return cls(found["fact_id"] or default_fact_id(prompt), prompt, answer, more)
 
 
 def payloads_of(
