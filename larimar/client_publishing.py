@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from larimar.defaults import DEFAULT_BANK
 from larimar.edit_events import from_json, is_transient
-from larimar.errors import LarimarError, from_code
+from larimar.errors import InvalidArgument, LarimarError, from_code
 from larimar.transport import AsyncConnection, Connection
 from larimar.v1 import larimar_pb2 as pb
 
@@ -72,6 +71,21 @@ def _result(response: pb.PublishManyResponse) -> Published | FailedPublish:
     return FailedPublish(response.result.id, from_code(status.code, status.message, status.reason))
 
 
+def _groups(events: Iterable[Mapping[str, Any] | bytes]) -> Iterator[list[pb.CloudEvent]]:
+    """Events in groups. Raises: InvalidArgument, behind the group of those before a bad one."""
+    group: list[pb.CloudEvent] = []
+    for event in events:
+        try:
+            group.append(_envelope(event))
+        except InvalidArgument:
+            yield group
+            raise
+        if len(group) == GROUP_EVENTS:
+            yield group
+            group = []
+    yield group
+
+
 class _InOrder:
     """Keeps a bank's events in order over streams: after a transient error none follows."""
 
@@ -127,14 +141,15 @@ class PublishingMethods:
     ) -> Iterator[Published | FailedPublish]:
         """Takes edit events; a result for each, in order. The timeout is that of 256 events.
 
-        After an event that met a fault of the pipeline, such as RATE_LIMITED, no later one of its
-        bank is taken in this call: all of them have its error, and can be sent again from there.
+        Where the tenant's rate is met they wait, until none was taken for the timeout. After an
+        event that met a fault of the pipeline, or for which the rate left no room in that time, no
+        later one of its bank is taken: all of them have its error; send them again from there.
 
         Raises:
             InvalidArgument: an event is no CloudEvent; those before it are taken.
         """
-        stream, order = iter(events), _InOrder()
-        while group := [_envelope(event) for event in islice(stream, GROUP_EVENTS)]:
+        order = _InOrder()
+        for group in _groups(events):
             errors = order.errors(group)
             sent = [event for event, error in zip(group, errors, strict=True) if error is None]
             responses = self._connection.publish_group(sent, timeout_s)
@@ -187,8 +202,8 @@ class AsyncPublishingMethods:
         self, events: Iterable[Mapping[str, Any] | bytes], *, timeout_s: float | None = None
     ) -> AsyncIterator[Published | FailedPublish]:
         """See `Client.publish_many`."""
-        stream, order = iter(events), _InOrder()
-        while group := [_envelope(event) for event in islice(stream, GROUP_EVENTS)]:
+        order = _InOrder()
+        for group in _groups(events):
             errors = order.errors(group)
             sent = [event for event, error in zip(group, errors, strict=True) if error is None]
             responses = self._connection.publish_group(sent, timeout_s)

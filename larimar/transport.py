@@ -18,15 +18,17 @@ import grpc
 from google.protobuf.message import Message
 
 from larimar import batches, calls, messages
-from larimar.errors import FailedPrecondition, LarimarError, Unavailable
+from larimar.errors import FailedPrecondition, LarimarError, ResourceExhausted, Unavailable
 from larimar.results import Answer, Edit, FailedWrite
 from larimar.security import OPEN, Security, why_unreachable
+from larimar.v1.common_pb2 import Status
 from larimar.v1.larimar_pb2 import (
     AskRequest,
     AskResponse,
     CloudEvent,
     PublishManyRequest,
     PublishManyResponse,
+    PublishResponse,
 )
 from larimar.v1.larimar_pb2_grpc import LarimarStub
 
@@ -152,9 +154,13 @@ class Connection(_Terms):
     def publish_group(
         self, events: Sequence[CloudEvent], timeout_s: float | None
     ) -> Iterator[PublishManyResponse]:
-        """A result for each event, in order, over as many streams as it takes."""
+        """A result for each event, in order, over as many streams as it takes.
+
+        Where the tenant's rate is met the rest waits, until nothing was taken for the timeout.
+        """
         budget, left = self.budget(timeout_s), deque(events)
         while left:
+            waiting = len(left)
             self._reach(budget)
             requests = (PublishManyRequest(event=event) for event in tuple(left))
             call = self._stub.PublishMany(requests, timeout=budget.remaining_s())
@@ -170,9 +176,16 @@ class Connection(_Terms):
                 error = raised
             finally:
                 call.cancel()
+            if isinstance(error, _RateLimited) and len(left) < waiting:
+                budget = self.budget(timeout_s)
             pause = budget.pause_s(error)
             if pause is None:
-                raise budget.outcome(error)
+                outcome = budget.outcome(error)
+                if not isinstance(outcome, _RateLimited):
+                    raise outcome
+                for event in left:
+                    yield _refused(event, outcome)
+                return
             time.sleep(pause)
 
     def _reach(self, budget: calls.Budget) -> None:
@@ -312,9 +325,13 @@ class AsyncConnection(_Terms):
     async def publish_group(
         self, events: Sequence[CloudEvent], timeout_s: float | None
     ) -> AsyncIterator[PublishManyResponse]:
-        """A result for each event, in order, over as many streams as it takes."""
+        """A result for each event, in order, over as many streams as it takes.
+
+        Where the tenant's rate is met the rest waits, until nothing was taken for the timeout.
+        """
         budget, left = self.budget(timeout_s), deque(events)
         while left:
+            waiting = len(left)
             await self._reach(budget)
             requests = (PublishManyRequest(event=event) for event in tuple(left))
             call = self._stub.PublishMany(requests, timeout=budget.remaining_s())
@@ -330,9 +347,16 @@ class AsyncConnection(_Terms):
                 error = raised
             finally:
                 call.cancel()
+            if isinstance(error, _RateLimited) and len(left) < waiting:
+                budget = self.budget(timeout_s)
             pause = budget.pause_s(error)
             if pause is None:
-                raise budget.outcome(error)
+                outcome = budget.outcome(error)
+                if not isinstance(outcome, _RateLimited):
+                    raise outcome
+                for event in left:
+                    yield _refused(event, outcome)
+                return
             await asyncio.sleep(pause)
 
     async def _reach(self, budget: calls.Budget) -> None:
@@ -400,7 +424,20 @@ async def _one_then_all(requests: Iterator[T], answered: asyncio.Event) -> Async
         await answered.wait()
 
 
+class _RateLimited(Unavailable):
+    """An event met its tenant's rate: it and the rest may be taken in a moment."""
+
+
 def _raise_transient(response: PublishManyResponse) -> None:
     """Ends a stream at an event that may be taken later, so that it and the rest come again."""
-    if response.status.code == Unavailable.code:
-        raise Unavailable(response.status.message, response.status.reason)
+    status = response.status
+    if status.reason == "RATE_LIMITED":
+        raise _RateLimited(status.message, status.reason)
+    if status.code == Unavailable.code:
+        raise Unavailable(status.message, status.reason)
+
+
+def _refused(event: CloudEvent, error: LarimarError) -> PublishManyResponse:
+    """The result of an event for which the rate left no room in time."""
+    status = Status(code=ResourceExhausted.code, reason=error.reason, message=error.message)
+    return PublishManyResponse(status=status, result=PublishResponse(id=event.id))

@@ -503,42 +503,66 @@ def test_examples_are_taken_by_schema_and_parser_alike(type_name: str) -> None:
                 parsed(json.dumps(spoiled).encode())
 
 
-class Refusing(larimar_pb2_grpc.LarimarServicer):
-    """Has no room for one event of one bank."""
+class Limiting(larimar_pb2_grpc.LarimarServicer):
+    """Has no room for one event, so many times."""
 
-    def __init__(self) -> None:
+    def __init__(self, times: int) -> None:
+        self.times = times
         self.came: list[str] = []
 
     async def PublishMany(self, request_iterator, grpc_context):
         async for request in request_iterator:
             self.came.append(request.event.id)
-            if request.event.id == "a7":
-                yield pb.PublishManyResponse(
-                    status={"code": 8, "reason": "RATE_LIMITED"}, result={"id": "a7"}
-                )
+            if request.event.id == "a7" and self.times:
+                self.times -= 1
+                yield pb.PublishManyResponse(status={"code": 8, "reason": "RATE_LIMITED"})
             else:
                 yield pb.PublishManyResponse(result={"id": request.event.id})
 
 
-async def test_no_event_of_a_later_stream_overtakes_one_that_was_refused_for_now() -> None:
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("times", [2, 1000])
+async def test_events_wait_for_room_in_their_order_and_none_overtakes(blocking, times) -> None:
     raws = [
         event_json(f"{name}{n}", bank=name, prompt=f"p{n}") for n in range(300) for name in "ab"
     ]
     wanted = [json.loads(raw)["id"] for raw in raws]
-    servicer = Refusing()
+    servicer = Limiting(times)
     async with served("gateway", servicer) as target, AsyncClient(target) as client:
-        results = [one async for one in client.publish_many(raws)]
 
-        def blocking() -> list[Published | FailedPublish]:
+        def published() -> list[Published | FailedPublish]:
             with Client(target) as other:
-                return list(other.publish_many(raws))
+                return list(other.publish_many(raws, timeout_s=1.0))
 
-        came, servicer.came = servicer.came, []
-        again = await asyncio.to_thread(blocking)
+        if blocking:
+            results = await asyncio.to_thread(published)
+        else:
+            results = [one async for one in client.publish_many(raws, timeout_s=1.0)]
     assert [one.id for one in results] == wanted
     failed = [one for one in results if isinstance(one, FailedPublish)]
-    assert {one.error.reason for one in failed} == {"RATE_LIMITED"}
-    late = {f"a{n}" for n in range(GROUP_EVENTS // 2, 300)}
-    assert {one.id for one in failed} == {"a7"} | late
-    assert set(wanted) - set(came) == late and servicer.came == came
-    assert [type(one) for one in again] == [type(one) for one in results]
+    place = wanted.index("a7")
+    assert [one.id for one in failed] == ([] if times == 2 else wanted[place:])
+    assert {(one.error.code, one.error.reason) for one in failed} <= {(8, "RATE_LIMITED")}
+    if times == 2:
+        assert list(dict.fromkeys(servicer.came)) == wanted
+    else:
+        assert not set(servicer.came) & set(wanted[GROUP_EVENTS:])
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_the_events_before_one_that_is_none_are_taken(blocking) -> None:
+    raws = [event_json(f"e{n}", prompt=f"p{n}") for n in range(3)]
+    servicer, taken = Limiting(0), []
+    async with served("gateway", servicer) as target, AsyncClient(target) as client:
+
+        def published() -> None:
+            with Client(target) as other:
+                taken.extend(other.publish_many([*raws, b"no event", *raws]))
+
+        with pytest.raises(InvalidArgument):
+            if blocking:
+                await asyncio.to_thread(published)
+            else:
+                async for one in client.publish_many([*raws, b"no event", *raws]):
+                    taken.append(one)
+    assert [one.id for one in taken] == servicer.came == ["e0", "e1", "e2"]

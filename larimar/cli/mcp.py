@@ -43,7 +43,8 @@ def mcp(
         from larimar import mcp_server  # noqa: F401
     except ModuleNotFoundError as error:
         raise FailedPrecondition(
-            f"this command needs the package {error.name}: pip install 'larimar[mcp]'", "NO_MCP"
+            f"this command needs the package {error.name}: pip install '.[mcp]' in the checkout",
+            "NO_MCP",
         ) from None
     from larimar.transport import AsyncConnection
 
