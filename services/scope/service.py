@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -62,16 +64,12 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
         check_deadline(request)
         groups = [query_sentences(query) for query in request.queries]
         vectors = await self._embed([part for group in groups for part in group], request)
-        for _ in range(MAX_LOOKS):
+
+        async def look():
             nearest, versions, version, stale = await self._nearest(vectors, request)
-            try:
-                detector, prompts = await self._prompts(versions, stale, request)
-                break
-            except DataLoss as error:
-                if error.reason != "PAYLOAD_ERASED":
-                    raise
-        else:
-            raise Unavailable("facts are erased faster than they are read: retry", "BUSY")
+            return nearest, version, stale, *await self._prompts(versions, stale, request)
+
+        nearest, version, stale, detector, prompts = await _unless_erased(look)
         found = iter(nearest)
         decisions = [
             detector.decide(group, list(islice(found, len(group))), prompts) for group in groups
@@ -91,18 +89,13 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
         check_deadline(request)
         texts = list(request.texts)
         vectors = await self._embed(texts, request)
-        for _ in range(MAX_LOOKS):
+
+        async def look():
             near, versions = await self._facts_at(vectors, request)
-            try:
-                found = await self._follower.log.payloads(
-                    _tenant(request), request.bank, list(versions.values())
-                )
-                break
-            except DataLoss as error:
-                if error.reason != "PAYLOAD_ERASED":
-                    raise
-        else:
-            raise Unavailable("facts are erased faster than they are read: retry", "BUSY")
+            log, wanted = self._follower.log, list(versions.values())
+            return near, await log.payloads(_tenant(request), request.bank, wanted)
+
+        near, found = await _unless_erased(look)
         payloads = map(Payload.from_bytes, found)
         prompts = {one.fact_id: (one.prompt, *one.rephrasings) for one in payloads}
         return scope_pb2.FindFactsResponse(
@@ -216,6 +209,17 @@ class ScopeService(scope_pb2_grpc.ScopeServicer):
         return [
             span if isinstance(span, LarimarError) else vectors[span[0] : span[1]] for span in spans
         ]
+
+
+async def _unless_erased(look: Callable[[], Awaitable[Any]]) -> Any:
+    """What a look gives; made again where a fact was erased between its state and its payloads."""
+    for _ in range(MAX_LOOKS):
+        try:
+            return await look()
+        except DataLoss as error:
+            if error.reason != "PAYLOAD_ERASED":
+                raise
+    raise Unavailable("facts are erased faster than they are read: retry", "BUSY")
 
 
 def _tenant(request) -> str:
