@@ -11,20 +11,23 @@ import torch
 from benchmarks.measure import Aim, Report, Shape, in_turns, ratio_of_medians, turned
 from benchmarks.shapes import Parts, bandwidth, prepared, synchronize
 from benchmarks.texts import made_up_facts
-from larimar.decoder import Decoder, Sampling
+from larimar.decoder import Decoder, Piece, Sampling
 from larimar.decoding import MAX_ROWS
 from larimar.encoder import Text
 from larimar.errors import LarimarError
 
 STEPS, ROUNDS = 64, 7
+ALONE = 4
+"""Prompts that are decoded one after another: some texts repeat themselves more than others."""
 QUICK_STEPS, QUICK_ROUNDS = 4, 2
 SINGLE_AIM = Aim(1.5, at_least=True)
 CONCURRENT_AIM = Aim(3.0, at_least=True)
 LATENT_AIM = Aim(1.05, at_least=False)
 SIDES = ("with a latent", "without")
 
-OURS, GENERATE, PADDED, FLOAT = (
+OURS, UNDRAFTED, GENERATE, PADDED, FLOAT = (
     "larimar",
+    "larimar without drafts",
     "transformers, one after another",
     "transformers, one padded batch",
     "transformers in float32, one after another",
@@ -58,39 +61,51 @@ def run(
             "rows at once": MAX_ROWS,
         }
     )
-    for at_once in (1, MAX_ROWS):
+    for at_once, several in ((1, prompts[:ALONE]), (MAX_ROWS, prompts)):
         told(f"{at_once} at once")
-        sides = sides_of(parts, prompts[:at_once], steps, device)
+        sides = sides_of(parts, several, steps, device, at_once)
         for side in sides.values():
             side()
         seconds = in_turns(
             {name: _timed(side, device) for name, side in sides.items()}, rounds, told
         )
-        add_speeds(report, seconds, at_once, steps)
+        add_speeds(report, seconds, at_once, len(several) * steps)
     add_bound(report, parts, gb_per_s * 1e9 or bandwidth(device))
     z_BC = latents_of(parts, facts)
     add_latent_sides(report, parts.decoder, prompts, steps, z_BC, rounds, told)
     return report
 
 
-def sides_of(parts: Parts, prompts: list[str], steps: int, device: str) -> dict[str, Callable]:
-    """What makes `steps` tokens after each prompt, by its name.
+def sides_of(
+    parts: Parts, prompts: list[str], steps: int, device: str, at_once: int
+) -> dict[str, Callable]:
+    """What makes `steps` tokens after each prompt, by its name: one prompt at a time, or all.
 
     `transformers` has no queue: callers at the same time are served one after another, or wait
     for one another in a batch that somebody pads.
     """
-    samplings = [Sampling(max_tokens=steps)] * len(prompts)
     rows = [parts.decoder.tokenize(prompt) for prompt in prompts]
+    groups = [prompts] if at_once > 1 else [[prompt] for prompt in prompts]
     sides: dict[str, Callable] = {
-        OURS: lambda: parts.decoder.texts(prompts, samplings),
+        OURS: lambda: [texts(parts.decoder, some, steps, drafts=True) for some in groups],
         GENERATE: lambda: [generated(parts.stock, [row], steps, device) for row in rows],
     }
-    if len(rows) > 1:
+    if at_once == 1:
+        sides[UNDRAFTED] = lambda: [
+            texts(parts.decoder, some, steps, drafts=False) for some in groups
+        ]
+    else:
         sides[PADDED] = lambda: generated(parts.stock, rows, steps, device)
     if parts.stock.dtype != torch.float32 and device == "cpu":
         stock = prepared(parts.shape, device, torch.float32).stock
         sides[FLOAT] = lambda: [generated(stock, [row], steps, device) for row in rows]
     return sides
+
+
+def texts(decoder: Decoder, prompts: list[str], steps: int, drafts: bool) -> list[Piece]:
+    """What Larimar's decoder says after some prompts at once, with drafts or without."""
+    decoder.drafts = drafts
+    return decoder.texts(prompts, [Sampling(max_tokens=steps)] * len(prompts))
 
 
 @torch.inference_mode()
@@ -119,12 +134,19 @@ def generated(stock: Any, rows: list[list[int]], steps: int, device: str) -> tor
     return found
 
 
-def add_speeds(report: Report, seconds: dict[str, list[float]], at_once: int, steps: int) -> None:
-    """Adds tokens a second of each side, and the ratios to ours."""
+def add_speeds(report: Report, seconds: dict[str, list[float]], at_once: int, tokens: int) -> None:
+    """Adds tokens a second of each side, which made so many, and the ratios to ours."""
     name = "1 at a time" if at_once == 1 else f"{at_once} at once"
     for side, found in seconds.items():
-        report.measure(f"{name}, {side}", "tokens/s", [at_once * steps / one for one in found])
-    report.measure(f"{name}, {OURS}, a step", "ms", [1000 * one / steps for one in seconds[OURS]])
+        report.measure(f"{name}, {side}", "tokens/s", [tokens / one for one in found])
+    stepped = seconds.get(UNDRAFTED, seconds[OURS])
+    steps = tokens / at_once
+    report.measure(f"{name}, {OURS}, a step", "ms", [1000 * one / steps for one in stepped])
+    if UNDRAFTED in seconds:
+        report.compare(
+            f"{name}, {OURS} against without drafts",
+            ratio_of_medians(seconds[UNDRAFTED], seconds[OURS]),
+        )
     for side in (GENERATE, PADDED, FLOAT):
         if side in seconds:
             aim = SINGLE_AIM if at_once == 1 else CONCURRENT_AIM
@@ -186,6 +208,7 @@ def step_seconds(
         LarimarError: a side did not decode for exactly this number of steps.
     """
     samplings = [Sampling(max_tokens=steps)] * len(prompts)
+    decoder.drafts = False
     decoding = {
         "with a latent": decoder.generate(prompts, samplings, z_BC),
         "without": decoder.generate(prompts, samplings),

@@ -29,10 +29,15 @@ class RowsLayer(CacheLayerMixin):
     values: torch.Tensor
     places: torch.Tensor
 
-    def __init__(self, keys_RKHd: torch.Tensor, values_RKHd: torch.Tensor) -> None:
+    def __init__(
+        self, keys_RKHd: torch.Tensor, values_RKHd: torch.Tensor, readers: int = 1
+    ) -> None:
         super().__init__()
         self.stored = (keys_RKHd, values_RKHd)
-        self.keys, self.values = (stored.transpose(1, 2) for stored in self.stored)
+        self.keys, self.values = (
+            (stored if readers == 1 else stored.expand(readers, -1, -1, -1)).transpose(1, 2)
+            for stored in self.stored
+        )
         self.flat = tuple(stored.view(-1, *stored.shape[2:]) for stored in self.stored)
         self.is_initialized = True
 
@@ -65,12 +70,14 @@ class RowsCache(Cache):
 
     Args:
         stored: by layer, keys and values, (R, K, H, d) each.
+        readers: rows of a pass that all see the one row that is stored, each a later token of it.
     """
 
     layers: list[RowsLayer]
 
-    def __init__(self, stored: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        super().__init__(layers=[RowsLayer(keys, values) for keys, values in stored])
+    def __init__(self, stored: list[tuple[torch.Tensor, torch.Tensor]], readers: int = 1) -> None:
+        super().__init__(layers=[RowsLayer(keys, values, readers) for keys, values in stored])
+        self.readers = readers
 
     @classmethod
     def empty(
@@ -94,6 +101,10 @@ class RowsCache(Cache):
         """Some of the rows, as a cache over the same memory."""
         some = slice(first, first + count)
         return RowsCache([(k[some], v[some]) for k, v in self.stored()])
+
+    def shared(self, row: int, readers: int) -> RowsCache:
+        """One row, over the same memory, as so many rows of a pass see it."""
+        return RowsCache([(k[row : row + 1], v[row : row + 1]) for k, v in self.stored()], readers)
 
     def write_at(self, places: torch.Tensor) -> None:
         """Says where the next pass writes: for each of its R * Q tokens, row * K + position."""

@@ -18,12 +18,13 @@ from transformers import DynamicCache
 
 from larimar.cache import RowsCache, positions_for
 from larimar.connector import Connector
-from larimar.decoding import MAX_ROWS, Batch, Reads, Row, fill_slots, read, steady_row_counts
+from larimar.decoding import MAX_ROWS, Batch, DraftPasses, Reads, Row, fill_slots, read
 from larimar.errors import InvalidArgument
 from larimar.lean import LeanSteps, Pass
 from larimar.packing import pack
 from larimar.sampling import Chooser, Piece, Sampling, Tail
 from larimar.spacing import Spacing
+from larimar.steady import steady_row_counts
 
 __all__ = ["CandidateScore", "Decoder", "DecoderNetwork", "Piece", "Sampling"]
 
@@ -154,6 +155,9 @@ class Decoder:
     Args:
         serving: makes the language model fast, in place, so that it can only be run: packs its
             weights for the CPU's kernels, and records the steps that come often.
+
+    Attributes:
+        drafts: whether a row alone is read with guesses at what it says next. Its text is the same.
     """
 
     def __init__(
@@ -178,6 +182,8 @@ class Decoder:
         self.pad_id = pad if pad is not None else self.stop_id
         self._spacing = Spacing(tokenizer)
         self._row_counts: tuple[int, ...] = ()
+        self.drafts = True
+        self._draft_passes: DraftPasses | None = None
         self._steps = LeanSteps(network, record=serving)
         self._reads = Reads(network)
         if serving:
@@ -202,9 +208,11 @@ class Decoder:
 
     def batch(self) -> Batch:
         """An empty batch of up to MAX_ROWS rows, which `row` makes."""
-        if not self._row_counts:
+        if self._draft_passes is None:
             self._row_counts = steady_row_counts(self.network)
-        return Batch(self._steps, self._row_counts, self._reads)
+            self._draft_passes = DraftPasses(self.network, self._row_counts)
+        drafts = self._draft_passes if self.drafts else None
+        return Batch(self._steps, self._row_counts, self._reads, drafts)
 
     def row(self, prompt: str, sampling: Sampling, z_C: torch.Tensor | None = None) -> Row:
         """A row for a batch.

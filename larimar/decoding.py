@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from larimar.cache import LEAST_POSITIONS, RowsCache, positions_for
+from larimar.cache import RowsCache, positions_for
+from larimar.drafts import Drafts
 from larimar.lean import LeanSteps, Pass
 from larimar.packing import is_packed
 from larimar.sampling import Chooser, Piece, Tail
+from larimar.steady import MAX_ROWS, PROMPTS_TOGETHER, is_steady_draft, steady_prompt_counts
+
+__all__ = ["MAX_ROWS", "Batch", "Reads", "Row", "fill_slots", "read"]
 
 if TYPE_CHECKING:
     from larimar.decoder import DecoderNetwork
 
-MAX_ROWS = 16
-"""Rows of a step: more than a machine's matrix instructions take at once bring little."""
 LEAST_PROMPT_TOKENS = 8
 """Tokens of the shortest pass over a prompt."""
-PROMPTS_TOGETHER = (4, 2)
-"""Prompts of one pass: of a 6-layer decoder four cost less than twice as much as one."""
+MOST_DRAFTED = 8
+"""R of a pass over a draft, where a pass may have fewer rows than MAX_ROWS."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,6 +39,7 @@ class Row:
     Attributes:
         z_1C: the latent, or None for the plain decoder.
         used: positions of its cache that are filled, slots included.
+        chosen: tokens chosen so far, the end among them.
         error: what ended it before its text did.
     """
 
@@ -46,8 +49,10 @@ class Row:
     tail: Tail
     used: int = 0
     slots: int = 0
+    chosen: int = 0
     added_11E: torch.Tensor | None = None
     error: Exception | None = None
+    drafts: Drafts | None = None
 
     @property
     def finished(self) -> bool:
@@ -65,8 +70,37 @@ class Row:
         can_end = self.tail.stop_id is not None
         return can_end and self.z_1C is not None and not self.tail.ids
 
-    def choose(self, logits_V: torch.Tensor, likeliest: int) -> None:
-        """Adds its next token; what goes wrong in that ends this row, and none beside it."""
+    def follow(self, logits_QV: torch.Tensor, likeliest: list[int], draft: list[int]) -> None:
+        """Adds its next token, and those after it as long as the draft has what was chosen.
+
+        Args:
+            logits_QV: of the next token, and of the token after each of the draft's.
+            likeliest: the largest logit of each.
+        """
+        right = 0
+        for place, logits_V in enumerate(logits_QV):
+            self._choose(logits_V, likeliest[place])
+            if self.finished or draft[place : place + 1] != [self.next_id]:
+                break
+            right += 1
+        if self.drafts is not None and draft:
+            self.drafts.learn(len(draft), right)
+
+    def draft(self, passes: DraftPasses, positions: int) -> tuple[list[int], int]:
+        """A guess at the tokens after the next one that it reads, and R of the pass that reads
+        them; nothing and 0 where there is none."""
+        if self.drafts is None:
+            self.drafts = Drafts()
+        self.drafts.read(self.prompt_ids, self.tail.ids)
+        room = min(self.tail.room, positions - self.used) - 1
+        guess = self.drafts.guess(min(passes.longest(self.drafts.level), room))
+        count = passes.rows(positions, len(guess)) if guess else 0
+        return (guess[: count - 1], count) if count else ([], 0)
+
+    def _choose(self, logits_V: torch.Tensor, likeliest: int) -> None:
+        """Adds a token; what goes wrong in that ends this row, and none beside it."""
+        self.used += 1
+        self.chosen += 1
         try:
             greedy = self.chooser.greedy
             self.tail.push(likeliest if greedy else self.chooser.choose(logits_V.float().cpu()))
@@ -83,7 +117,13 @@ class Row:
 class Lane:
     """The rows of a batch whose caches have one length, K."""
 
-    def __init__(self, steps: LeanSteps, positions: int, row_counts: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        steps: LeanSteps,
+        positions: int,
+        row_counts: tuple[int, ...],
+        drafts: DraftPasses | None,
+    ) -> None:
         network = steps.network
         self.positions = positions
         self.rows: list[Row] = []
@@ -91,14 +131,16 @@ class Lane:
         self.cache = network.rows_cache(row_counts[0], positions)
         self._network = network
         self._row_counts = row_counts
+        self._drafts = drafts
         self._views: dict[int, RowsCache] = {}
+        self._shared: dict[int, RowsCache] = {}
 
     def place(self, row: Row) -> int:
         """Makes room for a row after the others: its place in the cache."""
         self.rows.append(row)
         if len(self.rows) > self.cache.row_count:
             self.cache = self.cache.widened(self._count(len(self.rows)))
-            self._views = {}
+            self._views, self._shared = {}, {}
         return len(self.rows) - 1
 
     def take_over(self, row: Row, lane: Lane) -> None:
@@ -128,17 +170,31 @@ class Lane:
         for row, one in zip(rows, ids, strict=True):
             row.used += len(one)
 
-    def step(self) -> torch.Tensor:
-        """Logits of each row's next token, (R, V)."""
+    def step(self) -> tuple[torch.Tensor, list[int]]:
+        """Logits of each row's next token, (R, V); of a row alone that is read with a draft, of
+        its next token and of the one after each of the draft's, and the draft."""
+        if len(self.rows) == 1 and self._drafts is not None:
+            draft, count = self.rows[0].draft(self._drafts, self.positions)
+            if draft:
+                return self._drafted(self.rows[0], draft, count), draft
         count = self._count(len(self.rows))
         filled = self.rows + self.rows[:1] * (count - len(self.rows))
         if count not in self._views:
             self._views[count] = self.cache_of(0, count)
         ids = [[row.next_id] for row in filled]
         logits_R1V = self._steps.logits(_pass(self._network, filled, ids, self._views[count]))
-        for row in self.rows:
-            row.used += 1
-        return logits_R1V[: len(self.rows), -1]
+        return logits_R1V[: len(self.rows), -1], []
+
+    def _drafted(self, row: Row, draft: list[int], count: int) -> torch.Tensor:
+        """Logits, (1 + tokens of the draft, V), of a row whose tokens are rows of one pass."""
+        ids = [row.next_id, *draft]
+        places = [*range(len(ids)), *[0] * (count - len(ids))]
+        rows = [dataclasses.replace(row, used=row.used + place) for place in places]
+        if count not in self._shared:
+            self._shared[count] = self.cache.shared(0, count)
+        fed = [[ids[place]] for place in places]
+        logits_R1V = self._steps.logits(_pass(self._network, rows, fed, self._shared[count]))
+        return logits_R1V[: len(ids), -1]
 
     def cache_of(self, first: int, count: int) -> RowsCache:
         """The cache of some rows, over the same memory."""
@@ -184,7 +240,9 @@ def _pass(network: DecoderNetwork, rows: list[Row], ids: list[list[int]], cache:
     before_R1 = torch.tensor([[first - row.slots if row.slots else 0] for row in rows])
     at_RQ = used_R1 + torch.arange(width)
     positions_RQ = torch.minimum(at_RQ, last_R1) + before_R1
-    places_RQ = at_RQ + cache.positions * torch.arange(len(rows))[:, None]
+    places_RQ = at_RQ
+    if cache.readers == 1:
+        places_RQ = at_RQ + cache.positions * torch.arange(len(rows))[:, None]
     visible_RQK = torch.arange(cache.positions) <= at_RQ[:, :, None]
     device = network.device
     return Pass(
@@ -241,17 +299,56 @@ class Reads:
         return next((count for count in self._counts[positions, width] if count <= rows), 1)
 
 
+class DraftPasses:
+    """With how many tokens of a draft a row may be read: those that leave it its own bits.
+
+    Whether that is so is looked for when a draft of a length first comes.
+    """
+
+    def __init__(self, network: DecoderNetwork, row_counts: tuple[int, ...]) -> None:
+        self._network = network
+        self._row_counts = row_counts
+        few = [count for count in row_counts if count <= MOST_DRAFTED]
+        self._counts = few or list(row_counts[:1])
+        self._steady: dict[tuple[int, int], bool] = {}
+
+    def longest(self, level: int) -> int:
+        """Tokens of a draft: one more doubling for each draft that was right before it."""
+        return self._counts[min(level, len(self._counts) - 1)] - 1
+
+    def rows(self, positions: int, tokens: int) -> int:
+        """R of the pass that reads so many tokens of a draft and the one before, or of the largest
+        smaller one that may be; 0 where none may."""
+        least = next(place for place, count in enumerate(self._counts) if tokens < count)
+        for count in self._counts[least::-1]:
+            key = (positions, count)
+            if key not in self._steady:
+                alone = self._row_counts[0]
+                self._steady[key] = is_steady_draft(self._network, positions, alone, count)
+            if self._steady[key]:
+                return count
+        return 0
+
+
 class Batch:
     """Rows that decode together. Not thread-safe.
 
-    Cost: a step is one pass of one token a row; rows that join add passes over their prompts.
+    Cost: a step is one pass of one token a row, and of a row alone as many as were guessed; rows
+    that join add passes over their prompts.
     """
 
-    def __init__(self, steps: LeanSteps, row_counts: tuple[int, ...], reads: Reads) -> None:
+    def __init__(
+        self,
+        steps: LeanSteps,
+        row_counts: tuple[int, ...],
+        reads: Reads,
+        drafts: DraftPasses | None,
+    ) -> None:
         self._steps = steps
         self._network = steps.network
         self._row_counts = row_counts
         self._reads = reads
+        self._drafts = drafts
         self._joining: list[Row] = []
         self._lanes: dict[int, Lane] = {}
 
@@ -280,17 +377,19 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[Row]:
-        """One token for every row: the rows, of which those that ended have left."""
+        """A token or more for every row: the rows, of which those that ended have left."""
         self._join()
         stepped = []
         for lane in list(self._lanes.values()):
-            logits_RV = lane.step()
+            logits_NV, draft = lane.step()
             for place, row in enumerate(lane.rows):
                 if row.must_speak:
-                    logits_RV[place, row.tail.stop_id] = -torch.inf
-            greedy = logits_RV.argmax(-1).tolist()
-            for row, logits_V, likeliest in zip(list(lane.rows), logits_RV, greedy, strict=True):
-                row.choose(logits_V, likeliest)
+                    logits_NV[place, row.tail.stop_id] = -torch.inf
+            likeliest = logits_NV.argmax(-1).tolist()
+            each = 1 + len(draft)
+            for place, row in enumerate(lane.rows):
+                its = slice(place * each, (place + 1) * each)
+                row.follow(logits_NV[its], likeliest[its], draft)
                 stepped.append(row)
         for row in stepped:
             if row.finished:
@@ -308,84 +407,5 @@ class Batch:
 
     def _lane(self, positions: int) -> Lane:
         if positions not in self._lanes:
-            self._lanes[positions] = Lane(self._steps, positions, self._row_counts)
+            self._lanes[positions] = Lane(self._steps, positions, self._row_counts, self._drafts)
         return self._lanes[positions]
-
-
-@torch.inference_mode()
-def steady_row_counts(network: DecoderNetwork) -> tuple[int, ...]:
-    """Numbers of rows of a step at which each row's hidden state and logits are the same bits.
-
-    Looked for by steps of random rows, in other places and other company: what a kernel adds
-    up in which order depends on shapes, not on the numbers. Where rows are not independent, or
-    where the weights are not packed, every step has MAX_ROWS rows.
-    """
-    if not is_packed(network.lm):
-        return (MAX_ROWS,)
-    counts = [1 << bits for bits in range(1, MAX_ROWS.bit_length())]
-    for positions in (LEAST_POSITIONS, 4 * LEAST_POSITIONS):
-        cache = network.rows_cache(MAX_ROWS, positions)
-        for layer in cache.layers:
-            for stored in layer.stored:
-                stored.normal_(generator=torch.Generator().manual_seed(len(stored)))
-        wanted_RV = _probed(network, cache, list(range(MAX_ROWS)))
-        backwards = list(range(MAX_ROWS - 1, -1, -1))
-        counts = [
-            count
-            for count in counts
-            if torch.equal(_probed(network, cache, backwards[:count]), wanted_RV[backwards[:count]])
-        ]
-    return tuple(counts) if MAX_ROWS in counts else (MAX_ROWS,)
-
-
-def _probed(network: DecoderNetwork, cache: RowsCache, places: list[int]) -> torch.Tensor:
-    """Logits, (R, V), of some of a cache's rows after a token of each, in a step of their own."""
-    some = cache.taken(places)
-    at_R1 = torch.tensor([[cache.positions // 2 + place] for place in places])
-    places_R = at_R1[:, 0] + cache.positions * torch.arange(len(places))
-    visible_R1K = (torch.arange(cache.positions) <= at_R1)[:, None]
-    ids_R1 = torch.tensor([[place + 1] for place in places])
-    positions_R1 = at_R1.clamp(max=network.positions - 1)
-    hidden_R1E = network.step(Pass(ids_R1, positions_R1, visible_R1K, places_R, some))
-    return network.logits(hidden_R1E)[:, -1]
-
-
-@torch.inference_mode()
-def steady_prompt_counts(network: DecoderNetwork, positions: int, width: int) -> tuple[int, ...]:
-    """Those of PROMPTS_TOGETHER at which each prompt leaves the bits in its cache that it leaves
-    when it is read alone.
-
-    Looked for as `steady_row_counts` does. Cost: a pass for each of the most rows, and for each of
-    the numbers.
-
-    Args:
-        positions: K of the rows' caches.
-        width: Q of the passes.
-    """
-    if not width:
-        return PROMPTS_TOGETHER
-    drawn = torch.Generator().manual_seed(width)
-    vocabulary = network.lm.get_input_embeddings().weight.shape[0]
-    ids_RQ = torch.randint(vocabulary, (PROMPTS_TOGETHER[0], width), generator=drawn)
-    alone = [_left_in_cache(network, ids_1Q[None], positions) for ids_1Q in ids_RQ]
-    found = []
-    for count in PROMPTS_TOGETHER:
-        left = _left_in_cache(network, ids_RQ.flip(0)[:count], positions)
-        wanted = [torch.cat(rows) for rows in zip(*alone[::-1][:count], strict=True)]
-        if all(map(torch.equal, left, wanted)):
-            found.append(count)
-    return tuple(found)
-
-
-def _left_in_cache(
-    network: DecoderNetwork, ids_RQ: torch.Tensor, positions: int
-) -> list[torch.Tensor]:
-    """What a pass over whole prompts leaves: keys and values of every layer, (R, K, H, d)."""
-    rows, width = ids_RQ.shape
-    cache = network.rows_cache(rows, positions)
-    at_RQ = torch.arange(width).expand(rows, -1)
-    counted_RQ = at_RQ.clamp(max=network.positions - 1)
-    places_RQ = at_RQ + positions * torch.arange(rows)[:, None]
-    visible_RQK = torch.arange(positions) <= at_RQ[:, :, None]
-    network.step(Pass(ids_RQ, counted_RQ, visible_RQK, places_RQ.flatten(), cache))
-    return [one for pair in cache.stored() for one in pair]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 RECORD_AFTER = 24
 """Steps of a shape before it is recorded, which takes as long as some tens of steps."""
 
-Shape = tuple[int, int, bool]
-"""Of a step: R, K, and whether anything is added to embeddings."""
+Shape = tuple[int, int, int, bool]
+"""Of a step: R, K, readers of a row of the cache, and whether anything is added to embeddings."""
 
 _NOTHING = {
     torch.ops.aten.detach.default,
@@ -73,23 +73,26 @@ class LeanSteps:
         if not self._record_any:
             return self.network.logits(self.network.step(step))
         added = [] if step.added_R1E is None else [step.added_R1E]
-        shape = (len(step.ids_RQ), step.cache.positions, bool(added))
+        readers = step.cache.readers
+        shape = (len(step.ids_RQ), step.cache.positions, readers, bool(added))
         given = (step.ids_RQ, step.positions_RQ, step.visible_RQK, step.places_RQ)
         if shape not in self._recorded:
             self._taken[shape] += 1
             if self._taken[shape] <= RECORD_AFTER:
-                return self._eager(*given, step.cache.stored(), added)
-            self._recorded[shape] = self._record((*given, step.cache.stored(), added))
+                return self._eager(*given, step.cache.stored(), added, readers)
+            self._recorded[shape] = self._record((*given, step.cache.stored(), added), readers)
         return self._recorded[shape](*given, step.cache.stored(), added)
 
-    def _eager(self, ids_R1, positions_R1, visible_R1K, places_R, stored, added) -> torch.Tensor:
-        cache, added_R1E = RowsCache(stored), added[0] if added else None
+    def _eager(
+        self, ids_R1, positions_R1, visible_R1K, places_R, stored, added, readers: int
+    ) -> torch.Tensor:
+        cache, added_R1E = RowsCache(stored, readers), added[0] if added else None
         step = Pass(ids_R1, positions_R1, visible_R1K, places_R, cache, added_R1E)
         return self.network.logits(self.network.step(step))
 
-    def _record(self, given: tuple[Any, ...]) -> GraphModule:
+    def _record(self, given: tuple[Any, ...], readers: int) -> GraphModule:
         def operations(ids_R1, positions_R1, visible_R1K, places_R, stored, added):
-            return self._eager(ids_R1, positions_R1, visible_R1K, places_R, stored, added)
+            return self._eager(ids_R1, positions_R1, visible_R1K, places_R, stored, added, readers)
 
         recorded = make_fx(operations)(*given)
         for node in list(recorded.graph.nodes):

@@ -103,6 +103,11 @@ class Tail:
         self.ids: list[int] = []
         self.finish_reason = ""
 
+    @property
+    def room(self) -> int:
+        """Tokens that it may still have."""
+        return self._sampling.max_tokens - len(self.ids)
+
     def push(self, token: int) -> None:
         """Adds a token, which may be the last.
 

@@ -167,11 +167,21 @@ def test_decoding_takes_the_same_steps_with_and_without_a_latent(tiny):
 
 def test_the_sides_of_decoding_make_the_same_number_of_tokens(tiny):
     prompts = [fact["prompt"] for fact in made_up_facts(3)]
-    sides = decode.sides_of(tiny, prompts, 3, "cpu")
+    sides = decode.sides_of(tiny, prompts, 3, "cpu", at_once=3)
     assert {decode.OURS, decode.GENERATE, decode.PADDED} <= set(sides)
-    assert [piece.tokens for piece in sides[decode.OURS]()] == [3, 3, 3]
+    ((*pieces,),) = sides[decode.OURS]()
+    assert [piece.tokens for piece in pieces] == [3, 3, 3]
     assert sides[decode.PADDED]().shape == (3, 3)
     assert [found.shape for found in sides[decode.GENERATE]()] == [(1, 3)] * 3
+
+
+def test_the_sides_of_decoding_alone_say_the_same(tiny):
+    prompts = [fact["prompt"] for fact in made_up_facts(3)]
+    sides = decode.sides_of(tiny, prompts, 9, "cpu", at_once=1)
+    assert {decode.OURS, decode.UNDRAFTED, decode.GENERATE} <= set(sides)
+    found = sides[decode.OURS]()
+    assert found == sides[decode.UNDRAFTED]()
+    assert [[piece.tokens for piece in pieces] for pieces in found] == [[9]] * 3
 
 
 def test_a_table_of_which_rows_are_taken_is_not_read_whole(tiny):

@@ -24,19 +24,13 @@ from transformers import (
 from larimar.cache import LEAST_POSITIONS, RowsCache
 from larimar.checkpoint import ModelFolder
 from larimar.decoder import Decoder, Piece, Sampling
-from larimar.decoding import (
-    LEAST_PROMPT_TOKENS,
-    MAX_ROWS,
-    PROMPTS_TOGETHER,
-    Batch,
-    Row,
-    steady_prompt_counts,
-)
+from larimar.decoding import LEAST_PROMPT_TOKENS, Batch, Row
 from larimar.encoder import Text
 from larimar.errors import InvalidArgument
 from larimar.lean import RECORD_AFTER, LeanSteps, Pass
 from larimar.packing import is_packed, pack
 from larimar.spacing import Spacing
+from larimar.steady import MAX_ROWS, PROMPTS_TOGETHER, steady_prompt_counts
 from tests.decoding import PROMPTS, WILD, endless, joined, whole
 from tests.in_process import Weights
 
@@ -361,10 +355,13 @@ def test_a_tiny_temperature_is_greedy(decoder, temperature: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "positions", "adds"), [(2, 64, False), (16, 64, True), (4, 128, False), (2, 64, True)]
+    ("rows", "positions", "readers", "adds"),
+    [(2, 64, 1, False), (16, 64, 1, True), (4, 128, 1, False), (2, 64, 1, True), (4, 64, 4, True)],
 )
 @torch.inference_mode()
-def test_a_recorded_step_gives_the_bits_of_the_step_itself(decoder, rows, positions, adds) -> None:
+def test_a_recorded_step_gives_the_bits_of_the_step_itself(
+    decoder, rows, positions, readers, adds
+) -> None:
     """On other tokens, other places and another cache than it was recorded with."""
     network, generator = decoder.network, torch.Generator().manual_seed(rows)
     width = network.connector.layout.hidden_size
@@ -374,21 +371,26 @@ def test_a_recorded_step_gives_the_bits_of_the_step_itself(decoder, rows, positi
         for stored in cache.stored():
             for one in stored:
                 one.normal_(generator=generator)
-        at_R1 = torch.randint(positions, (rows, 1), generator=generator)
+        at_R1 = torch.randperm(positions, generator=generator)[:rows, None]
+        places_R = at_R1[:, 0]
+        if readers == 1:
+            places_R = places_R + positions * torch.arange(rows)
+        else:
+            cache = cache.shared(0, readers)
         tokens = Pass(
             torch.randint(1000, 20000, (rows, 1), generator=generator),
             at_R1,
             (torch.arange(positions) <= at_R1)[:, None],
-            at_R1[:, 0] + positions * torch.arange(rows),
+            places_R,
             cache,
             torch.randn(rows, 1, width, generator=generator) if adds else None,
         )
         if 0 < number < RECORD_AFTER - 1:
-            steps._taken[rows, positions, adds] += 1
+            steps._taken[rows, positions, readers, adds] += 1
             continue
         ours = steps.logits(tokens)
         assert bits(ours) == bits(network.logits(network.step(tokens)))
-    assert list(steps._recorded) == [(rows, positions, adds)]
+    assert list(steps._recorded) == [(rows, positions, readers, adds)]
 
 
 class Scripted(nn.Module):
@@ -416,10 +418,17 @@ class Scripted(nn.Module):
         return logits
 
 
+def player_of(network: Scripted, tokenizer) -> Decoder:
+    """A decoder with this network, a token a step: the next one must be the script's next."""
+    player = Decoder(network, tokenizer, 384, 128)
+    player.drafts = False
+    return player
+
+
 def scripted(decoder: Decoder, tokens: list[int], sampling: Sampling) -> list[Piece]:
     """The pieces of a prompt whose continuation is these tokens."""
     network = Scripted(decoder.network, tokens, len(decoder.tokenizer))
-    player = Decoder(network, decoder.tokenizer, 384, 128)
+    player = player_of(network, decoder.tokenizer)
     return [pieces[0] for pieces in player.generate(["The end"], [sampling])]
 
 
@@ -480,7 +489,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 def test_a_character_of_several_tokens_comes_whole(decoder, byte_tokenizer, text: str) -> None:
     tokens = byte_tokenizer(text, add_special_tokens=False)["input_ids"]
     network = Scripted(decoder.network, [*tokens, byte_tokenizer.eos_token_id], 257)
-    player = Decoder(network, byte_tokenizer, 384, 128)
+    player = player_of(network, byte_tokenizer)
     pieces = [pieces[0] for pieces in player.generate(["The end"], [Sampling(128)])]
     assert joined(pieces) == (text, "stop", len(tokens))
     assert all("\ufffd" not in piece.text for piece in pieces) or "\ufffd" in text
@@ -504,7 +513,7 @@ def test_blanks_before_the_first_word_are_no_stop_however_they_come(
 ) -> None:
     tokens = byte_tokenizer("  \n x \ny", add_special_tokens=False)["input_ids"]
     network = Scripted(decoder.network, tokens, 257)
-    player = Decoder(network, byte_tokenizer, 384, 128)
+    player = player_of(network, byte_tokenizer)
     sampling = Sampling(len(tokens), stop=(" \n",))
     pieces = [pieces[0] for pieces in player.generate(["The end"], [sampling])]
     assert joined(pieces) == ("  \n x", "stop", 7)
@@ -560,7 +569,7 @@ def test_a_prompt_and_an_answer_may_be_as_long_as_the_limits(decoder, latents) -
     (score,) = decoder.score(prompt, [candidate])
     assert all(math.isfinite(logprob) for logprob in score.token_logprobs)
     network = Scripted(decoder.network, [2000], len(decoder.tokenizer))
-    player = Decoder(network, decoder.tokenizer, decoder.max_prompt_tokens, decoder.max_new_tokens)
+    player = player_of(network, decoder.tokenizer)
     assert whole(player, prompt, Sampling(decoder.max_new_tokens))[1:] == ("length", 128)
 
 

@@ -102,6 +102,27 @@ def test_what_is_said_is_what_the_whole_sequence_says(pair) -> None:
         torch.testing.assert_close(torch.tensor(score.token_logprobs), wanted, rtol=0, atol=1e-4)
 
 
+def test_a_row_alone_says_with_drafts_what_it_says_without(pair) -> None:
+    """In circles, as networks that were never trained do; with a latent, sampled, and plainly."""
+    served, _ = pair
+    z_C = torch.randn(15, generator=torch.Generator().manual_seed(3))
+    kinds = [
+        (Sampling(24), None),
+        (Sampling(24), z_C),
+        (Sampling(24, temperature=0.3, seed=5), z_C),
+    ]
+    for sampling, latent in kinds:
+        rows = []
+        for served.drafts in (True, False):
+            rows.append(served.row(PROMPTS[3], sampling, latent))
+            batch = served.batch()
+            batch.add(rows[-1])
+            while batch.rows:
+                batch.step()
+        assert rows[0].tail.ids == rows[1].tail.ids
+        assert rows[0].take() == rows[1].take()
+
+
 def test_rows_of_all_kinds_say_together_what_they_say_alone(pair) -> None:
     served, _ = pair
     z_BC = torch.randn(MAX_ROWS, 15, generator=torch.Generator().manual_seed(2))

@@ -157,12 +157,12 @@ class Runner:
             jobs.append(job)
         if not jobs:
             return jobs
-        started_s = time.monotonic()
+        started_s, chosen = time.monotonic(), sum(job.row.chosen for job in jobs)
         batch.step()
         now_s = time.monotonic()
         observe_stage("decode_step", now_s - started_s)
         self._size.observe(len(jobs))
-        TOKENS.inc(len(jobs))
+        TOKENS.inc(sum(job.row.chosen for job in jobs) - chosen)
         for job in jobs:
             job.say(now_s)
         return [job for job in jobs if not job.row.finished]
