@@ -92,9 +92,8 @@ class Row:
         if self.drafts is None:
             self.drafts = Drafts()
         self.drafts.read(self.prompt_ids, self.tail.ids)
-        room = min(self.tail.room, positions - self.used) - 1
-        guess = self.drafts.guess(min(passes.longest(self.drafts.level), room))
-        count = passes.rows(positions, len(guess)) if guess else 0
+        guess = self.drafts.guess(min(passes.longest(self.drafts.level), self.tail.room - 1))
+        count = passes.rows(positions, positions - self.used, len(guess)) if guess else 0
         return (guess[: count - 1], count) if count else ([], 0)
 
     def _choose(self, logits_V: torch.Tensor, likeliest: int) -> None:
@@ -187,14 +186,17 @@ class Lane:
 
     def _drafted(self, row: Row, draft: list[int], count: int) -> torch.Tensor:
         """Logits, (1 + tokens of the draft, V), of a row whose tokens are rows of one pass."""
-        ids = [row.next_id, *draft]
-        places = [*range(len(ids)), *[0] * (count - len(ids))]
-        rows = [dataclasses.replace(row, used=row.used + place) for place in places]
         if count not in self._shared:
             self._shared[count] = self.cache.shared(0, count)
-        fed = [[ids[place]] for place in places]
-        logits_R1V = self._steps.logits(_pass(self._network, rows, fed, self._shared[count]))
-        return logits_R1V[: len(ids), -1]
+        ids = [row.next_id, *draft]
+        one = _pass(self._network, [row], [ids], self._shared[count], count)
+        tokens = dataclasses.replace(
+            one,
+            ids_RQ=one.ids_RQ.T,
+            positions_RQ=one.positions_RQ.T,
+            visible_RQK=one.visible_RQK.transpose(0, 1),
+        )
+        return self._steps.logits(tokens)[: len(ids), -1]
 
     def cache_of(self, first: int, count: int) -> RowsCache:
         """The cache of some rows, over the same memory."""
@@ -231,8 +233,14 @@ def padded(tokens: int, room: int) -> int:
     return min(max(LEAST_PROMPT_TOKENS, 1 << (tokens - 1).bit_length()), room)
 
 
-def _pass(network: DecoderNetwork, rows: list[Row], ids: list[list[int]], cache: RowsCache) -> Pass:
-    width = padded(len(ids[0]), cache.positions - rows[0].used)
+def _pass(
+    network: DecoderNetwork,
+    rows: list[Row],
+    ids: list[list[int]],
+    cache: RowsCache,
+    width: int = 0,
+) -> Pass:
+    width = width or padded(len(ids[0]), cache.positions - rows[0].used)
     ids_RQ = torch.tensor([one + one[-1:] * (width - len(one)) for one in ids])
     used_R1 = torch.tensor([[row.used] for row in rows])
     last_R1 = used_R1 + torch.tensor([[len(one) - 1] for one in ids])
@@ -240,9 +248,7 @@ def _pass(network: DecoderNetwork, rows: list[Row], ids: list[list[int]], cache:
     before_R1 = torch.tensor([[first - row.slots if row.slots else 0] for row in rows])
     at_RQ = used_R1 + torch.arange(width)
     positions_RQ = torch.minimum(at_RQ, last_R1) + before_R1
-    places_RQ = at_RQ
-    if cache.readers == 1:
-        places_RQ = at_RQ + cache.positions * torch.arange(len(rows))[:, None]
+    places_RQ = at_RQ + cache.positions * torch.arange(len(rows))[:, None]
     visible_RQK = torch.arange(cache.positions) <= at_RQ[:, :, None]
     device = network.device
     return Pass(
@@ -316,11 +322,17 @@ class DraftPasses:
         """Tokens of a draft: one more doubling for each draft that was right before it."""
         return self._counts[min(level, len(self._counts) - 1)] - 1
 
-    def rows(self, positions: int, tokens: int) -> int:
+    def rows(self, positions: int, free: int, tokens: int) -> int:
         """R of the pass that reads so many tokens of a draft and the one before, or of the largest
-        smaller one that may be; 0 where none may."""
+        smaller one that may be; 0 where none may.
+
+        Args:
+            positions, free: K of the row, and how many are not filled.
+        """
         least = next(place for place, count in enumerate(self._counts) if tokens < count)
         for count in self._counts[least::-1]:
+            if count > free:
+                continue
             key = (positions, count)
             if key not in self._steady:
                 alone = self._row_counts[0]

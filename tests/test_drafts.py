@@ -167,7 +167,34 @@ def test_no_draft_where_kernels_round_by_rows(decoder, monkeypatch) -> None:
     assert is_steady_draft(decoder.network, 64, 2, 2)
     assert not is_steady_draft(decoder.network, 64, 2, 4)
     passes = DraftPasses(decoder.network, (2, 4, 8, 16))
-    assert [passes.rows(64, tokens) for tokens in (1, 3, 7)] == [2, 2, 2]
+    assert [passes.rows(64, 64, tokens) for tokens in (1, 3, 7)] == [2, 2, 2]
+
+
+def test_a_draft_is_no_longer_than_its_cache_and_its_text_have_room(decoder) -> None:
+    passes = DraftPasses(decoder.network, (2, 4, 8, 16))
+    assert [passes.rows(64, free, 7) for free in (64, 8, 7, 3, 1)] == [8, 8, 4, 2, 0]
+    sixteen = DraftPasses(decoder.network, (MAX_ROWS,))
+    assert [sixteen.rows(64, free, 3) for free in (16, 15)] == [MAX_ROWS, 0]
+    row = decoder.row(ROUND_IN_CIRCLES, Sampling(3))
+    assert [len(row.draft(sixteen, 64)[0]), row.draft(sixteen, 64)[1]] == [2, MAX_ROWS]
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 40, 62])
+def test_a_text_is_the_same_where_every_pass_has_sixteen_rows(
+    decoder, latents, tokens, monkeypatch
+) -> None:
+    """As on a GPU; past the end of a cache too."""
+    monkeypatch.setattr(decoder, "stop_id", -1)
+    plain, *_ = said(decoder, decoder.row(ROUND_IN_CIRCLES, Sampling(tokens), latents[0]), False)
+    passes = DraftPasses(decoder.network, (MAX_ROWS,))
+    batch = Batch(decoder._steps, (MAX_ROWS,), decoder._reads, passes)
+    row, steps = decoder.row(ROUND_IN_CIRCLES, Sampling(tokens), latents[0]), 0
+    batch.add(row)
+    while batch.rows:
+        batch.step()
+        steps += 1
+    assert row.take() == plain.take()
+    assert steps < tokens or tokens < 40
 
 
 def test_no_draft_where_a_row_sees_what_comes_after_it(decoder, monkeypatch) -> None:
