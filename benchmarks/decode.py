@@ -12,7 +12,7 @@ from benchmarks.measure import Aim, Report, Shape, in_turns, ratio_of_medians, t
 from benchmarks.shapes import Parts, bandwidth, prepared, synchronize
 from benchmarks.texts import made_up_facts
 from larimar.decoder import Decoder, Piece, Sampling
-from larimar.decoding import MAX_ROWS
+from larimar.decoding import MAX_ROWS, MOST_DRAFTED
 from larimar.encoder import Text
 from larimar.errors import LarimarError
 
@@ -25,9 +25,10 @@ CONCURRENT_AIM = Aim(3.0, at_least=True)
 LATENT_AIM = Aim(1.05, at_least=False)
 SIDES = ("with a latent", "without")
 
-OURS, UNDRAFTED, GENERATE, PADDED, FLOAT = (
+OURS, UNDRAFTED, LOOKUP, GENERATE, PADDED, FLOAT = (
     "larimar",
     "larimar without drafts",
+    "transformers with prompt lookup",
     "transformers, one after another",
     "transformers, one padded batch",
     "transformers in float32, one after another",
@@ -94,6 +95,9 @@ def sides_of(
         sides[UNDRAFTED] = lambda: [
             texts(parts.decoder, some, steps, drafts=False) for some in groups
         ]
+        sides[LOOKUP] = lambda: [
+            generated(parts.stock, [row], steps, device, lookup=MOST_DRAFTED - 1) for row in rows
+        ]
     else:
         sides[PADDED] = lambda: generated(parts.stock, rows, steps, device)
     if parts.stock.dtype != torch.float32 and device == "cpu":
@@ -109,8 +113,13 @@ def texts(decoder: Decoder, prompts: list[str], steps: int, drafts: bool) -> lis
 
 
 @torch.inference_mode()
-def generated(stock: Any, rows: list[list[int]], steps: int, device: str) -> torch.Tensor:
+def generated(
+    stock: Any, rows: list[list[int]], steps: int, device: str, lookup: int = 0
+) -> torch.Tensor:
     """Greedy tokens, (B, steps), by `transformers`; rows are padded on the left.
+
+    Args:
+        lookup: tokens of its own drafts, `prompt_lookup_num_tokens`; 0 for none.
 
     Raises:
         LarimarError: it made another number of tokens.
@@ -128,6 +137,7 @@ def generated(stock: Any, rows: list[list[int]], steps: int, device: str) -> tor
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
+        **({"prompt_lookup_num_tokens": lookup} if lookup else {}),
     )[:, length:]
     if found.shape[1] != steps:
         raise LarimarError(f"generate made {found.shape[1]} tokens", "BAD_MEASUREMENT")
@@ -147,7 +157,7 @@ def add_speeds(report: Report, seconds: dict[str, list[float]], at_once: int, to
             f"{name}, {OURS} against without drafts",
             ratio_of_medians(seconds[UNDRAFTED], seconds[OURS]),
         )
-    for side in (GENERATE, PADDED, FLOAT):
+    for side in (GENERATE, LOOKUP, PADDED, FLOAT):
         if side in seconds:
             aim = SINGLE_AIM if at_once == 1 else CONCURRENT_AIM
             report.compare(

@@ -118,6 +118,12 @@ class RowsCache(Cache):
             for stored, given_1HSd in zip(mine.stored, latent, strict=True):
                 stored[row, : given_1HSd.shape[2]] = given_1HSd[0].transpose(0, 1)
 
+    def clear_row(self, row: int) -> None:
+        """Fills a row with zeros."""
+        for stored in self.stored():
+            for one in stored:
+                one[row] = 0
+
     def copy_row(self, row: int, source: RowsCache, place: int) -> None:
         """Copies a row of a cache whose rows are no longer than these."""
         for mine, given in zip(self.layers, source.layers, strict=True):

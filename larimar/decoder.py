@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from larimar.cache import RowsCache, positions_for
+from larimar.cache import LEAST_POSITIONS, RowsCache, positions_for
 from larimar.connector import Connector
 from larimar.decoding import MAX_ROWS, Batch, DraftPasses, Reads, Row, fill_slots, read
 from larimar.errors import InvalidArgument
@@ -157,7 +157,7 @@ class Decoder:
             weights for the CPU's kernels, and records the steps that come often.
 
     Attributes:
-        drafts: whether a row alone is read with guesses at what it says next. Its text is the same.
+        drafts: whether rows are read with guesses at what they say next. Their texts are the same.
     """
 
     def __init__(
@@ -213,6 +213,13 @@ class Decoder:
             self._draft_passes = DraftPasses(self.network, self._row_counts)
         drafts = self._draft_passes if self.drafts else None
         return Batch(self._steps, self._row_counts, self._reads, drafts)
+
+    def look(self) -> None:
+        """Looks at the machine's kernels now, for texts of the usual length, rather than when the
+        first of them comes."""
+        self.batch()
+        if self._draft_passes is not None:
+            self._draft_passes.steady(LEAST_POSITIONS)
 
     def row(self, prompt: str, sampling: Sampling, z_C: torch.Tensor | None = None) -> Row:
         """A row for a batch.

@@ -10,6 +10,7 @@ kernels round each row alike, prompts as if each were read alone.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,12 +20,14 @@ from larimar.drafts import Drafts
 from larimar.lean import LeanSteps, Pass
 from larimar.packing import is_packed
 from larimar.sampling import Chooser, Piece, Tail
-from larimar.steady import MAX_ROWS, PROMPTS_TOGETHER, is_steady_draft, steady_prompt_counts
+from larimar.steady import MAX_ROWS, PROMPTS_TOGETHER, steady_draft_counts, steady_prompt_counts
 
 __all__ = ["MAX_ROWS", "Batch", "Reads", "Row", "fill_slots", "read"]
 
 if TYPE_CHECKING:
     from larimar.decoder import DecoderNetwork
+
+log = logging.getLogger(__name__)
 
 LEAST_PROMPT_TOKENS = 8
 """Tokens of the shortest pass over a prompt."""
@@ -135,12 +138,18 @@ class Lane:
         self._shared: dict[int, RowsCache] = {}
 
     def place(self, row: Row) -> int:
-        """Makes room for a row after the others: its place in the cache."""
+        """Makes room for a row after the others: its place in the cache, which holds zeros.
+
+        What a former row left there would be masked, but a NaN is one behind any mask.
+        """
         self.rows.append(row)
-        if len(self.rows) > self.cache.row_count:
+        place = len(self.rows) - 1
+        if place < self.cache.row_count:
+            self.cache.clear_row(place)
+        else:
             self.cache = self.cache.widened(self._count(len(self.rows)))
             self._views, self._shared = {}, {}
-        return len(self.rows) - 1
+        return place
 
     def take_over(self, row: Row, lane: Lane) -> None:
         """Moves a row here from a lane of shorter rows."""
@@ -308,15 +317,15 @@ class Reads:
 class DraftPasses:
     """With how many tokens of a draft a row may be read: those that leave it its own bits.
 
-    Whether that is so is looked for when a draft of a length first comes.
+    Whether that is so is looked for when a draft first comes to a cache of a length.
     """
 
     def __init__(self, network: DecoderNetwork, row_counts: tuple[int, ...]) -> None:
         self._network = network
-        self._row_counts = row_counts
-        few = [count for count in row_counts if count <= MOST_DRAFTED]
-        self._counts = few or list(row_counts[:1])
-        self._steady: dict[tuple[int, int], bool] = {}
+        self._alone = row_counts[0]
+        few = tuple(count for count in row_counts if count <= MOST_DRAFTED)
+        self._counts = few or row_counts[:1]
+        self._steady: dict[int, tuple[int, ...]] = {}
 
     def longest(self, level: int) -> int:
         """Tokens of a draft: one more doubling for each draft that was right before it."""
@@ -329,24 +338,27 @@ class DraftPasses:
         Args:
             positions, free: K of the row, and how many are not filled.
         """
-        least = next(place for place, count in enumerate(self._counts) if tokens < count)
-        for count in self._counts[least::-1]:
-            if count > free:
-                continue
-            key = (positions, count)
-            if key not in self._steady:
-                alone = self._row_counts[0]
-                self._steady[key] = is_steady_draft(self._network, positions, alone, count)
-            if self._steady[key]:
-                return count
-        return 0
+        most = next(count for count in self._counts if tokens < count)
+        fitting = [one for one in self.steady(positions) if one <= min(most, free)]
+        return max(fitting, default=0)
+
+    def steady(self, positions: int) -> tuple[int, ...]:
+        """R of the passes over drafts that may be, for a cache of K positions."""
+        if positions not in self._steady:
+            try:
+                found = steady_draft_counts(self._network, positions, self._alone, self._counts)
+            except RuntimeError:  # the look takes memory, and nothing may be lost for a guess
+                log.warning("no drafts for caches of %d positions", positions, exc_info=True)
+                found = ()
+            self._steady[positions] = found
+        return self._steady[positions]
 
 
 class Batch:
     """Rows that decode together. Not thread-safe.
 
-    Cost: a step is one pass of one token a row, and of a row alone as many as were guessed; rows
-    that join add passes over their prompts.
+    Cost: a step is a pass for each cache length of its rows: of one token a row, or of a draft
+    where a row is the only one of its length. Rows that join add passes over their prompts.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 A row alone is read as two rows anyway (larimar/packing.py), so that one guess costs nothing. What
 a guess changes is how many tokens a step makes, never which. No guess is kept for another
-row: how long a text takes tells nothing of anybody else's.
+row: how long a text takes tells nothing of what anybody else asked.
 
 Source: speculative decoding of Leviathan et al. (arXiv 2211.17192) with the drafts of
 Saxena's prompt lookup decoding (2023).

@@ -2,7 +2,7 @@
 
 Shapes: N rows of a product, I inputs, O outputs.
 The kernels (oneDNN) then read no weight twice, and round each row alike whatever stands
-beside it from two rows on; `larimar.decoding` looks whether that is so on this machine.
+beside it from two rows on; `larimar.steady` looks whether that is so on this machine.
 """
 
 from __future__ import annotations

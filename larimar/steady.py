@@ -93,33 +93,41 @@ def _left_in_cache(
 
 
 @torch.inference_mode()
-def is_steady_draft(network: DecoderNetwork, positions: int, alone: int, tokens: int) -> bool:
-    """Whether tokens of one row that are read in one step, each as a row that sees those before it,
-    leave the bits that they leave one after another, in logits and cache.
+def steady_draft_counts(
+    network: DecoderNetwork, positions: int, alone: int, counts: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Those numbers of tokens of one row that may be read in one pass, each as a row that sees
+    those before it: they leave the bits that they leave one after another, in logits and cache.
 
-    Cost: a step a token, and one more.
+    Cost: a step for each of the most tokens, and one for each of the numbers.
 
     Args:
         positions: K of the row.
         alone: R of a step of one row.
-        tokens: those of the step that is tried, its R.
+        counts: R of the passes that are tried.
     """
-    device, first = network.device, positions // 2
+    first, last = positions // 2, positions // 2 + max(counts)
     before = _filled_at_random(network, 1, positions)
-    after = before.taken([0])
     one_by_one = before.taken([0] * alone)
-    wanted = [
-        _continued(network, one_by_one, [first + place] * alone, [place + 1] * alone)[:1]
-        for place in range(tokens)
-    ]
-    at = list(range(first, first + tokens))
-    found_TV = _continued(network, after.shared(0, tokens), at, [place - first + 1 for place in at])
-    left = [
-        torch.equal(mine[0], other[0])
-        for pair, others in zip(after.stored(), one_by_one.stored(), strict=True)
-        for mine, other in zip(pair, others, strict=True)
-    ]
-    return all(left) and torch.equal(found_TV, torch.cat(wanted).to(device))
+    wanted_TV = torch.cat(
+        [
+            _continued(network, one_by_one, [at] * alone, [1 + at - first] * alone)[:1]
+            for at in range(first, last)
+        ]
+    )
+    found = []
+    for count in counts:
+        together, at = before.taken([0]), list(range(first, first + count))
+        ids = [1 + place - first for place in at]
+        said_TV = _continued(network, together.shared(0, count), at, ids)
+        left = [
+            torch.equal(mine[0, : first + count], other[0, : first + count])
+            for pair, others in zip(together.stored(), one_by_one.stored(), strict=True)
+            for mine, other in zip(pair, others, strict=True)
+        ]
+        if all(left) and torch.equal(said_TV, wanted_TV[:count]):
+            found.append(count)
+    return tuple(found)
 
 
 def _continued(

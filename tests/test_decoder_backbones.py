@@ -12,6 +12,7 @@ from larimar.config import ConnectorLayout
 from larimar.connector import Connector
 from larimar.decoder import Decoder, DecoderNetwork, Sampling
 from larimar.decoding import MAX_ROWS
+from larimar.drafts import Drafts
 from larimar.lean import RECORD_AFTER
 from tests.decoding import PROMPTS
 
@@ -102,25 +103,43 @@ def test_what_is_said_is_what_the_whole_sequence_says(pair) -> None:
         torch.testing.assert_close(torch.tensor(score.token_logprobs), wanted, rtol=0, atol=1e-4)
 
 
+class Foreseen(Drafts):
+    """Guesses what was said before without drafts; every fourth draft ends in a wrong token."""
+
+    def __init__(self, ids: list[int]) -> None:
+        super().__init__()
+        self._foreseen, self._said, self._turn = ids, 0, 0
+
+    def read(self, prompt_ids, said_ids) -> None:
+        self._said = len(said_ids)
+
+    def guess(self, tokens: int) -> list[int]:
+        self._turn += 1
+        draft = self._foreseen[self._said :][: max(0, tokens)]
+        return draft if self._turn % 4 else [*draft[:-1], 999][: len(draft)]
+
+
 def test_a_row_alone_says_with_drafts_what_it_says_without(pair) -> None:
-    """In circles, as networks that were never trained do; with a latent, sampled, and plainly."""
+    """Right guesses and wrong ones; plainly, with a latent, and where tokens are sampled."""
     served, _ = pair
     z_C = torch.randn(15, generator=torch.Generator().manual_seed(3))
-    kinds = [
-        (Sampling(24), None),
-        (Sampling(24), z_C),
-        (Sampling(24, temperature=0.3, seed=5), z_C),
-    ]
-    for sampling, latent in kinds:
-        rows = []
-        for served.drafts in (True, False):
-            rows.append(served.row(PROMPTS[3], sampling, latent))
-            batch = served.batch()
-            batch.add(rows[-1])
+    greedy, sampled = Sampling(70), Sampling(70, temperature=2.0, seed=5)
+    for sampling, latent in ((greedy, None), (greedy, z_C), (sampled, None), (sampled, z_C)):
+        rows, steps = [], []
+        for drafts in (False, True):
+            served.drafts = drafts
+            row, batch = served.row(PROMPTS[3], sampling, latent), served.batch()
+            if drafts:
+                row.drafts = Foreseen(rows[0].tail.ids)
+            rows.append(row)
+            steps.append(0)
+            batch.add(row)
             while batch.rows:
                 batch.step()
+                steps[-1] += 1
         assert rows[0].tail.ids == rows[1].tail.ids
         assert rows[0].take() == rows[1].take()
+        assert steps[1] < steps[0] / 2
 
 
 def test_rows_of_all_kinds_say_together_what_they_say_alone(pair) -> None:

@@ -116,7 +116,7 @@ class Runner:
         self._running = False
         self._waiting = QUEUE_LENGTH.labels("decode")
         self._size = BATCH_SIZE.labels("decode")
-        decoder.batch()  # looks at the machine's kernels now rather than at the first call
+        decoder.look()
 
     def submit(self, job: DecodeJob | ScoreJob) -> None:
         """Queues a job. Raises: ResourceExhausted, when as many of its kind wait as may."""
