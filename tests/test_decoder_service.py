@@ -18,6 +18,7 @@ from larimar.v1 import decoder_pb2
 from services.contracts import channel_stub
 from services.decoder.running import MAX_QUEUE
 from services.decoder.service import DecoderService
+from services.observability.metrics import TOKENS
 from services.rpc import ObjectStub
 from tests.decoding import PROMPTS, whole
 from tests.events import eventually
@@ -207,6 +208,20 @@ async def test_a_row_of_which_no_token_can_be_chosen_ends_alone(
     assert await first == streamed == whole(decoder, "The", Sampling(6))
     assert all(isinstance(one, LarimarError) for one in refused)
     assert max(map(len, noted.steps)) == 4
+
+
+async def test_tokens_are_counted_and_not_steps(door, noted, decoder) -> None:
+    """Of a text that repeats itself a step says several."""
+    noted.gate.open()
+    request, before = request_of("the group of groups is a group of", max_tokens=40), counted()
+    text, _, tokens = await completed(door, request)
+    assert text and tokens <= counted() - before <= tokens + 1  # the end is a token that is said
+    assert len(noted.steps) < tokens or not decoder.batch()._drafts.steady(64)
+
+
+def counted() -> float:
+    """Tokens that the decoder service says it has said."""
+    return TOKENS._value.get()
 
 
 class Failing:
