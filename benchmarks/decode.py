@@ -12,7 +12,8 @@ from benchmarks.measure import Aim, Report, Shape, in_turns, ratio_of_medians, t
 from benchmarks.shapes import Parts, bandwidth, prepared, synchronize
 from benchmarks.texts import made_up_facts
 from larimar.decoder import Decoder, Piece, Sampling
-from larimar.decoding import MAX_ROWS, MOST_DRAFTED
+from larimar.decoding import MAX_ROWS
+from larimar.drafts import MOST_DRAFTED
 from larimar.encoder import Text
 from larimar.errors import LarimarError
 

@@ -18,7 +18,8 @@ from transformers import DynamicCache
 
 from larimar.cache import LEAST_POSITIONS, RowsCache, positions_for
 from larimar.connector import Connector
-from larimar.decoding import MAX_ROWS, Batch, DraftPasses, Reads, Row, fill_slots, read
+from larimar.decoding import MAX_ROWS, Batch, Reads, Row, fill_slots, read
+from larimar.drafts import DraftPasses
 from larimar.errors import InvalidArgument
 from larimar.lean import LeanSteps, Pass
 from larimar.packing import pack

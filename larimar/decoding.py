@@ -10,29 +10,24 @@ kernels round each row alike, prompts as if each were read alone.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import TYPE_CHECKING
 
 import torch
 
 from larimar.cache import RowsCache, positions_for
-from larimar.drafts import Drafts
+from larimar.drafts import DraftPasses, Drafts
 from larimar.lean import LeanSteps, Pass
 from larimar.packing import is_packed
 from larimar.sampling import Chooser, Piece, Tail
-from larimar.steady import MAX_ROWS, PROMPTS_TOGETHER, steady_draft_counts, steady_prompt_counts
+from larimar.steady import MAX_ROWS, PROMPTS_TOGETHER, steady_prompt_counts
 
 __all__ = ["MAX_ROWS", "Batch", "Reads", "Row", "fill_slots", "read"]
 
 if TYPE_CHECKING:
     from larimar.decoder import DecoderNetwork
 
-log = logging.getLogger(__name__)
-
 LEAST_PROMPT_TOKENS = 8
 """Tokens of the shortest pass over a prompt."""
-MOST_DRAFTED = 8
-"""R of a pass over a draft, where a pass may have fewer rows than MAX_ROWS."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -312,46 +307,6 @@ class Reads:
             found = steady_prompt_counts(self._network, positions, width)
             self._counts[positions, width] = found
         return next((count for count in self._counts[positions, width] if count <= rows), 1)
-
-
-class DraftPasses:
-    """With how many tokens of a draft a row may be read: those that leave it its own bits.
-
-    Whether that is so is looked for when a draft first comes to a cache of a length.
-    """
-
-    def __init__(self, network: DecoderNetwork, row_counts: tuple[int, ...]) -> None:
-        self._network = network
-        self._alone = row_counts[0]
-        few = tuple(count for count in row_counts if count <= MOST_DRAFTED)
-        self._counts = few or row_counts[:1]
-        self._steady: dict[int, tuple[int, ...]] = {}
-
-    def longest(self, level: int) -> int:
-        """Tokens of a draft: one more doubling for each draft that was right before it."""
-        return self._counts[min(level, len(self._counts) - 1)] - 1
-
-    def rows(self, positions: int, free: int, tokens: int) -> int:
-        """R of the pass that reads so many tokens of a draft and the one before, or of the largest
-        smaller one that may be; 0 where none may.
-
-        Args:
-            positions, free: K of the row, and how many are not filled.
-        """
-        most = next(count for count in self._counts if tokens < count)
-        fitting = [one for one in self.steady(positions) if one <= min(most, free)]
-        return max(fitting, default=0)
-
-    def steady(self, positions: int) -> tuple[int, ...]:
-        """R of the passes over drafts that may be, for a cache of K positions."""
-        if positions not in self._steady:
-            try:
-                found = steady_draft_counts(self._network, positions, self._alone, self._counts)
-            except RuntimeError:  # the look takes memory, and nothing may be lost for a guess
-                log.warning("no drafts for caches of %d positions", positions, exc_info=True)
-                found = ()
-            self._steady[positions] = found
-        return self._steady[positions]
 
 
 class Batch:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from larimar.decoder import Decoder, Sampling
-from larimar.decoding import Batch, DraftPasses, Row
-from larimar.drafts import LONGEST, Drafts
+from larimar.decoding import Batch, Row
+from larimar.drafts import LONGEST, DraftPasses, Drafts
 from larimar.lean import Pass
 from larimar.steady import MAX_ROWS, steady_draft_counts
 from tests.decoding import PROMPTS
@@ -272,7 +272,7 @@ def test_a_look_that_fails_costs_drafts_and_no_row(decoder, monkeypatch) -> None
     def full(*_) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("larimar.decoding.steady_draft_counts", full)
+    monkeypatch.setattr("larimar.drafts.steady_draft_counts", full)
     passes = DraftPasses(decoder.network, (2, 4, 8, 16))
     assert passes.rows(64, 64, 3) == 0
     row = decoder.row(ROUND_IN_CIRCLES, Sampling(3))
