@@ -46,6 +46,7 @@ from training.recipes import (
     small_frozen_decoder,
     small_frozen_encoder,
     small_one_slot,
+    small_one_slot_add,
     small_scratch,
     small_scratch_base,
     small_shared_kv,
@@ -556,7 +557,9 @@ def test_pretraining_changes_the_decoder_and_not_the_connector(
     assert all(not torch.equal(a, b) for a, b in zip(lm, moved))
 
 
-@pytest.mark.parametrize("recipe", [small_shared_kv, small_embedding_add, small_one_slot])
+@pytest.mark.parametrize(
+    "recipe", [small_shared_kv, small_embedding_add, small_one_slot, small_one_slot_add]
+)
 def test_an_ablation_trains_and_saves_a_model(
     recipe, warm_start, corpus, prepared, base_model, tmp_path
 ) -> None:
@@ -663,5 +666,5 @@ def test_a_run_that_started_from_a_model_is_repeated_from_it_only(
 def test_recipes_keep_the_size_of_a_latent() -> None:
     made = [recipe() for recipe in RECIPES.values()]
     models = [each.model for each in made if isinstance(each, Episodic) and each.model]
-    assert {model.latent.value_size for model in models} == {1024} and len(models) == 12
+    assert {model.latent.value_size for model in models} == {1024} and len(models) == 13
     assert all(model.connector.slots == model.latent.slots for model in models)

@@ -27,6 +27,7 @@ CHOICES = {
     "small_shared_kv": "key = value in a slot",
     "small_embedding_add": "latent added to each token embedding",
     "small_one_slot": "one slot a layer, a latent of one part",
+    "small_one_slot_add": "one slot a layer, and added to each token embedding",
     "small_frozen_encoder": "encoder as it starts",
     "small_frozen_decoder": "decoder as it starts",
 }

@@ -228,11 +228,12 @@ def small_embedding_add() -> Episodic:
 
 def small_one_slot() -> Episodic:
     """As `small`, with a latent of one part of the same size in one slot a layer."""
-    model = small_model()
-    latent = LatentLayout(prompt_parts=0, answer_parts=0, part_size=model.latent.value_size)
-    connector = dataclasses.replace(model.connector, slots=latent.slots)
-    model = dataclasses.replace(model, latent=latent, connector=connector)
-    return dataclasses.replace(small(), model=model)
+    return _with_one_slot()
+
+
+def small_one_slot_add() -> Episodic:
+    """As `small_one_slot`, with a map of the latent added to each token embedding too."""
+    return _with_one_slot(embedding_add=True)
 
 
 def small_frozen_encoder() -> Episodic:
@@ -349,6 +350,14 @@ def _with_connector(**changes: bool) -> Episodic:
     return dataclasses.replace(small(), model=dataclasses.replace(model, connector=connector))
 
 
+def _with_one_slot(**changes: bool) -> Episodic:
+    model = small_model()
+    latent = LatentLayout(prompt_parts=0, answer_parts=0, part_size=model.latent.value_size)
+    connector = dataclasses.replace(model.connector, slots=latent.slots, **changes)
+    model = dataclasses.replace(model, latent=latent, connector=connector)
+    return dataclasses.replace(small(), model=model)
+
+
 def _with_own_embeddings() -> Episodic:
     return dataclasses.replace(
         small(), model=dataclasses.replace(small_model(), shared_embeddings=False)
@@ -368,6 +377,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
         small_shared_kv,
         small_embedding_add,
         small_one_slot,
+        small_one_slot_add,
         small_frozen_encoder,
         small_frozen_decoder,
         small_scratch_base,
