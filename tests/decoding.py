@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+
+import torch
 
 from larimar.decoder import Decoder, Piece, Sampling
+from larimar.lean import Pass
 
 PROMPTS = [
     "The capital of Velmora is",
@@ -35,3 +39,15 @@ def endless(decoder: Decoder, prompt: str) -> tuple[Sampling, str]:
 
 def joined(pieces: list[Piece]) -> tuple[str, str, int]:
     return "".join(piece.text for piece in pieces), pieces[-1].finish_reason, pieces[-1].tokens
+
+
+def rounding_caches(step: Callable[[Pass], torch.Tensor]) -> Callable[[Pass], torch.Tensor]:
+    """A network's step, on a machine where a pass of more than two rows leaves another cache."""
+
+    def rounded(tokens: Pass) -> torch.Tensor:
+        out = step(tokens)
+        if len(tokens.ids_RQ) > 2:
+            tokens.cache.layers[0].stored[0].mul_(1.001)
+        return out
+
+    return rounded

@@ -31,7 +31,7 @@ from larimar.lean import RECORD_AFTER, LeanSteps, Pass
 from larimar.packing import is_packed, pack
 from larimar.spacing import Spacing
 from larimar.steady import MAX_ROWS, PROMPTS_TOGETHER, steady_prompt_counts
-from tests.decoding import PROMPTS, WILD, endless, joined, whole
+from tests.decoding import PROMPTS, WILD, endless, joined, rounding_caches, whole
 from tests.in_process import Weights
 
 
@@ -261,16 +261,8 @@ def test_prompts_that_join_together_leave_the_bits_of_each_alone(decoder, latent
 
 
 def test_prompts_are_read_one_by_one_where_kernels_round_by_rows(decoder, monkeypatch) -> None:
-    step = decoder.network.step
-
-    def rounded(tokens: Pass) -> torch.Tensor:
-        out = step(tokens)
-        if len(tokens.ids_RQ) > 2:
-            tokens.cache.layers[0].stored[0].mul_(1.001)
-        return out
-
     assert steady_prompt_counts(decoder.network, 64, 0) == PROMPTS_TOGETHER
-    monkeypatch.setattr(decoder.network, "step", rounded)
+    monkeypatch.setattr(decoder.network, "step", rounding_caches(decoder.network.step))
     assert 4 not in steady_prompt_counts(decoder.network, 64, 8)
 
 

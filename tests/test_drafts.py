@@ -14,7 +14,7 @@ from larimar.decoding import Batch, Row
 from larimar.drafts import LONGEST, DraftPasses, Drafts
 from larimar.lean import Pass
 from larimar.steady import MAX_ROWS, steady_draft_counts
-from tests.decoding import PROMPTS
+from tests.decoding import PROMPTS, rounding_caches
 
 ROUND_IN_CIRCLES = "the group of groups is a group of groups is a group of"
 LONG = Sampling(40)
@@ -37,12 +37,17 @@ def batch_of(decoder: Decoder, drafts: bool) -> Batch:
 
 def said(decoder: Decoder, row: Row, drafts: bool) -> tuple[Row, int]:
     """A row that was decoded alone, and the steps that it took."""
-    batch, steps = batch_of(decoder, drafts), 0
+    return row, steps_of(batch_of(decoder, drafts), row)
+
+
+def steps_of(batch: Batch, row: Row) -> int:
+    """Steps that an empty batch takes for a row."""
     batch.add(row)
+    steps = 0
     while batch.rows:
         batch.step()
         steps += 1
-    return row, steps
+    return steps
 
 
 @pytest.fixture
@@ -245,15 +250,7 @@ def test_no_draft_where_kernels_round_by_rows(drafting, monkeypatch) -> None:
 
 
 def test_no_draft_where_a_pass_leaves_another_cache(drafting, monkeypatch) -> None:
-    step = drafting.network.step
-
-    def rounded(tokens: Pass) -> torch.Tensor:
-        out = step(tokens)
-        if len(tokens.ids_RQ) > 2:
-            tokens.cache.layers[0].stored[0].mul_(1.001)
-        return out
-
-    monkeypatch.setattr(drafting.network, "step", rounded)
+    monkeypatch.setattr(drafting.network, "step", rounding_caches(drafting.network.step))
     assert steady_draft_counts(drafting.network, 64, 2, (2, 4)) == (2,)
 
 
@@ -298,10 +295,7 @@ def test_a_text_is_the_same_where_every_pass_has_sixteen_rows(
     plain, _ = said(drafting, drafting.row(ROUND_IN_CIRCLES, Sampling(tokens), latents[0]), False)
     passes = DraftPasses(drafting.network, (MAX_ROWS,))
     batch = Batch(drafting._steps, (MAX_ROWS,), drafting._reads, passes)
-    row, steps = drafting.row(ROUND_IN_CIRCLES, Sampling(tokens), latents[0]), 0
-    batch.add(row)
-    while batch.rows:
-        batch.step()
-        steps += 1
+    row = drafting.row(ROUND_IN_CIRCLES, Sampling(tokens), latents[0])
+    steps = steps_of(batch, row)
     assert row.take() == plain.take()
     assert steps < tokens or tokens < 40
