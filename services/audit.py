@@ -134,10 +134,13 @@ class AuditTrail:
 
     def _begun(self) -> BinaryIO:
         assert self._folder is not None
-        path = self._folder / f"{time.time_ns()}-{_suffix()}"
-        file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115
-        _locked(file)
-        return file
+        while True:
+            path = self._folder / f"{time.time_ns()}-{_suffix()}"
+            with contextlib.suppress(FileExistsError):  # begun by another in the same moment
+                file = open(path, "xb", buffering=0, opener=_private)  # noqa: SIM115
+                if _locked(file):
+                    return file
+                file.close()  # before it was locked, another took it for one that was left
 
 
 def _suffix() -> str:

@@ -16,6 +16,7 @@ from larimar.aio import AsyncClient
 from larimar.errors import LarimarError, Unavailable
 from larimar.security import Security
 from larimar.v1 import larimar_pb2 as pb
+from services import audit
 from services.audit import AuditTrail, files, read
 from services.audit_admin import chosen
 from services.contracts import add_servicer
@@ -206,6 +207,30 @@ def test_processes_write_beside_one_another_and_are_read_in_order(tmp_path: Path
     assert len(files(tmp_path)) == 3, "a file whose process has ended is taken over"
     times = [entry["time"] for entry in entries]
     assert times == sorted(times)
+
+
+def test_a_file_that_another_takes_before_it_is_locked_is_left_to_it(tmp_path, monkeypatch) -> None:
+    trail, other = AuditTrail(tmp_path), AuditTrail(tmp_path)
+    locked = audit._locked
+
+    def late(file) -> bool:
+        monkeypatch.undo()
+        other.add("t", "", [{"action": "write", "number": 0}])
+        return locked(file)
+
+    monkeypatch.setattr(audit, "_locked", late)
+    trail.add("t", "", [{"action": "write", "number": 1}])
+    other.add("t", "", [{"action": "write", "number": 2}])
+    assert [len(path.read_bytes().splitlines()) for path in files(tmp_path)] == [2, 1]
+
+
+def test_files_begun_in_one_moment_have_names_of_their_own(tmp_path, monkeypatch) -> None:
+    moments = iter([7, 7, 8])
+    monkeypatch.setattr(audit.time, "time_ns", lambda: next(moments))
+    trails = [AuditTrail(tmp_path) for _ in range(2)]
+    for trail in trails:
+        trail.add("t", "", [{"action": "write"}])
+    assert [path.name.split("-")[0] for path in files(tmp_path)] == ["7", "8"]
 
 
 @pytest.mark.parametrize("ended", [True, False])
