@@ -225,8 +225,9 @@ class Payload:
             texts = fact_id.decode(), prompt.decode(), answer.decode()
             rephrasings = tuple(more[1:-1].decode().split('","')) if more else ()
         start, arrays = 8 + size, []
-        for count, wide in zip((rows * width, length, scope_rows * scope_width), bits, strict=True):
-            array = np.frombuffer(data, _TYPES[wide], count, start)
+        shapes = ((rows, width), (length,), (scope_rows, scope_width))
+        for shape, wide in zip(shapes, bits, strict=True):
+            array = np.ndarray(shape, _TYPES[wide], data, start)
             arrays.append(array)
             start += array.nbytes
         payload = object.__new__(cls)
@@ -235,9 +236,9 @@ class Payload:
             prompt=texts[1],
             answer=texts[2],
             rephrasings=rephrasings,
-            addresses=arrays[0].reshape(rows, width),
+            addresses=arrays[0],
             value=arrays[1],
-            scope=arrays[2].reshape(scope_rows, scope_width),
+            scope=arrays[2],
             _bytes=data,
         )
         sound = (

@@ -48,12 +48,17 @@ class Rows:
 
     A row stays at its place until it is dropped; then the next row put takes the place. Where more
     places are dead than alive all rows move together, so scan and memory follow the live rows.
+
+    Args:
+        by_cosine: whether rows are looked up by `most_similar`; else by `nearest`.
+        index_when_asked: whether an index is begun by a query only. It takes a core while it is
+            trained and filled, for nothing where nobody asks.
     """
 
-    def __init__(self, width: int, by_cosine: bool = False) -> None:
+    def __init__(self, width: int, by_cosine: bool = False, index_when_asked: bool = False) -> None:
         self.width = width
         self.by_cosine = by_cosine
-        """Whether rows are looked up by `most_similar`; else by `nearest`."""
+        self._waits_for_a_query = index_when_asked
         self.live = 0
         """Rows that a fact owns."""
         self._clear()
@@ -152,7 +157,11 @@ class Rows:
         self.live += len(rows)
         if self._index is not None:
             self._index.put(places)
-        elif self.live >= INDEX_ROWS:
+        elif not self._waits_for_a_query:
+            self._index_if_many()
+
+    def _index_if_many(self) -> None:
+        if self._index is None and self.live >= INDEX_ROWS:
             self._index = Index(
                 self._rows, np.flatnonzero(self._owner[: self._count] != NONE), self.by_cosine
             )
@@ -218,6 +227,9 @@ class Rows:
         complete: Callable[[np.ndarray], bool],
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each query the places of the rows to be ordered, and what they are ordered by."""
+        if self._waits_for_a_query:
+            self._waits_for_a_query = False
+            self._index_if_many()
         if not self.indexed:
             for query, places in zip(queries_QA, scan(queries_QA), strict=True):
                 yield places, exact(query, places)

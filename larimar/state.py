@@ -33,6 +33,9 @@ class BankState:
     replacements, forgets and erases leave no trace in digest, folded bytes or reads. (The reads of
     a slots bank past `rows.INDEX_ROWS` rows come from an approximate index.) Not thread-safe.
 
+    Args:
+        index_when_asked: whether an index is begun by the first query and not before.
+
     Attributes:
         config: the bank's configuration.
         parts: which of "memory" and "scope" are held.
@@ -45,7 +48,9 @@ class BankState:
         sums: the exact sums of a pinv or gaussian bank, or None.
     """
 
-    def __init__(self, config: BankConfig, parts: Sequence[str] = PARTS) -> None:
+    def __init__(
+        self, config: BankConfig, parts: Sequence[str] = PARTS, index_when_asked: bool = False
+    ) -> None:
         if not parts or not set(parts) <= set(PARTS):
             raise ValueError(f"parts are some of {PARTS}, not {tuple(parts)}")
         self.config = config.validate()
@@ -59,10 +64,12 @@ class BankState:
         self.sums: Any = None
         self.addresses: Rows | None = None
         self.values: Blocks | None = None
-        self.scope = Rows(config.scope_size, by_cosine=True) if "scope" in self.parts else None
+        self.scope: Rows | None = None
+        if "scope" in self.parts:
+            self.scope = Rows(config.scope_size, True, index_when_asked)
         self._known: dict[str, str] = {}
         if "memory" in self.parts and config.addressing == "slots":
-            self.addresses = Rows(config.prompt_size)
+            self.addresses = Rows(config.prompt_size, False, index_when_asked)
             self.values = Blocks(config.value_size, "<i4")
         elif "memory" in self.parts:
             from larimar.sums import ExactSums

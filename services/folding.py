@@ -7,8 +7,8 @@ import contextlib
 import gc
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
-from larimar.errors import DataLoss
-from larimar.memory import BankState, Payload
+from larimar.errors import DataLoss, LarimarError
+from larimar.memory import BankState, Event, Kind, Payload
 from larimar.state import Entry
 from services.log import Log, Page
 from services.threads import finished
@@ -33,8 +33,9 @@ async def fold_tail(
 ) -> None:
     """Folds what the log has after a state, up to its end or to a version.
 
-    While a long page is folded, the next one is parsed and the one after it fetched. What was
-    erased since the state was folded is taken out of it, also when no event came.
+    While a long page is folded, the next one is parsed, what it will subtract is fetched, and the
+    page after it too. What was erased since the state was folded is taken out of it, also when no
+    event came.
 
     Args:
         at_version: the last version to fold; 0 for the newest.
@@ -49,29 +50,78 @@ async def fold_tail(
     async def fetch(after: int, chain: str) -> Page:
         return await _page(log, tenant, bank, after, chain, at_version)
 
-    async def fold(page: Page, entries: Sequence[Entry]) -> None:
+    async def fold(page: Page, entries: Sequence[Entry], earlier: dict[int, bytes]) -> None:
         if page.erase_count != state.erase_count:
             await _erase(log, state, tenant, bank)
         if entries:
-            await _fold(log, state, entries, tenant, bank)
+            needed = state.needs(entries)
+            missing = [version for version in needed if version not in earlier]
+            old = earlier | await _payloads(log, tenant, bank, missing)
+            await _fold(state, entries, {version: old[version] for version in needed})
             if progress is not None:
                 progress(state.version)
 
+    async def fetch_earlier(versions: Sequence[int]) -> dict[int, bytes]:
+        try:
+            return await _payloads(log, tenant, bank, versions)
+        except (Outdated, LarimarError):  # if it matters still, `fold` finds so
+            return {}
+
     page = await fetch(state.version, state.chain)
     while len(page.entries) <= INLINE_EVENTS:
-        await fold(page, _parsed(page))
+        await fold(page, _parsed(page), {})
         if not page.entries:
             return
         page = await fetch(state.version, state.chain)
-    async with contextlib.aclosing(_ahead(page, fetch)) as pages:
-        async for page, entries in pages:
-            await fold(page, entries)
+    subtracted = _Subtracted(state)
+    ahead = _ahead(page, fetch, lambda found: fetch_earlier(subtracted.by(found)))
+    async with contextlib.aclosing(ahead) as pages:
+        async for page, entries, earlier in pages:
+            await fold(page, entries, earlier)
+
+
+class _Subtracted:
+    """Versions of the payloads that a page will subtract, told before the one ahead is folded.
+
+    They are what `BankState.needs` will say, but for what is erased meanwhile.
+    """
+
+    def __init__(self, state: BankState) -> None:
+        self._state = state
+        self._from_version = state.version
+        self._forgotten: set[str] = set()
+        """Facts whose newest event so far, of those after `from_version`, is a FORGET."""
+
+    def by(self, page: Page) -> list[int]:
+        """For the pages of a log in order."""
+        if self._state.sums is None:
+            return []
+        return [
+            event.previous
+            for event, _ in page.entries
+            if self._was_live(event) and event.previous < page.entries[0][0].version
+        ]
+
+    def _was_live(self, event: Event) -> bool:
+        fact_id, state = event.fact_id, self._state
+        if event.previous > self._from_version:
+            was_live = fact_id not in self._forgotten
+        else:
+            was_live = event.previous > 0 and fact_id in state.facts
+        if event.kind == Kind.FORGET:
+            self._forgotten.add(fact_id)
+        else:
+            self._forgotten.discard(fact_id)
+        return was_live and event.kind != Kind.ERASE and fact_id not in state.erased
 
 
 async def _ahead(
-    page: Page, fetch: Callable[[int, str], Awaitable[Page]]
-) -> AsyncGenerator[tuple[Page, list[Entry]]]:
-    """A page and all after it, parsed, the last one empty; two are on their way at a time."""
+    page: Page,
+    fetch: Callable[[int, str], Awaitable[Page]],
+    fetch_earlier: Callable[[Page], Awaitable[dict[int, bytes]]],
+) -> AsyncGenerator[tuple[Page, list[Entry], dict[int, bytes]]]:
+    """A page and all after it, parsed, the last one empty, each with the payloads that it will
+    subtract; two pages are on their way at a time."""
     ready: asyncio.Queue[Page | Exception] = asyncio.Queue(1)
 
     async def fetch_all() -> None:
@@ -86,21 +136,25 @@ async def _ahead(
         except Exception as error:
             await ready.put(error)
 
-    async def parse_next() -> tuple[Page, list[Entry]]:
+    async def parse_next() -> tuple[Page, list[Entry], dict[int, bytes]]:
         found = await ready.get()
         if isinstance(found, Exception):
             raise found
-        return found, await asyncio.to_thread(_parsed, found)
+        entries, earlier = await asyncio.gather(
+            asyncio.to_thread(_parsed, found), fetch_earlier(found)
+        )
+        return found, entries, earlier
 
     fetching = asyncio.ensure_future(fetch_all())
     parsing = asyncio.ensure_future(parse_next())
     try:
         while True:
-            found, entries = await parsing
-            if found.entries:
+            found = await parsing
+            page = found[0]
+            if page.entries:
                 parsing = asyncio.ensure_future(parse_next())
-            yield found, entries
-            if not found.entries:
+            yield found
+            if not page.entries:
                 return
     finally:
         fetching.cancel()
@@ -116,11 +170,7 @@ async def _page(log: Log, tenant: str, bank: str, after: int, chain: str, at_ver
     return await log.tail(tenant, bank, after, limit, chain)
 
 
-async def _fold(
-    log: Log, state: BankState, entries: Sequence[Entry], tenant: str, bank: str
-) -> None:
-    needed = state.needs(entries)
-    old = await _payloads(log, tenant, bank, needed)
+async def _fold(state: BankState, entries: Sequence[Entry], old: dict[int, bytes]) -> None:
     if len(entries) <= INLINE_EVENTS:
         _change(state, entries, old)
         await asyncio.sleep(0)

@@ -192,7 +192,8 @@ class Follower:
             progress: called with the version reached, now and then.
         """
         while True:
-            state = BankState(await self.log.bank_config(tenant, bank), self.parts)
+            config = await self.log.bank_config(tenant, bank)
+            state = BankState(config, self.parts, index_when_asked=True)
             try:
                 await fold_tail(self.log, state, tenant, bank, at_version, progress)
             except (Outdated, ChainBroken) as why:  # a fact was erased, or the bank replaced

@@ -205,7 +205,7 @@ class RedisBanks(RedisReads):
         facts: dict[str, int] = {}
         after = 0
         while after < version:
-            page = await self._page(source, after, min(MAX_PAGE, version - after), -1)
+            page = await self._page(source, after, min(MAX_PAGE, version - after))
             if not page.events:
                 return [-2]
             for event in page.events:
@@ -228,7 +228,7 @@ class RedisBanks(RedisReads):
             owner = origin.bank
         if not version:
             return Origin(owner, 0, "")
-        page = await self._page(source, version - 1, 1, -1)
+        page = await self._page(source, version - 1, 1)
         if not page.events:
             raise log_changed(source.bank, version)
         return Origin(owner, version, page.events[0].chain)

@@ -83,7 +83,7 @@ class RawPage:
     owner: str
     """The bank whose payload keys these entries have."""
     payloads: list[bytes | None]
-    """Salt and payload of the first events."""
+    """Salt and payload of each event, where they were asked for."""
 
 
 def read_page(bank: str, answer: list, after: int) -> RawPage:

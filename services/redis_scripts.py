@@ -310,17 +310,17 @@ return results
 PAGE = Script(
     "page",
     """#!lua flags=no-writes
--- The entry at `after`, when there is one, and those behind it up to a fork point at most; the
--- first payloads with them.
--- ARGV[3..6]: after, limit, payloads (-1: none are wanted), bytes that end a page.
+-- The entry at `after`, when there is one, and those behind it up to a fork point at most, with
+-- their payloads where they are wanted.
+-- ARGV[3..6]: after, limit, 1 if payloads are wanted, bytes of them that end a page.
 -- Returns {entries, erase count, owner of the entries behind `after`, 1 when some must be there,
 -- payload ...}; an entry is eight values and "1" when its payload was erased, joined by NUL.
 """
     + BANK
     + LINEAGE
     + """
-local after, limit, inline = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local bytes_left = tonumber(ARGV[6])
+local after, limit, bytes_left = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
+local with_payloads = ARGV[5] == '1'
 local erase_count = redis.call('SCARD', erased)
 local owner, last = owner_of(after + 1)
 local from, count, entries = after + 1, limit, {}
@@ -337,7 +337,7 @@ for _, entry in ipairs(redis.call('XRANGE', key('log', owner),
     string.format('%.0f-0', from), stop, 'COUNT', count)) do
   entries[#entries + 1] = entry
 end
-local texts, payloads = {}, {'', erase_count, owner, last and 1 or 0}
+local texts, answer = {}, {'', erase_count, owner, last and 1 or 0}
 for i, entry in ipairs(entries) do
   local version, f = string.match(entry[1], '^%d+'), entry[2]
   local gone = ''
@@ -346,21 +346,20 @@ for i, entry in ipairs(entries) do
   end
   texts[i] = table.concat(
     {version, f[2], f[4], f[6], f[8], f[10], f[12], f[14] or '', gone}, '\\0')
-  if inline >= 0 and tonumber(version) > after then
-    local name = key('payload:', owner) .. version
-    if gone == '' then
-      bytes_left = bytes_left - redis.call('STRLEN', name)
-    end
-    if #payloads < inline + 4 then
-      payloads[#payloads + 1] = gone == '' and redis.call('GET', name)
+  if with_payloads and tonumber(version) > after then
+    local kept = f[2] == 'W' and gone == ''
+    local payload = kept and redis.call('GET', key('payload:', owner) .. version)
+    answer[#answer + 1] = payload
+    if payload then
+      bytes_left = bytes_left - #payload
     end
     if bytes_left <= 0 then
       break
     end
   end
 end
-payloads[1] = table.concat(texts, '\\0')
-return payloads
+answer[1] = table.concat(texts, '\\0')
+return answer
 """,
 )
 

@@ -153,6 +153,22 @@ def test_rows_that_change_while_the_index_is_trained_are_not_lost(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+def test_an_index_may_wait_for_the_first_query(monkeypatch):
+    rng = np.random.default_rng(2)
+    held, twin = Rows(WIDTH, index_when_asked=True), ByScan()
+    put(held, twin, range(200), rng)
+    assert held._index is None and held.settle(60) and not held.indexed
+    query, ids = twin.rows_of[7][:1].astype(np.int64), [f"f{slot:03}" for slot in range(300)]
+    wanted = twin.nearest(query[0], ids)
+    assert held.nearest(query, ids) == [wanted]
+    assert held.settle(60) and held.indexed
+    put(held, twin, range(200, 300), rng)
+    assert held.settle(60)
+    monkeypatch.setattr(Rows, "_scan", None)
+    assert held.nearest(query, ids) == [twin.nearest(query[0], ids)]
+
+
+@pytest.mark.usefixtures("small")
 def test_an_index_is_trained_anew_when_the_rows_have_outgrown_it(monkeypatch):
     trained = []
     train = index.trained_index
