@@ -1,7 +1,8 @@
 """Replay from the embedded store against the bare fold of the same events in this process.
 
 The payloads are synthetic: random vectors, appended through the memory service's own
-contract. Its RebuildBank folds the log from nothing and says how long that took.
+contract. Its RebuildBank folds the log from nothing and says how long that took; the gateway's
+Replay asks memory and scope at once, who then share cores and store.
 
 C value size, D prompt-latent size, S scope size.
 """
@@ -103,6 +104,11 @@ def _measure(
     digests = set()
 
     def replayed() -> float:
+        result = memory.RebuildBank(memory_pb2.RebuildBankRequest(bank=bank), timeout=TIMEOUT_S)
+        digests.add(result.digest)
+        return events / result.seconds
+
+    def beside_scope() -> float:
         result = client.replay(bank)
         digests.add(result.digest)
         return events / result.seconds
@@ -112,12 +118,14 @@ def _measure(
         digests.add(state.digest())
         return events / seconds
 
-    found = in_turns({"replayed": replayed, "bare": bare}, rounds, told)
+    sides = {"replayed": replayed, "beside scope": beside_scope, "bare": bare}
+    found = in_turns(sides, rounds, told)
     if len(digests) > 1:
         raise LarimarError("replay and bare fold do not have one digest", "BAD_MEASUREMENT")
     size = f"{config.addressing}, C={config.value_size}, D={config.prompt_size}"
     size += f", K={config.slots}" if config.slots else ""
     report.measure(f"{size}: from the store", "events/s", found["replayed"])
+    report.measure(f"{size}: beside scope's", "events/s", found["beside scope"])
     report.measure(f"{size}: bare fold", "events/s", found["bare"])
     rate = statistics.median(found["replayed"])
     report.compare(
