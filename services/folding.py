@@ -116,7 +116,7 @@ class _Subtracted:
 
 
 async def _ahead(
-    page: Page,
+    first: Page,
     fetch: Callable[[int, str], Awaitable[Page]],
     fetch_earlier: Callable[[Page], Awaitable[dict[int, bytes]]],
 ) -> AsyncGenerator[tuple[Page, list[Entry], dict[int, bytes]]]:
@@ -126,7 +126,7 @@ async def _ahead(
 
     async def fetch_all() -> None:
         try:
-            coming = page
+            coming = first
             while True:
                 await ready.put(coming)
                 if not coming.entries:
@@ -150,11 +150,10 @@ async def _ahead(
     try:
         while True:
             found = await parsing
-            page = found[0]
-            if page.entries:
+            if found[0].entries:
                 parsing = asyncio.ensure_future(parse_next())
             yield found
-            if not page.entries:
+            if not found[0].entries:
                 return
     finally:
         fetching.cancel()
