@@ -134,26 +134,28 @@ class TestRedisLog:
         await appended(redis_bank, write("e9", "f"))
         assert raw.script_exists(redis_scripts.APPEND.sha1) == [True]
 
-    async def test_a_payload_erased_under_a_reader_is_no_damage(
+    async def test_a_page_and_its_payloads_are_of_one_moment(
         self, redis_bank: RedisLog, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await redis_bank.append(T, B, [write(f"e{n}", f"f{n}") for n in range(1, 41)])
-        call, facts = redis_bank.call, ["f20", "f30", "f20"]
+        run, facts = redis_bank._run, ["f20"]
 
-        async def erasing(*command):
-            if command[0] == "MGET" and facts:
-                fact_id = facts.pop(0)
+        async def erasing(script, keys, *arguments):
+            answer = await run(script, keys, *arguments)
+            if script is redis_scripts.PAGE and facts:
+                fact_id = facts.pop()
                 await redis_bank.erase(T, B, [erase(f"x-{fact_id}", fact_id)])
                 await redis_bank.remove_payloads(T, B, [fact_id])
-            return await call(*command)
+            return answer
 
-        monkeypatch.setattr(redis_bank, "call", erasing)
-        page = await redis_bank.tail(T, B, 0, 40)
-        assert facts == []
-        assert page.erase_count == 2
-        assert {e.fact_id for e, payload in page.entries if payload is None} == {"f20", "f30"}
+        monkeypatch.setattr(redis_bank, "_run", erasing)
+        before = await redis_bank.tail(T, B, 0, 40)
+        assert facts == [] and before.erase_count == 0
+        assert all(payload is not None for _, payload in before.entries)
+        after = await redis_bank.tail(T, B, 0, 40)
+        assert after.erase_count == 1
+        assert {e.fact_id for e, payload in after.entries if payload is None} == {"f20"}
         raw.delete(f"{BANK_KEYS}payload:25")
-        facts[:] = ["f35"]
         with pytest.raises(DataLoss, match="version 25: the payload is missing"):
             await redis_bank.tail(T, B, 0, 40)
 

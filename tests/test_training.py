@@ -666,5 +666,5 @@ def test_a_run_that_started_from_a_model_is_repeated_from_it_only(
 def test_recipes_keep_the_size_of_a_latent() -> None:
     made = [recipe() for recipe in RECIPES.values()]
     models = [each.model for each in made if isinstance(each, Episodic) and each.model]
-    assert {model.latent.value_size for model in models} == {1024} and len(models) == 13
+    assert {model.latent.value_size for model in models} == {1024} and len(models) == 14
     assert all(model.connector.slots == model.latent.slots for model in models)
