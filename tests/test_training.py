@@ -45,11 +45,11 @@ from training.recipes import (
     small_embedding_add,
     small_frozen_decoder,
     small_frozen_encoder,
-    small_parts,
+    small_one_slot,
+    small_one_slot_add,
     small_scratch,
     small_scratch_base,
     small_shared_kv,
-    small_slot_add,
     to_json,
 )
 from training.rows import Row, RowMaker
@@ -519,7 +519,7 @@ def test_a_connector_that_is_to_add_to_embeddings_goes_on_from_one_that_did_not(
     before = loop(tiny_episodic(warm_start), corpus, tmp_path / "before", prepared=prepared)
     (tmp_path / "before").mkdir()
     before.save()
-    made = tiny_episodic(warm_start, small_slot_add())
+    made = tiny_episodic(warm_start, small_embedding_add())
     start = tmp_path / "before" / "model"
     run = loop(made, corpus, tmp_path / "run", prepared=prepared, start=start)
     connector = run.stage.parts.networks.decoder.connector
@@ -558,7 +558,7 @@ def test_pretraining_changes_the_decoder_and_not_the_connector(
 
 
 @pytest.mark.parametrize(
-    "recipe", [small_shared_kv, small_embedding_add, small_parts, small_slot_add]
+    "recipe", [small_shared_kv, small_embedding_add, small_one_slot, small_one_slot_add]
 )
 def test_an_ablation_trains_and_saves_a_model(
     recipe, warm_start, corpus, prepared, base_model, tmp_path

@@ -19,7 +19,7 @@ from training.__main__ import main, precision_of, train
 from training.looks import CounterFact, read_probes, samples
 from training.loop import Loop
 from training.progress import RunLog, forget_after
-from training.recipes import small, small_slot_add, to_json
+from training.recipes import small, small_embedding_add, to_json
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def test_a_whole_mix_moves_everything_and_a_map_that_was_not_there_from_zero(
     warm_start, corpus, tmp_path, monkeypatch, capsys
 ) -> None:
     folders = []
-    for name, recipe in (("before", small()), ("after", small_slot_add())):
+    for name, recipe in (("before", small()), ("after", small_embedding_add())):
         recipe = dataclasses.replace(tiny_episodic(warm_start, recipe), seed=len(name))
         run = loop(recipe, corpus, tmp_path)
         run.options.out.mkdir(exist_ok=True)

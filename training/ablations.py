@@ -21,15 +21,15 @@ from training.recipes import Episodic, find_recipe, to_json
 from training.stopping import status_of
 
 CHOICES = {
-    "small": "the default: one slot a layer, a latent of one part",
-    "small_slot_add": "and the latent added to each token embedding",
-    "small_parts": "eight ordered parts, a slot for each",
-    "small_generic": "eight, on generic text only: prompts unchanged",
-    "small_varied": "eight, with numbers, dates, long answers and questions",
-    "small_shared_kv": "eight, key = value in a slot",
-    "small_embedding_add": "eight, and the latent added to each token embedding",
-    "small_frozen_encoder": "eight, encoder as it starts",
-    "small_frozen_decoder": "eight, decoder as it starts",
+    "small": "the default",
+    "small_generic": "generic text only: prompts unchanged",
+    "small_varied": "numbers, dates, long answers and questions too",
+    "small_shared_kv": "key = value in a slot",
+    "small_embedding_add": "latent added to each token embedding",
+    "small_one_slot": "one slot a layer, a latent of one part",
+    "small_one_slot_add": "one slot a layer, and added to each token embedding",
+    "small_frozen_encoder": "encoder as it starts",
+    "small_frozen_decoder": "decoder as it starts",
 }
 """Recipes, and how each differs."""
 COLUMNS = {

@@ -106,11 +106,7 @@ class Episodic(Recipe):
     validation_rows: int = 256
 
 
-ONE_PART = LatentLayout(prompt_parts=0, answer_parts=0, part_size=1024)
-"""A latent in one slot: C as of the eight ordered parts that `LatentLayout` is by itself."""
-
-
-def small_model(latent: LatentLayout = ONE_PART, vocabulary: int = 30522) -> ModelConfig:
+def small_model(vocabulary: int = 30522) -> ModelConfig:
     """MiniLM as the encoder, and its weights again as a causal decoder."""
     backbone = {
         "model_type": "bert",
@@ -127,6 +123,7 @@ def small_model(latent: LatentLayout = ONE_PART, vocabulary: int = 30522) -> Mod
         "layer_norm_eps": 1e-12,
         "pad_token_id": 0,
     }
+    latent = LatentLayout()
     connector = ConnectorLayout(
         slots=latent.slots,
         value_size=latent.value_size,
@@ -145,7 +142,7 @@ def small_model(latent: LatentLayout = ONE_PART, vocabulary: int = 30522) -> Mod
 
 
 def small_base() -> Pretraining:
-    """What episodic training starts from: MiniLM's weights as a causal decoder, on running text."""
+    """What `small` starts from: MiniLM's weights as a causal decoder, on running text."""
     return Pretraining(
         model=small_model(),
         warm_start=_MINILM,
@@ -160,35 +157,16 @@ def small_base() -> Pretraining:
 
 
 def small() -> Episodic:
-    """The default: one slot a layer; from a model of `small_base`, or from MiniLM as it is."""
+    """The default; from a model of `small_base`, or from MiniLM as it is."""
     return Episodic(
         model=small_model(), warm_start=_MINILM, steps=1000, learning_rate=4e-4, plain_blocks=12
     )
 
 
-def small_anew() -> Episodic:
-    """As `small`, from a trained model of another layout: its networks, with maps from nothing."""
+def small_again() -> Episodic:
+    """A second round of episodic training, from what `small_settle` made."""
     return dataclasses.replace(
         small(),
-        varied=True,
-        learning_rate=3e-4,
-        warmup_steps=60,
-        decay_share=0.6,
-        plain_blocks=8,
-        plain_length=256,
-        beta_cycles=8,
-    )
-
-
-def small_parts() -> Episodic:
-    """As `small`, with eight ordered parts, a slot a layer for each."""
-    return dataclasses.replace(small(), model=small_model(LatentLayout()))
-
-
-def small_again() -> Episodic:
-    """A second round of `small_parts`, from what `small_settle` made."""
-    return dataclasses.replace(
-        small_parts(),
         steps=750,
         learning_rate=3e-4,
         warmup_steps=40,
@@ -200,9 +178,9 @@ def small_again() -> Episodic:
 
 
 def small_settle() -> Episodic:
-    """The last steps of a round, from a mix of `small_base` and `small_parts`."""
+    """The last steps, from a mix of `small_base` and `small`."""
     return dataclasses.replace(
-        small_parts(),
+        small(),
         steps=400,
         learning_rate=1e-4,
         warmup_steps=20,
@@ -214,9 +192,9 @@ def small_settle() -> Episodic:
 
 
 def small_more() -> Episodic:
-    """A third round of `small_parts`: varied rows, the latent also added to token embeddings."""
+    """A third round, from what ships: varied rows, and the latent added to token embeddings."""
     return dataclasses.replace(
-        _with_connector(small_parts(), embedding_add=True),
+        _with_connector(embedding_add=True),
         varied=True,
         steps=600,
         learning_rate=2e-4,
@@ -229,43 +207,60 @@ def small_more() -> Episodic:
 
 
 def small_generic() -> Episodic:
-    """As `small_parts`, without the changed prompts: the paper's claim is generic text only."""
-    return dataclasses.replace(small_parts(), rephrase=False)
+    """As `small`, without the changed prompts: the paper's claim is generic text only."""
+    return dataclasses.replace(small(), rephrase=False)
 
 
 def small_varied() -> Episodic:
-    """As `small_parts`, with numbers, dates, longer answers and questions among its rows."""
-    return dataclasses.replace(small_parts(), varied=True)
+    """As `small`, with numbers, dates, longer answers and questions among its rows."""
+    return dataclasses.replace(small(), varied=True)
 
 
 def small_shared_kv() -> Episodic:
-    """As `small_parts`, with key = value in a slot, the reference's choice."""
-    return _with_connector(small_parts(), shared_key_value=True)
+    """As `small`, with key = value in a slot, the reference's choice."""
+    return _with_connector(shared_key_value=True)
 
 
 def small_embedding_add() -> Episodic:
-    """As `small_parts`, with a map of the latent added to token embeddings, as the reference."""
-    return _with_connector(small_parts(), embedding_add=True)
+    """As `small`, with a map of the latent added to each token embedding, as the reference."""
+    return _with_connector(embedding_add=True)
 
 
-def small_slot_add() -> Episodic:
-    """As `small`, with a map of the latent added to each token embedding too."""
-    return _with_connector(small(), embedding_add=True)
+def small_one_slot() -> Episodic:
+    """As `small`, with a latent of one part of the same size in one slot a layer."""
+    return _with_one_slot()
+
+
+def small_one_slot_add() -> Episodic:
+    """As `small_one_slot`, with a map of the latent added to each token embedding too."""
+    return _with_one_slot(embedding_add=True)
+
+
+def small_one_slot_anew() -> Episodic:
+    """As `small_one_slot`, from the networks of a model of another layout; maps from nothing."""
+    return dataclasses.replace(
+        small_one_slot(),
+        varied=True,
+        learning_rate=3e-4,
+        warmup_steps=60,
+        decay_share=0.6,
+        plain_blocks=8,
+        plain_length=256,
+        beta_cycles=8,
+    )
 
 
 def small_frozen_encoder() -> Episodic:
-    """As `small_parts`, with the encoder as it starts, on token embeddings of its own."""
-    return dataclasses.replace(_with_own_embeddings(small_parts()), freeze_encoder=True)
+    """As `small`, with the encoder as it starts, on token embeddings of its own."""
+    return dataclasses.replace(_with_own_embeddings(), freeze_encoder=True)
 
 
 def small_frozen_decoder() -> Episodic:
-    """As `small_parts`, with the decoder as it starts, on token embeddings of its own.
+    """As `small`, with the decoder as it starts, on token embeddings of its own.
 
     Its plain term could not change, and is left out.
     """
-    return dataclasses.replace(
-        _with_own_embeddings(small_parts()), freeze_decoder=True, plain_blocks=0
-    )
+    return dataclasses.replace(_with_own_embeddings(), freeze_decoder=True, plain_blocks=0)
 
 
 def scratch_model(vocabulary: int = SCRATCH_VOCABULARY) -> ModelConfig:
@@ -363,16 +358,23 @@ def _pretrained(encoder: str, decoder: str, learning_rate: float) -> Episodic:
     )
 
 
-def _with_connector(recipe: Episodic, **changes: bool) -> Episodic:
-    assert recipe.model is not None
-    connector = dataclasses.replace(recipe.model.connector, **changes)
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, connector=connector))
+def _with_connector(**changes: bool) -> Episodic:
+    model = small_model()
+    connector = dataclasses.replace(model.connector, **changes)
+    return dataclasses.replace(small(), model=dataclasses.replace(model, connector=connector))
 
 
-def _with_own_embeddings(recipe: Episodic) -> Episodic:
-    assert recipe.model is not None
+def _with_one_slot(**changes: bool) -> Episodic:
+    model = small_model()
+    latent = LatentLayout(prompt_parts=0, answer_parts=0, part_size=model.latent.value_size)
+    connector = dataclasses.replace(model.connector, slots=latent.slots, **changes)
+    model = dataclasses.replace(model, latent=latent, connector=connector)
+    return dataclasses.replace(small(), model=model)
+
+
+def _with_own_embeddings() -> Episodic:
     return dataclasses.replace(
-        recipe, model=dataclasses.replace(recipe.model, shared_embeddings=False)
+        small(), model=dataclasses.replace(small_model(), shared_embeddings=False)
     )
 
 
@@ -381,8 +383,6 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     for recipe in (
         small_base,
         small,
-        small_anew,
-        small_parts,
         small_again,
         small_settle,
         small_more,
@@ -390,7 +390,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
         small_varied,
         small_shared_kv,
         small_embedding_add,
-        small_slot_add,
+        small_one_slot,
+        small_one_slot_add,
+        small_one_slot_anew,
         small_frozen_encoder,
         small_frozen_decoder,
         small_scratch_base,
