@@ -46,6 +46,7 @@ __all__ = [
     "Kind",
     "Payload",
     "ReadOut",
+    "chain_over",
     "check_id",
     "decide",
     "fixed_point",
@@ -217,11 +218,17 @@ def next_chain(
     The fields are joined by NUL, numbers in decimal; the previous value of version 1 is "". The
     store's append script computes exactly the same.
     """
-    parts = (
-        previous, str(version), kind, fact_id, event_id, str(time_ms), payload_sha256,
-        str(previous_version),
+    return chain_over(
+        (
+            previous, str(version), kind, fact_id, event_id, str(time_ms), payload_sha256,
+            str(previous_version),
+        )
     )  # fmt: skip
-    return hashlib.sha1("\0".join(parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def chain_over(fields: Iterable[str]) -> str:
+    """`next_chain` of fields that are text already, in its order."""
+    return hashlib.sha1("\0".join(fields).encode(), usedforsecurity=False).hexdigest()
 
 
 def salted_sha256(salt_and_payload: bytes) -> str:

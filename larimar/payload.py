@@ -12,9 +12,9 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from json.encoder import encode_basestring as quote
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,49 @@ _PLAIN_HEADER = re.compile(
     % (_SIZE, _SIZE, _TEXT, _TEXT, _TEXT, _TEXTS, _SIZE, _SIZE, _SIZE)
 )
 """A canonical header whose texts need no escapes, as most: a fifth of the time of JSON."""
-_NARROW = [16, 16, 16]
+
+
+class _Layout(NamedTuple):
+    """Where the arrays of a payload lie behind its header."""
+
+    rows: int
+    addresses: tuple[tuple[int, int], np.dtype]
+    """Shape and type."""
+    value: tuple[tuple[int], np.dtype]
+    value_at: int
+    scope: tuple[tuple[int, int], np.dtype]
+    scope_at: int
+    nbytes: int
+    is_narrow: bool
+    """Whether all numbers have 16 bits."""
+
+
+@lru_cache(maxsize=1024)
+def _layout(
+    rows: Any, width: Any, length: Any, scope_rows: Any, scope_width: Any, *bits: Any
+) -> _Layout:
+    """The layout that a header tells. Kept: the payloads of a bank have few.
+
+    Raises:
+        ValueError, TypeError, KeyError, OverflowError: there is none such.
+    """
+    rows, width, length = int(rows), int(width), int(length)
+    if min(rows, width, length, int(scope_width)) < 1 or int(scope_rows) != rows:
+        raise ValueError("its arrays do not belong together")
+    first, second, third = (_TYPES[int(wide)] for wide in bits)
+    value_at = rows * width * first.itemsize
+    scope_at = value_at + length * second.itemsize
+    scope = (rows, int(scope_width))
+    return _Layout(
+        rows,
+        ((rows, width), first),
+        ((length,), second),
+        value_at,
+        (scope, third),
+        scope_at,
+        scope_at + rows * scope[1] * third.itemsize,
+        first == second == third == _TYPES[16],
+    )
 
 
 def _needs_32_bits(array: np.ndarray) -> bool:
@@ -196,7 +238,7 @@ class Payload:
         """
         try:
             payload = cls._parse(data)
-        except (struct.error, ValueError, KeyError, TypeError) as error:
+        except (struct.error, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataLoss(f"a payload cannot be read: {error}", "BAD_PAYLOAD") from error
         if payload is None:
             raise DataLoss("a payload is not what was written", "BAD_PAYLOAD")
@@ -211,49 +253,48 @@ class Payload:
         if plain is None:
             header = json.loads(header_bytes.decode())
             (rows, width), (length,) = header["addresses"], header["value"]
-            scope_rows, scope_width = header["scope"]
-            bits = header["bits"]
+            layout = _layout(rows, width, length, *header["scope"], *header["bits"])
             texts = header["fact_id"], header["prompt"], header["answer"]
             rephrasings = tuple(header["rephrasings"])
         else:
             rows, width, answer, *bits, fact_id, prompt, more, scope_rows, scope_width, length = (
                 plain.groups()
             )
-            rows, width, length = int(rows), int(width), int(length)
-            scope_rows, scope_width = int(scope_rows), int(scope_width)
-            bits = list(map(int, bits))
+            layout = _layout(rows, width, length, scope_rows, scope_width, *bits)
             texts = fact_id.decode(), prompt.decode(), answer.decode()
             rephrasings = tuple(more[1:-1].decode().split('","')) if more else ()
-        start, arrays = 8 + size, []
-        shapes = ((rows, width), (length,), (scope_rows, scope_width))
-        for shape, wide in zip(shapes, bits, strict=True):
-            array = np.ndarray(shape, _TYPES[wide], data, start)
-            arrays.append(array)
-            start += array.nbytes
+        start = 8 + size
+        if magic != _MAGIC or start + layout.nbytes != len(data):
+            return None
         payload = object.__new__(cls)
         payload.__dict__.update(
             fact_id=texts[0],
             prompt=texts[1],
             answer=texts[2],
             rephrasings=rephrasings,
-            addresses=arrays[0],
-            value=arrays[1],
-            scope=arrays[2],
+            addresses=np.ndarray(*layout.addresses, data, start),
+            value=np.ndarray(*layout.value, data, start + layout.value_at),
+            scope=np.ndarray(*layout.scope, data, start + layout.scope_at),
             _bytes=data,
         )
         sound = (
-            magic == _MAGIC
-            and start == len(data)
-            and scope_rows == rows == payload._row_count()
+            layout.rows == payload._row_count()
             and (plain is not None or header_bytes == payload._header())
-            and (bits == _NARROW or all(a.itemsize == 2 or _needs_32_bits(a) for a in arrays))
+            and (layout.is_narrow or payload._is_as_wide_as_needed())
         )
         return payload if sound else None
 
-    @cached_property
+    def _is_as_wide_as_needed(self) -> bool:
+        arrays = (self.addresses, self.value, self.scope)
+        return all(array.itemsize == 2 or _needs_32_bits(array) for array in arrays)
+
+    @property
     def digest(self) -> bytes:
         """SHA-256 of the payload's bytes: what the digest of a state is made of."""
-        return hashlib.sha256(self._bytes).digest()
+        digest = self.__dict__.get("_digest")  # `cached_property` would take a lock in Python 3.11
+        if digest is None:
+            digest = self.__dict__["_digest"] = hashlib.sha256(self._bytes).digest()
+        return digest
 
     @property
     def sha256(self) -> str:

@@ -11,6 +11,7 @@ R rows of a product, K slots, C value size. Two ways with the same result, to th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,24 @@ def multiplies_bytes() -> bool:
     return torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 
 
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """What a product is made of: addresses and values of F facts, int16 where all numbers fit."""
+
+    a_RK: np.ndarray
+    """A row for each prompt of a fact."""
+    v_FC: np.ndarray
+    counts: list[int]
+    """Rows of each fact; its value goes with all of them."""
+
+
+def gathered(payloads: Sequence[Payload]) -> Factors:
+    """The factors of these facts, copied."""
+    a_RK = np.concatenate([payload.addresses for payload in payloads])
+    v = np.concatenate([payload.value for payload in payloads])
+    return Factors(a_RK, v.reshape(len(payloads), -1), [payload.rows for payload in payloads])
+
+
 class Products:
     """A^T A and A^T V of the addresses and values of facts, in room that is kept.
 
@@ -51,35 +70,28 @@ class Products:
         """Bytes that are kept."""
         return sum(array.nbytes for array in self._room.values())
 
-    def of(self, payloads: Sequence[Payload]) -> tuple[np.ndarray, np.ndarray]:
-        """(K, K) and (K, C), int64, good until the next call.
+    def of(self, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
+        """(K, K) and (K, C), int64, good until the next call. Holds no lock of the interpreter.
 
-        A row of A for each prompt of a fact, with the fact's value beside it; CHUNK_ROWS at most,
-        or the rows of one fact.
+        Of CHUNK_ROWS rows at most, or the rows of one fact.
 
         Cost: 10 us a fact in batches of 1,000 by bytes, 25 by float64 (K = 512, C = 768, 2 cores);
         1.5 ms for one alone.
         """
-        counts = [payload.rows for payload in payloads]
-        rows = sum(counts)
-        small = all(p.addresses.itemsize == 2 and p.value.itemsize == 2 for p in payloads)
-        if self._by_bytes and small and rows >= LEAST_HALVED_ROWS:
-            a_RK, v_RC = self._filled(payloads, counts, rows, "<i2")
+        small = factors.a_RK.itemsize == 2 and factors.v_FC.itemsize == 2
+        if self._by_bytes and small and len(factors.a_RK) >= LEAST_HALVED_ROWS:
+            a_RK, v_RC = self._filled(factors, "<i2")
             if max(a_RK.max(), v_RC.max()) <= MAX_HALVED:
                 return self._from_bytes(torch.from_numpy(a_RK), torch.from_numpy(v_RC))
-        return self._from_floats(*self._filled(payloads, counts, rows, "<f8"))
+        return self._from_floats(*self._filled(factors, "<f8"))
 
-    def _filled(
-        self, payloads: Sequence[Payload], counts: list[int], rows: int, dtype: str
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _filled(self, factors: Factors, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        rows, facts = len(factors.a_RK), len(factors.v_FC)
         a_RK = self._kept("a" + dtype, rows, self._slots, dtype)
         v_RC = self._kept("v" + dtype, rows, self._value_size, dtype)
-        np.concatenate([payload.addresses for payload in payloads], out=a_RK)
-        values = [payload.value for payload in payloads]
-        if rows > len(payloads):
-            v_RC[...] = np.repeat(values, counts, axis=0)
-        else:
-            np.concatenate(values, out=v_RC.reshape(-1))
+        np.copyto(a_RK, factors.a_RK)
+        v_FC = factors.v_FC
+        np.copyto(v_RC, np.repeat(v_FC, factors.counts, axis=0) if rows > facts else v_FC)
         return a_RK, v_RC
 
     def _from_floats(self, a_RK: np.ndarray, v_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

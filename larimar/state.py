@@ -122,7 +122,12 @@ class BankState:
         live = {fact_id for fact_id in fact_ids if fact_id in self.facts}
         return sorted(self.facts[fact_id][0] for fact_id in live)
 
-    def fold(self, entries: Sequence[Entry], old: Mapping[int, Payload] | None = None) -> None:
+    def fold(
+        self,
+        entries: Sequence[Entry],
+        old: Mapping[int, Payload] | None = None,
+        settled: bool = True,
+    ) -> None:
         """Applies entries in log order; writing a live fact replaces it, as one event.
 
         Only a batch's net effect on each fact is computed, so a fact written and forgotten within
@@ -135,6 +140,7 @@ class BankState:
             entries: events with the payloads of their WRITEs, from this version + 1 on; the
                 payload of an erased fact may be None.
             old: payloads by version, at least those of `needs`.
+            settled: whether what takes long is done at once, or left to `settle`.
 
         Raises:
             DataLoss: versions are not dense, a payload is missing or not what was written, or a
@@ -156,6 +162,21 @@ class BankState:
         self.erase_count += len(doomed)
         self.version = entries[-1][0].version
         self.chain = entries[-1][0].chain
+        if settled:
+            self.settle()
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether rows are to be moved together by `settle`; nothing may be folded meanwhile."""
+        return any(rows.is_sparse for rows in (self.addresses, self.scope) if rows is not None)
+
+    def settle(self) -> None:
+        """Does what `fold` left: makes the products of a fixed-size bank, moves rows together."""
+        if self.sums is not None:
+            self.sums.settle()
+        for rows in (self.addresses, self.scope):
+            if rows is not None and rows.is_sparse:
+                rows.compact()
 
     def erase(self, fact_ids: Collection[str], old: Mapping[int, Payload]) -> None:
         """Removes facts for good: the state becomes one in which they were never written.
@@ -171,6 +192,7 @@ class BankState:
         """
         gone = [fact_id for fact_id in dict.fromkeys(fact_ids) if fact_id in self.facts]
         self._change(gone, self._subtracted(gone, old), [])
+        self.settle()
         self.erased.update(fact_ids)
         self.erase_count = len(self.erased)
 

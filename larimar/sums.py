@@ -18,7 +18,7 @@ import torch
 
 from larimar.algebra import reference_memory
 from larimar.errors import InvalidArgument
-from larimar.products import CHUNK_ROWS, Products, multiplies_bytes
+from larimar.products import CHUNK_ROWS, Factors, Products, gathered, multiplies_bytes
 from larimar.rows import gaussian_weights
 
 if TYPE_CHECKING:
@@ -111,40 +111,62 @@ class ExactSums:
 
     def __init__(self, config: BankConfig) -> None:
         self._config = config
-        self.c_KK = torch.zeros(config.slots, config.slots, dtype=torch.int64)
-        self.b_KC = torch.zeros(config.slots, config.value_size, dtype=torch.int64)
+        self._c_KK = torch.zeros(config.slots, config.slots, dtype=torch.int64)
+        self._b_KC = torch.zeros(config.slots, config.value_size, dtype=torch.int64)
+        self._due: list[tuple[Factors, int]] = []
         self.solve_time_s = 0.0
         """Seconds that solving for reads has taken so far."""
         self._solved: tuple[np.ndarray, np.ndarray] | None = None
         self._products = Products(config.slots, config.value_size, multiplies_bytes())
 
     @property
+    def c_KK(self) -> torch.Tensor:
+        """C (K, K), int64."""
+        self.settle()
+        return self._c_KK
+
+    @property
+    def b_KC(self) -> torch.Tensor:
+        """B (K, C), int64."""
+        self.settle()
+        return self._b_KC
+
+    @property
     def nbytes(self) -> int:
         solved = sum(array.nbytes for array in self._solved) if self._solved else 0
-        return self.c_KK.nbytes + self.b_KC.nbytes + solved + self._products.nbytes
+        return self._c_KK.nbytes + self._b_KC.nbytes + solved + self._products.nbytes
 
     def change(self, payloads: Sequence[Payload], sign: int) -> None:
         """Adds (sign 1) or subtracts (sign -1) facts: each of its addresses with its value.
 
-        Exact, on any number of threads. Cost: as `Products.of`.
+        Their products are made by `settle`, at the latest when something is read: they hold no
+        lock of the interpreter, and a thread may make them while another one goes on with `change`.
         """
         if not payloads:
             return
         self._solved = None
-        change = np.add if sign > 0 else np.subtract
         ends = np.cumsum([payload.rows for payload in payloads])
         low = 0
         while low < len(payloads):
             done = int(ends[low - 1]) if low else 0
             high = int(np.searchsorted(ends, done + CHUNK_ROWS, side="right"))
             high = max(high, low + 1)  # one fact of many rows
+            self._due.append((gathered(payloads[low:high]), sign))
+            low = high
+
+    def settle(self) -> None:
+        """Makes the products that are due, exact on any number of threads. In one thread at a time.
+
+        Cost: as `Products.of`.
+        """
+        while self._due:
+            factors, sign = self._due[0]
+            change = np.add if sign > 0 else np.subtract
             for total, part in zip(
-                (self.c_KK.numpy(), self.b_KC.numpy()),
-                self._products.of(payloads[low:high]),
-                strict=True,
+                (self._c_KK.numpy(), self._b_KC.numpy()), self._products.of(factors), strict=True
             ):
                 change(total, part, out=total)
-            low = high
+            del self._due[0]
 
     def load(self, c_KK: np.ndarray, b_KC: np.ndarray) -> None:
         """Takes over saved sums.

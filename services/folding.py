@@ -16,7 +16,9 @@ from services.threads import finished
 TAIL_EVENTS = 1000
 """Events fetched and folded at once; between two such steps other calls get their turn."""
 INLINE_EVENTS = 32
-"""Up to here a page is folded in place: a thread would cost more than it frees."""
+"""Up to here a page is settled in place: a thread would cost more than it frees."""
+PARSED_EVENTS = 100
+"""Events parsed at once, about 1 ms; between two such steps other calls get their turn."""
 
 
 class Outdated(Exception):
@@ -34,8 +36,12 @@ async def fold_tail(
     """Folds what the log has after a state, up to its end or to a version.
 
     While a long page is folded, the next one is parsed, what it will subtract is fetched, and the
-    page after it too. What was erased since the state was folded is taken out of it, also when no
-    event came.
+    page after it too; the products of a fixed-size bank are made beside all that. What was erased
+    since the state was folded is taken out of it, also when no event came.
+
+    All of Python's part is done in the event loop, where other calls get their turn after some
+    milliseconds: beside the loop, a thread that parses or folds waits for the interpreter's lock,
+    and the loop for the thread.
 
     Args:
         at_version: the last version to fold; 0 for the newest.
@@ -52,12 +58,14 @@ async def fold_tail(
 
     async def fold(page: Page, entries: Sequence[Entry], earlier: dict[int, bytes]) -> None:
         if page.erase_count != state.erase_count:
+            await settling.done()
             await _erase(log, state, tenant, bank)
         if entries:
             needed = state.needs(entries)
             missing = [version for version in needed if version not in earlier]
             old = earlier | await _payloads(log, tenant, bank, missing)
-            await _fold(state, entries, {version: old[version] for version in needed})
+            _change(state, entries, {version: old[version] for version in needed})
+            await settling.begin(is_long=len(entries) > INLINE_EVENTS)
             if progress is not None:
                 progress(state.version)
 
@@ -67,17 +75,45 @@ async def fold_tail(
         except (Outdated, LarimarError):  # if it matters still, `fold` finds so
             return {}
 
-    page = await fetch(state.version, state.chain)
-    while len(page.entries) <= INLINE_EVENTS:
-        await fold(page, _parsed(page), {})
-        if not page.entries:
-            return
+    async with contextlib.aclosing(_Settling(state)) as settling:
         page = await fetch(state.version, state.chain)
-    subtracted = _Subtracted(state)
-    ahead = _ahead(page, fetch, lambda found: fetch_earlier(subtracted.by(found)))
-    async with contextlib.aclosing(ahead) as pages:
-        async for page, entries, earlier in pages:
-            await fold(page, entries, earlier)
+        while len(page.entries) <= INLINE_EVENTS:
+            await fold(page, await _parsed(page), {})
+            if not page.entries:
+                return
+            page = await fetch(state.version, state.chain)
+        subtracted = _Subtracted(state)
+        ahead = _ahead(page, fetch, lambda found: fetch_earlier(subtracted.by(found)))
+        async with contextlib.aclosing(ahead) as pages:
+            async for page, entries, earlier in pages:
+                await fold(page, entries, earlier)
+
+
+class _Settling:
+    """What a page leaves to `BankState.settle`: products are made while the next page is folded."""
+
+    def __init__(self, state: BankState) -> None:
+        self._state = state
+        self._products: asyncio.Task | None = None
+
+    async def begin(self, is_long: bool) -> None:
+        """Settles what a page has left, or begins to; other calls get their turn meanwhile."""
+        await self.done()
+        if not is_long:
+            self._state.settle()
+        elif self._state.is_sparse:
+            await finished(self._state.settle)
+        elif self._state.sums is not None:
+            self._products = asyncio.ensure_future(finished(self._state.sums.settle))
+        await asyncio.sleep(0)
+
+    async def done(self) -> None:
+        """Waits for what was begun."""
+        products, self._products = self._products, None
+        if products is not None:
+            await products
+
+    aclose = done
 
 
 class _Subtracted:
@@ -140,9 +176,7 @@ async def _ahead(
         found = await ready.get()
         if isinstance(found, Exception):
             raise found
-        entries, earlier = await asyncio.gather(
-            asyncio.to_thread(_parsed, found), fetch_earlier(found)
-        )
+        entries, earlier = await asyncio.gather(_parsed(found), fetch_earlier(found))
         return found, entries, earlier
 
     fetching = asyncio.ensure_future(fetch_all())
@@ -169,29 +203,25 @@ async def _page(log: Log, tenant: str, bank: str, after: int, chain: str, at_ver
     return await log.tail(tenant, bank, after, limit, chain)
 
 
-async def _fold(state: BankState, entries: Sequence[Entry], old: dict[int, bytes]) -> None:
-    if len(entries) <= INLINE_EVENTS:
-        _change(state, entries, old)
-        await asyncio.sleep(0)
-    else:
-        await finished(_change, state, entries, old)
-
-
-def _parsed(page: Page) -> list[Entry]:
-    """The page's entries, their payloads' digests taken too: folding then waits for no hash."""
-    with _uncollected():
-        entries = [
-            (event, None if raw is None else Payload.from_bytes(raw)) for event, raw in page.entries
-        ]
-        for _, payload in entries:
-            if payload is not None:
-                _ = payload.digest
-        return entries
+async def _parsed(page: Page) -> list[Entry]:
+    """The page's entries, their payloads hashed: folding then has less to do at once."""
+    entries: list[Entry] = []
+    for low in range(0, len(page.entries), PARSED_EVENTS):
+        if low:
+            await asyncio.sleep(0)
+        with _uncollected():
+            for event, raw in page.entries[low : low + PARSED_EVENTS]:
+                payload = None if raw is None else Payload.from_bytes(raw)
+                if payload is not None:
+                    _ = payload.digest
+                entries.append((event, payload))
+    return entries
 
 
 def _change(state: BankState, entries: Sequence[Entry], old: dict[int, bytes]) -> None:
     with _uncollected():
-        state.fold(entries, {version: Payload.from_bytes(raw) for version, raw in old.items()})
+        subtracted = {version: Payload.from_bytes(raw) for version, raw in old.items()}
+        state.fold(entries, subtracted, settled=False)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from larimar.memory import Event, Kind, decide, next_chain, request_hmac, salted_sha256
+from larimar.memory import Event, Kind, chain_over, decide, request_hmac, salted_sha256
 from services.log import Append, Appended, Stored, settle_duplicate
 from services.log_rules import SALT_BYTES, bank_full, damaged, fact_changed, id_taken
 from services.redis_scripts import ITEM_ARGUMENTS
@@ -116,22 +116,14 @@ def _entries(bank: str, text: bytes, after: int) -> tuple[list[tuple[Event, bool
     entries: list[tuple[Event, bool]] = []
     for i in range(0, len(fields), _PAGE_FIELDS):
         expected += 1
-        event = read_event(bank, expected, fields[i : i + _PAGE_FIELDS])
+        entry = fields[i : i + _PAGE_FIELDS]
+        event = read_event(bank, expected, entry)
         if chain is None or event.version != expected:
             raise damaged(bank, expected if chain is not None else after, "the entry is missing")
-        chain = next_chain(
-            chain,
-            expected,
-            event.kind,
-            event.fact_id,
-            event.event_id,
-            event.time_ms,
-            event.payload_sha256,
-            event.previous,
-        )
+        chain = chain_over((chain, *entry[:6], entry[7]))
         if chain != event.chain:
             raise damaged(bank, expected, "the entry does not follow from the one before (chain)")
-        entries.append((event, fields[i + _PAGE_FIELDS - 1] == "1"))
+        entries.append((event, entry[8] == "1"))
     return entries, at_after
 
 

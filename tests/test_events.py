@@ -283,6 +283,8 @@ def damaged() -> dict[str, bytes]:
         "a negative size": framed(header.replace(b"[1,3]", b"[1,-1]")),
         "a size past the end": framed(header.replace(b"[1,3]", b"[1,9999999999]")),
         "a size past all numbers": framed(header.replace(b"[1,3]", b"[1,%d]" % 2**70)),
+        "an infinite size": framed(header.replace(b"[1,3]", b"[1,1e999]")),
+        "a size that is text": framed(header.replace(b"[1,3]", b'[1,"3"]')),
         "a text that is not UTF-8": framed(header.replace(b"Tarsin", b"Tars\xffn")),
         "a size with a zero before it": framed(header.replace(b"[1,3]", b"[1,03]")),
         "a rephrasing without a row": framed(header.replace(b's":[]', b's":["r"]')),

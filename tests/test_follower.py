@@ -9,9 +9,11 @@ import threading
 import numpy as np
 import pytest
 
+from larimar import rows
 from larimar.errors import DataLoss, FailedPrecondition, NotFound, Unavailable
 from larimar.facts import Facts
 from larimar.memory import BankState
+from larimar.sums import ExactSums
 from larimar.v1 import common_pb2, memory_pb2
 from larimar.wire import vector_to_bytes
 from services import folding
@@ -103,33 +105,35 @@ async def cancelled_at(gate: Gate, reading: asyncio.Task, next_reading) -> async
         reading.cancel()
         for _ in range(20):
             await asyncio.sleep(0.002)
+    assert not reading.done(), "it leaves its thread behind"
     gate.opened.set()
     with pytest.raises(asyncio.CancelledError):
         await reading
     return following
 
 
-async def test_a_read_that_is_cancelled_while_it_folds_leaves_the_state_whole(
-    log, monkeypatch
+@pytest.mark.parametrize("addressing", ["pinv", "slots"])
+async def test_a_read_that_is_cancelled_while_it_settles_leaves_the_state_whole(
+    log, monkeypatch, addressing
 ) -> None:
-    await filled(log)
+    """A pinv bank makes its products beside the loop, a slots bank moves rows together there."""
+    config = config_of(addressing)
+    monkeypatch.setattr(rows, "MIN_DEAD", 0 if addressing == "slots" else 100)
+    monkeypatch.setattr(folding, "INLINE_EVENTS", 0)
+    await filled(log, config=config)
     follower = both(log)
     await state_of(follower)
-    items = [write_of(CONFIG, f"new {variant}", variant) for variant in range(5)]
-    await log.append(TENANT, "b", items)
-    monkeypatch.setattr(folding, "INLINE_EVENTS", 0)
-    gate, folded = Gate(folding._change, before=True), threading.Event()
-
-    def change(*args) -> None:
-        if gate.reached.is_set():  # a fold of the same page, begun beside the first, comes after it
-            assert folded.wait(60)
-        gate(*args)
-        folded.set()
-
-    monkeypatch.setattr(folding, "_change", change)
+    items = [forget_of(f"fact {number}") for number in range(1, 5)]
+    await log.append(TENANT, "b", [*items, write_of(config, "new", 1)])
+    settled = ExactSums if addressing == "pinv" else BankState
+    gate = Gate(settled.settle, before=True)
+    noted, beside = noting_threads(gate)
+    monkeypatch.setattr(settled, "settle", lambda state: noted(state))
     reading = asyncio.create_task(state_of(follower))
     following = await cancelled_at(gate, reading, state_of(follower))
-    assert await following == frozen(await follower.rebuilt(TENANT, "b"))
+    found = await following
+    monkeypatch.undo()
+    assert beside[0] and found == frozen(await follower.rebuilt(TENANT, "b"))
     assert not follower.stopped_banks
 
 

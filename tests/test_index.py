@@ -61,6 +61,8 @@ def put(held: Rows, twin: ByScan, slots, rng, spread: int = 1000) -> None:
 
 def drop(held: Rows, twin: ByScan, slots) -> None:
     held.drop(np.array(slots, np.int64))
+    if held.is_sparse:
+        held.compact()
     for slot in slots:
         del twin.rows_of[slot]
 

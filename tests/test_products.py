@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from larimar.payload import Payload
-from larimar.products import LEAST_HALVED_ROWS, MAX_HALVED, Products
+from larimar.products import LEAST_HALVED_ROWS, MAX_HALVED, Products, gathered
 
 SLOTS, VALUE_SIZE = 24, 40
 
@@ -38,7 +38,7 @@ def expected(facts: Sequence[Payload]) -> tuple[np.ndarray, np.ndarray]:
 def test_products_are_exact_at_every_size_of_number(limit, by_bytes):
     facts = payloads(limit)
     assert sum(fact.rows for fact in facts) > LEAST_HALVED_ROWS
-    found = Products(SLOTS, VALUE_SIZE, by_bytes).of(facts)
+    found = Products(SLOTS, VALUE_SIZE, by_bytes).of(gathered(facts))
     for total, wanted in zip(found, expected(facts), strict=True):
         assert total.dtype == np.int64
         np.testing.assert_array_equal(total, wanted)
@@ -47,11 +47,11 @@ def test_products_are_exact_at_every_size_of_number(limit, by_bytes):
 def test_room_is_kept_and_a_smaller_product_after_a_larger_one_is_exact():
     products = Products(SLOTS, VALUE_SIZE, by_bytes=True)
     facts = payloads(1000)
-    products.of(facts)
+    products.of(gathered(facts))
     held = products.nbytes
     for some in (facts[:50], facts[:1], facts):
-        for total, wanted in zip(products.of(some), expected(some), strict=True):
+        for total, wanted in zip(products.of(gathered(some)), expected(some), strict=True):
             np.testing.assert_array_equal(total, wanted)
     few = Products(SLOTS, VALUE_SIZE, by_bytes=True)
-    few.of(facts[:1])
+    few.of(gathered(facts[:1]))
     assert products.nbytes > held > few.nbytes > 0
