@@ -67,11 +67,11 @@ class Products:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
-        return sum(array.nbytes for array in self._room.values())
+        """Bytes that are kept; while a thread multiplies, those of that moment."""
+        return sum(array.nbytes for array in list(self._room.values()))
 
     def of(self, factors: Factors) -> tuple[np.ndarray, np.ndarray]:
-        """(K, K) and (K, C), int64, good until the next call. Holds no lock of the interpreter.
+        """(K, K) and (K, C), int64, good until the next call. It lets go of the interpreter's lock.
 
         Of CHUNK_ROWS rows at most, or the rows of one fact.
 
