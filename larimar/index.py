@@ -95,6 +95,8 @@ class _Codes:
         """Lists what was taken and has not been dropped since."""
         kept = self.status[places] == _TAKEN
         places = places[kept]
+        if not len(places):  # faiss crashes when an empty index is given nothing
+            return
         count = self.index.ntotal
         self._place = grown(self._place, count + len(places))
         self._place[count : count + len(places)] = places
@@ -108,6 +110,8 @@ class _Codes:
         More are asked for where some codes are stale; those may leave fewer than `count`.
         """
         asked = min(count if not self.stale else 2 * count, self.index.ntotal)
+        if not asked:
+            return np.zeros(0, np.int64), True
         _, found = self.index.search(vectors, asked)
         hits = found[0][found[0] >= 0]
         places = np.unique(self._place[hits])

@@ -392,3 +392,44 @@ def test_an_index_is_trained_on_the_few_rows_that_are_left(count):
     vectors = np.random.default_rng(0).standard_normal((count, WIDTH)).astype(np.float32)
     index = trained_index(vectors)
     assert index.is_trained and index.ntotal == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_rows_may_all_be_gone_when_the_index_is_trained(monkeypatch):
+    """The index library crashes its process when an empty index is given no rows."""
+    started, go_on = threading.Event(), threading.Event()
+    train = index.trained_index
+
+    def slowly(*arguments):
+        started.set()
+        assert go_on.wait(60)
+        return train(*arguments)
+
+    monkeypatch.setattr(index, "trained_index", slowly)
+    monkeypatch.setattr(rows, "MIN_DEAD", 10_000)
+    rng = np.random.default_rng(0)
+    held, twin = rows_with(200, False, rng)
+    ids = [f"f{slot:03}" for slot in range(200)]
+    left = held._index
+    assert started.wait(60)
+    drop(held, twin, range(200))
+    go_on.set()
+    assert left.settle(60) and not left._failed
+    put(held, twin, range(100), rng)
+    assert held.settle(60) and held.indexed
+    query = twin.rows_of[7][0].astype(np.int64)
+    assert held.nearest(query[None], ids)[0] == twin.nearest(query, ids)
+
+
+def test_codes_list_nothing_of_what_was_dropped_while_it_was_taken():
+    vectors = np.random.default_rng(0).standard_normal((40, WIDTH)).astype(np.float32)
+    codes = index._Codes(trained_index(vectors), 40, np.ones(40, np.uint8))
+    taken = codes.take()
+    codes.drop(taken)
+    codes.add(taken, vectors)
+    places, is_all = codes.search(vectors[:1], 10)
+    assert not len(places) and is_all and codes.unlisted == 0
+    codes.put(taken[:3])
+    codes.add(codes.take(), vectors[:3])
+    places, is_all = codes.search(vectors[:1], 10)
+    assert places.tolist() == [0, 1, 2] and is_all
