@@ -67,6 +67,20 @@ def drop(held: Rows, twin: ByScan, slots) -> None:
         del twin.rows_of[slot]
 
 
+def training_held_up(monkeypatch) -> tuple[threading.Event, threading.Event]:
+    """Events: an index is about to be trained; it may go on."""
+    started, go_on = threading.Event(), threading.Event()
+    train = index.trained_index
+
+    def slowly(*arguments):
+        started.set()
+        assert go_on.wait(60)
+        return train(*arguments)
+
+    monkeypatch.setattr(index, "trained_index", slowly)
+    return started, go_on
+
+
 @pytest.fixture
 def small(monkeypatch):
     """An index from 64 rows on, that takes rows in by fours and proposes all of them."""
@@ -125,15 +139,7 @@ def test_what_an_index_of_all_rows_proposes_is_what_a_scan_finds(by_cosine, chan
 
 @pytest.mark.usefixtures("small")
 def test_rows_that_change_while_the_index_is_trained_are_not_lost(monkeypatch):
-    started, go_on = threading.Event(), threading.Event()
-    train = index.trained_index
-
-    def slowly(*arguments):
-        started.set()
-        assert go_on.wait(60)
-        return train(*arguments)
-
-    monkeypatch.setattr(index, "trained_index", slowly)
+    started, go_on = training_held_up(monkeypatch)
     rng = np.random.default_rng(0)
     held, twin = rows_with(200, False, rng)
     ids = [f"f{slot:03}" for slot in range(400)]
@@ -397,15 +403,7 @@ def test_an_index_is_trained_on_the_few_rows_that_are_left(count):
 @pytest.mark.usefixtures("small")
 def test_rows_may_all_be_gone_when_the_index_is_trained(monkeypatch):
     """The index library crashes its process when an empty index is given no rows."""
-    started, go_on = threading.Event(), threading.Event()
-    train = index.trained_index
-
-    def slowly(*arguments):
-        started.set()
-        assert go_on.wait(60)
-        return train(*arguments)
-
-    monkeypatch.setattr(index, "trained_index", slowly)
+    started, go_on = training_held_up(monkeypatch)
     monkeypatch.setattr(rows, "MIN_DEAD", 10_000)
     rng = np.random.default_rng(0)
     held, twin = rows_with(200, False, rng)
